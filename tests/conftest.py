@@ -1,0 +1,37 @@
+"""Fixtures that every room's tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDED_SUBSET = ROOT / "tests" / "data" / "reference_subset"
+
+
+def _reference_dir() -> Path:
+    """Where the full recording of the reference implementation lies, if it is here."""
+    return Path(os.environ.get("FROMAGE_REFERENCE", ROOT.parent / "shared" / "reference"))
+
+
+def _required(name: str) -> bool:
+    return name in os.environ.get("FROMAGE_REQUIRE", "").split(",")
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The full recording: `images/`, `variant_a/`, `variant_b/`."""
+    path = _reference_dir()
+    if path.is_dir():
+        return path
+    message = f"the reference recording is not at {path} (set FROMAGE_REFERENCE)"
+    if _required("reference"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def reference_any() -> Path:
+    """The full recording where there is one, else the subset that ships with the tests."""
+    path = _reference_dir()
+    return path if path.is_dir() else RECORDED_SUBSET
