@@ -1,0 +1,65 @@
+"""Everything that can go wrong with a model's files.
+
+WeightsError
+├── BundleNotFound       no bundle under this path or id
+├── BundleInvalid        bundle.json: a key is missing, unknown or out of range
+├── BundleMismatch       the frozen model found is not the one the bundle was made for
+├── DamagedFile          truncated, altered, or tensors missing or of the wrong shape
+├── CheckpointInvalid    not a checkpoint of the original FROMAGe code
+├── ModelUnavailable     a frozen model is neither on disk nor on the hub
+├── UnsupportedModel     a language model or vision tower that FROMAGe cannot stand on
+└── DeviceUnavailable    a device or dtype that this machine does not have
+"""
+
+from pathlib import Path
+
+
+class WeightsError(Exception):
+    """Base of the tree; its text is one line that a user can act on."""
+
+
+class BundleNotFound(WeightsError):
+    pass
+
+
+class BundleInvalid(WeightsError):
+    def __init__(self, file: Path, problem: str) -> None:
+        super().__init__(f"{file}: {problem}")
+        self.file = file
+
+
+class BundleMismatch(WeightsError):
+    """The bundle names one frozen model by hash, and another one was found."""
+
+    def __init__(self, part: str, source: str, expected: str, found: str) -> None:
+        super().__init__(
+            f"the bundle was made for another {part}: {source} has hash {found}, "
+            f"the bundle expects {expected}"
+        )
+        self.part = part
+        self.expected = expected
+        self.found = found
+
+
+class DamagedFile(WeightsError):
+    def __init__(self, file: Path, problem: str) -> None:
+        super().__init__(f"{file}: {problem}")
+        self.file = file
+
+
+class CheckpointInvalid(WeightsError):
+    def __init__(self, file: Path, problem: str) -> None:
+        super().__init__(f"{file}: {problem}")
+        self.file = file
+
+
+class ModelUnavailable(WeightsError):
+    pass
+
+
+class UnsupportedModel(WeightsError):
+    pass
+
+
+class DeviceUnavailable(WeightsError):
+    pass

@@ -1,0 +1,107 @@
+"""The frozen language model: any AutoModelForCausalLM that takes ``inputs_embeds``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fromage_weights.errors import DamagedFile, ModelUnavailable, UnsupportedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Configurations spell the number of positions differently from family to family.
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+# ALiBi models have no such limit; this is what they are usually trained with.
+_CONTEXT_WITHOUT_LIMIT = 2048
+
+
+def load_language_model(source: str, dtype: torch.dtype) -> PreTrainedModel:
+    """From a directory or a hub id, frozen, on the CPU. Never unpickles code."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, weights_only=True, trust_remote_code=False
+        )
+    except SafetensorError as error:
+        raise DamagedFile(Path(source), f"a weight file is not readable ({error})") from error
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"language model {source}: {error}") from error
+    return freeze(model)
+
+
+def freeze(model: PreTrainedModel) -> PreTrainedModel:
+    model.requires_grad_(False)
+    model.eval()
+    return model
+
+
+def input_embedding(model: PreTrainedModel) -> nn.Module:
+    module = model.get_input_embeddings()
+    if not isinstance(module, nn.Module) or not hasattr(module, "weight"):
+        raise UnsupportedModel(f"{type(model).__name__} has no input embedding matrix")
+    return module
+
+
+def output_head(model: PreTrainedModel) -> nn.Module:
+    """The last linear layer. Its *input* is the hidden state that [RET] is read from: after the
+    final norm and after OPT's ``project_out``."""
+    module = model.get_output_embeddings()
+    if not isinstance(module, nn.Module) or not hasattr(module, "weight"):
+        raise UnsupportedModel(f"{type(model).__name__} has no output head")
+    return module
+
+
+def weight_of(module: nn.Module) -> nn.Parameter:
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)
+    return weight
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    return weight_of(output_head(model)) is weight_of(input_embedding(model))
+
+
+def resize_vocabulary(model: PreTrainedModel, size: int) -> None:
+    """Give the model exactly one row per token of its tokenizer.
+
+    OPT's matrix has unused rows at its end: they go, so their ids can never be generated. New
+    rows start at zero: the caller writes the ones that matter, and the result stays the same
+    from run to run.
+    """
+    before = weight_of(input_embedding(model)).shape[0]
+    if size == before:
+        return
+    model.resize_token_embeddings(size, mean_resizing=False)
+    freeze(model)
+    with torch.no_grad():
+        for module in {input_embedding(model), output_head(model)}:
+            weight_of(module)[before:] = 0
+            bias = getattr(module, "bias", None)
+            if bias is not None:
+                bias[before:] = 0
+
+
+def context_length(config: Any) -> int:
+    text = config.get_text_config()
+    for key in _CONTEXT_KEYS:
+        value = getattr(text, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return _CONTEXT_WITHOUT_LIMIT
+
+
+def eos_ids(model: PreTrainedModel, fallback: int | None) -> tuple[int, ...]:
+    """All ids that end a reply: some models have several (end of text, end of turn)."""
+    generation = getattr(model, "generation_config", None)
+    for value in (getattr(generation, "eos_token_id", None), model.config.eos_token_id, fallback):
+        if isinstance(value, int):
+            return (value,)
+        if value:
+            return tuple(int(v) for v in value)
+    return ()
