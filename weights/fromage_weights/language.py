@@ -25,19 +25,37 @@ def load_language_model(source: str, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, weights_only=True, trust_remote_code=False
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            weights_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     except SafetensorError as error:
         raise DamagedFile(Path(source), f"a weight file is not readable ({error})") from error
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"language model {source}: {error}") from error
+    model, report = loaded
+    _check_complete(source, report)
     return freeze(model)
+
+
+def _check_complete(source: str, report: dict[str, Any]) -> None:
+    """transformers fills gaps with random numbers; here they are errors."""
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"]))
+        raise DamagedFile(Path(source), f"tensors are missing: {missing}")
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise DamagedFile(
+            Path(source), f"{name} has shape {tuple(found)}, expected {tuple(expected)}"
+        )
 
 
 def freeze(model: PreTrainedModel) -> PreTrainedModel:
     model.requires_grad_(False)
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     return model
 
 
@@ -51,7 +69,7 @@ def input_embedding(model: PreTrainedModel) -> nn.Module:
 def output_head(model: PreTrainedModel) -> nn.Module:
     """The last linear layer. Its *input* is the hidden state that [RET] is read from: after the
     final norm and after OPT's ``project_out``."""
-    module = model.get_output_embeddings()
+    module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if not isinstance(module, nn.Module) or not hasattr(module, "weight"):
         raise UnsupportedModel(f"{type(model).__name__} has no output head")
     return module

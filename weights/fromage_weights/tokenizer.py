@@ -52,19 +52,22 @@ class FromageTokenizer:
         tokenizer.add_tokens(
             [AddedToken(token, normalized=False, special=token == IMAGE_TOKEN) for token in added]
         )
-        self.ret_token_id: int = tokenizer.convert_tokens_to_ids(ret_token)
-        self.image_token_id: int | None = (
-            tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) if rules == "opt-4.33" else None
-        )
+        self.ret_token_id = self._id(ret_token)
+        self.image_token_id = self._id(IMAGE_TOKEN) if rules == "opt-4.33" else None
         front = tokenizer("a").input_ids[0]
         self.bos_token_id: int | None = front if front == tokenizer.bos_token_id else None
         self.eos_token_id: int | None = tokenizer.eos_token_id
-        self._special_ids = set(tokenizer.all_special_ids) | {self.image_token_id}
+        self._special_ids = {*tokenizer.all_special_ids, self.image_token_id}
         self._strippers = {ret_token, IMAGE_TOKEN, tokenizer.pad_token}
         self._splitter = self._make_splitter()
 
     def __len__(self) -> int:
         return len(self.hf)
+
+    def _id(self, token: str) -> int:
+        found = self.hf.convert_tokens_to_ids(token)
+        assert isinstance(found, int)
+        return found
 
     def _make_splitter(self) -> re.Pattern[str]:
         tokens = {str(token) for token in self.hf.get_added_vocab()}
@@ -97,7 +100,7 @@ class FromageTokenizer:
         pieces = self._splitter.split(text)  # text, token, text, token, …, text
         for i, piece in enumerate(pieces):
             if i % 2:
-                ids.append(self.hf.convert_tokens_to_ids(piece))
+                ids.append(self._id(piece))
                 continue
             if i > 0 and pieces[i - 1] in self._strippers:
                 piece = piece.lstrip()
@@ -118,7 +121,7 @@ class FromageTokenizer:
         return _clean_up(" ".join(self._runs(ids, skip_special)))
 
     def _runs(self, ids: Sequence[int], skip_special: bool) -> list[str]:
-        """Texts between added tokens, and those tokens: the slow tokenizer joined them by spaces."""
+        """Texts between added tokens, and those tokens; the slow tokenizer joins them by spaces."""
         runs: list[str] = []
         current: list[int] = []
         added = {self.ret_token_id, self.image_token_id}
@@ -162,8 +165,8 @@ def truncate_caption(caption: str) -> str:
 def load_tokenizer(
     source: str,
     *,
-    ret_token: str = "[RET]",
-    rules: TokenizerRules = "plain",  # noqa: S107
+    ret_token: str = "[RET]",  # noqa: S107
+    rules: TokenizerRules = "plain",
 ) -> FromageTokenizer:
     """From a directory or a hub id."""
     from transformers import AutoTokenizer

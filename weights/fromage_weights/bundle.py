@@ -1,0 +1,168 @@
+"""A bundle: a directory that names the frozen pair and holds the mappers.
+
+bundle.json           validated and versioned, everything that is not a tensor
+mappers.safetensors   the trained tensors
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from fromage_weights.errors import BundleInvalid, BundleNotFound, DamagedFile
+from fromage_weights.mappers import FILE_NAME, Mappers, file_sha256
+from fromage_weights.tokenizer import TokenizerRules
+
+CONFIG_NAME = "bundle.json"
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FrozenModel(_Strict):
+    """``id``: a hub id, an open_clip MODEL/PRETRAINED name, an absolute path, or a path that starts
+    with "./" and is relative to the bundle. ``hash``: fingerprint of its weights."""
+
+    id: str = Field(min_length=1)
+    hash: Sha256
+
+
+class ChatTemplate(_Strict):
+    """How a message of each role becomes text; "{content}" stands for its text."""
+
+    system: str = "{content}\n"
+    user: str = "Q: {content}\nA:"
+    assistant: str = " {content}\n"
+    image: str = "{image}"
+    image_position: Literal["inline", "before"] = "inline"
+
+    @field_validator("system", "user", "assistant")
+    @classmethod
+    def _has_content(cls, value: str) -> str:
+        if value.count("{content}") != 1:
+            raise ValueError("must contain {content} exactly once")
+        return value
+
+    @field_validator("image")
+    @classmethod
+    def _has_image(cls, value: str) -> str:
+        if value.count("{image}") != 1:
+            raise ValueError("must contain {image} exactly once")
+        return value
+
+
+class BundleConfig(_Strict):
+    format_version: Literal[1] = 1
+    name: str = Field(min_length=1)
+    lm: FrozenModel
+    vision: FrozenModel
+    vision_dim: int = Field(ge=1)
+    embed_dim: int = Field(ge=1)
+    hidden_dim: int = Field(ge=1)
+    tied_head: bool
+    n_visual_tokens: int = Field(ge=1)
+    shared_dim: int = Field(ge=1)
+    text_emb_layers: tuple[int, ...] = Field(min_length=1)
+    ret_token: str = Field(default="[RET]", min_length=1)
+    tokenizer_rules: TokenizerRules = "plain"
+    chat_template: ChatTemplate = ChatTemplate()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    prompt_image: Literal["squash", "crop"] = "crop"
+    mappers_sha256: Sha256
+
+    def new_mappers(self) -> Mappers:
+        """Untrained mappers of this bundle's dimensions."""
+        return Mappers(
+            self.vision_dim,
+            self.embed_dim,
+            self.hidden_dim,
+            self.n_visual_tokens,
+            self.shared_dim,
+            self.text_emb_layers,
+            self.tied_head,
+        )
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle read from ``path``."""
+
+    path: Path
+    config: BundleConfig
+    mappers: Mappers
+
+    @property
+    def hash(self) -> str:
+        """Identifies everything that decides where an image lies in the shared space."""
+        parts = f"{self.config.vision.hash}:{self.config.mappers_sha256}"
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+    def frozen_source(self, model: FrozenModel) -> str:
+        """What to load: relative ids are looked up in the bundle's directory."""
+        return str(self.path / model.id) if model.id.startswith("./") else model.id
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Raises BundleNotFound, BundleInvalid or DamagedFile."""
+        path = Path(path)
+        config = _read_config(path)
+        file = path / FILE_NAME
+        mappers = config.new_mappers()
+        mappers.load(file)
+        found = file_sha256(file)
+        if found != config.mappers_sha256:
+            raise DamagedFile(
+                file, f"SHA-256 is {found}, {CONFIG_NAME} expects {config.mappers_sha256}"
+            )
+        return cls(path, config, mappers)
+
+
+def save_bundle(
+    path: Path,
+    mappers: Mappers,
+    *,
+    name: str,
+    lm: FrozenModel,
+    vision: FrozenModel,
+    **settings: object,
+) -> Bundle:
+    """Write both files; ``settings`` are the remaining keys of BundleConfig."""
+    path.mkdir(parents=True, exist_ok=True)
+    config = BundleConfig.model_validate(
+        {
+            "name": name,
+            "lm": lm,
+            "vision": vision,
+            "vision_dim": mappers.vision_dim,
+            "embed_dim": mappers.embed_dim,
+            "hidden_dim": mappers.hidden_dim,
+            "tied_head": mappers.tied,
+            "n_visual_tokens": mappers.n_visual_tokens,
+            "shared_dim": mappers.shared_dim,
+            "text_emb_layers": mappers.text_emb_layers,
+            "mappers_sha256": mappers.save(path / FILE_NAME),
+            **settings,
+        }
+    )
+    (path / CONFIG_NAME).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return Bundle(path, config, mappers)
+
+
+def _read_config(path: Path) -> BundleConfig:
+    file = path / CONFIG_NAME
+    if not file.is_file():
+        raise BundleNotFound(f"{path}: no bundle here ({CONFIG_NAME} is missing)")
+    try:
+        return BundleConfig.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise BundleInvalid(file, problems) from error

@@ -1,0 +1,38 @@
+"""Which device and which number format to run in."""
+
+import torch
+
+from fromage_weights.errors import DeviceUnavailable
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one; otherwise a name that torch knows."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceUnavailable(f"device {name!r}: expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceUnavailable(
+            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bfloat16 on a CUDA device that has it, else float32."""
+    if name == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if has_bf16 else torch.float32
+    if name not in _DTYPES:
+        raise DeviceUnavailable(f"dtype {name!r}: expected auto, {' or '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def full_float32_precision() -> None:
+    """float32 means float32: no TF32 in matrix products or convolutions."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False

@@ -1,0 +1,97 @@
+"""From a bundle's name to a model that is ready to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from fromage_weights.bundle import CONFIG_NAME, Bundle
+from fromage_weights.devices import choose_device, choose_dtype, full_float32_precision
+from fromage_weights.errors import BundleMismatch, BundleNotFound, UnsupportedModel
+from fromage_weights.fingerprint import fingerprint
+from fromage_weights.grounded import GroundedModel
+from fromage_weights.language import load_language_model
+from fromage_weights.mappers import FILE_NAME
+from fromage_weights.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from fromage_weights.vision import VisionEncoder
+
+DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class LoadedBundle:
+    model: GroundedModel
+    vision: VisionEncoder | None
+    bundle: Bundle
+
+
+def load_grounded_model(
+    bundle: str | Path, *, device: str = "auto", dtype: str = "auto", vision: bool = True
+) -> LoadedBundle:
+    """Load mappers, language model and (unless ``vision`` is False) the vision encoder.
+
+    ``bundle`` is "demo", a directory or a hub id. Every part is checked against the bundle's
+    hashes: BundleMismatch, DamagedFile and the other errors of this package say what is wrong.
+    """
+    full_float32_precision()
+    place = choose_device(device)
+    loaded = Bundle.load(bundle_directory(bundle))
+    loaded.mappers.requires_grad_(False)
+    return LoadedBundle(
+        model=_load_language(loaded, place, choose_dtype(dtype, place)),
+        vision=_load_vision(loaded, place) if vision else None,
+        bundle=loaded,
+    )
+
+
+def bundle_directory(bundle: str | Path) -> Path:
+    """The directory of a bundle's name; a hub repository is downloaded into the hub's cache."""
+    if str(bundle) == DEMO:
+        return Path(__file__).parent / "demo" / "bundle"
+    path = Path(bundle).expanduser()
+    if path.is_dir():
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        found = snapshot_download(
+            str(bundle), allow_patterns=[CONFIG_NAME, FILE_NAME, "lm/*", "vision/*"]
+        )
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        raise BundleNotFound(
+            f"bundle {str(bundle)!r}: expected {DEMO!r}, a directory or a hub id ({error})"
+        ) from error
+    return Path(found)
+
+
+def _load_language(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> GroundedModel:
+    config = bundle.config
+    source = bundle.frozen_source(config.lm)
+    lm = load_language_model(source, dtype)
+    found = fingerprint(lm)
+    if found != config.lm.hash:
+        raise BundleMismatch("language model", source, config.lm.hash, found)
+    tokenizer = load_tokenizer(source, ret_token=config.ret_token, rules=config.tokenizer_rules)
+    torch.nn.Module.to(lm, device)
+    return GroundedModel(lm, bundle.mappers, tokenizer)
+
+
+def _load_vision(bundle: Bundle, device: torch.device) -> VisionEncoder:
+    from fromage_weights.vision import VisionEncoder
+
+    config = bundle.config
+    source = bundle.frozen_source(config.vision)
+    encoder = VisionEncoder.load(source)
+    if encoder.fingerprint != config.vision.hash:
+        raise BundleMismatch("vision encoder", source, config.vision.hash, encoder.fingerprint)
+    if encoder.dim != config.vision_dim:
+        raise UnsupportedModel(
+            f"{source}: features of {encoder.dim} numbers, the bundle expects {config.vision_dim}"
+        )
+    return encoder.to(device)
