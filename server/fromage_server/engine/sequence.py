@@ -1,0 +1,167 @@
+"""One request on its way through the engine."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fromage_server.engine.detokenizer import Detokenizer
+from fromage_server.engine.events import (
+    Event,
+    FinishEvent,
+    FinishReason,
+    Timings,
+    TokenEvent,
+    Usage,
+)
+from fromage_server.engine.request import GenerationRequest, ScoringRequest
+from fromage_server.engine.sampling import Sampled, SamplingRow
+from fromage_server.engine.stop import StopFinder
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a sequence has to know of the model's tokens; ``decode`` leaves special ones out."""
+
+    ret_token_id: int
+    eos_token_ids: tuple[int, ...]
+    decode: Callable[[list[int]], str]
+
+
+class Job:
+    """A request and its caller, from submission to the last event."""
+
+    def __init__(
+        self, request_id: str, prompt_tokens: int, on_event: Callable[[Event], None]
+    ) -> None:
+        self.id = request_id
+        self.prompt_tokens = prompt_tokens
+        self.on_event = on_event
+        self.cancelled = False
+        self.ended = False
+        self._submitted = time.perf_counter()
+        self._started: float | None = None
+        self._first_token: float | None = None
+
+    @property
+    def needs_slot(self) -> bool:
+        """Whether it stays in the batch after its prefill."""
+        return False
+
+    @property
+    def completion_tokens(self) -> int:
+        return 0
+
+    def start(self) -> None:
+        self._started = time.perf_counter()
+
+    def finish_event(self, reason: FinishReason) -> FinishEvent:
+        timings = Timings(
+            queue_ms=self._since_submission(self._started or time.perf_counter()),
+            ttft_ms=self._first_token and self._since_submission(self._first_token),
+            total_ms=self._since_submission(time.perf_counter()),
+        )
+        return FinishEvent(reason, Usage(self.prompt_tokens, self.completion_tokens), timings)
+
+    def _since_submission(self, moment: float) -> float:
+        return 1000 * (moment - self._submitted)
+
+
+class ScoringJob(Job):
+    def __init__(
+        self, request: ScoringRequest, prompt_tokens: int, on_event: Callable[[Event], None]
+    ) -> None:
+        super().__init__(request.id, prompt_tokens, on_event)
+        self.request = request
+
+
+class Sequence(Job):
+    """One reply being generated: its tokens, its text so far and when it ends."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        prompt_tokens: int,
+        on_event: Callable[[Event], None],
+        vocabulary: Vocabulary,
+    ) -> None:
+        super().__init__(request.id, prompt_tokens, on_event)
+        self.request = request
+        self.params = request.params
+        self.generated: list[int] = []
+        self.rets = 0
+        # Set when the reply is complete. With ``query_due`` one forward is still to come.
+        self.finish_reason: FinishReason | None = None
+        self._vocabulary = vocabulary
+        self._detokenizer = Detokenizer(vocabulary.decode)
+        self._stop = StopFinder(() if self.params.compat else self.params.stop)
+        # Of its own, so that a seed gives the same draws whatever else is in the batch.
+        self._random = random.Random(self.params.seed)
+        if self.params.max_tokens == 0:
+            self.finish_reason = "length"
+
+    @property
+    def needs_slot(self) -> bool:
+        return self.params.max_tokens > 0
+
+    @property
+    def completion_tokens(self) -> int:
+        return len(self.generated)
+
+    @property
+    def query_due(self) -> bool:
+        """Whether the next forward feeds a [RET], whose hidden state is its query."""
+        if not self.generated or self.generated[-1] != self._vocabulary.ret_token_id:
+            return False
+        return self.finish_reason is None or (
+            self.finish_reason == "length" and not self.params.compat
+        )
+
+    def sampling_row(self) -> SamplingRow:
+        uniform = self._random.random() if self.params.temperature > 0 else 0.0
+        return SamplingRow(self.params, self._forbidden(), uniform)
+
+    def _forbidden(self) -> tuple[int, ...]:
+        params, vocabulary = self.params, self._vocabulary
+        too_early = len(self.generated) - self.rets < params.min_word_tokens
+        used_up = (
+            not params.compat
+            and params.max_num_rets is not None
+            and self.rets >= params.max_num_rets
+        )
+        ret = (vocabulary.ret_token_id,) if too_early or used_up else ()
+        return ret + (vocabulary.eos_token_ids if too_early and not params.compat else ())
+
+    def accept(self, sampled: Sampled) -> TokenEvent:
+        """Append the token; sets ``finish_reason`` where it ends the reply."""
+        self._first_token = self._first_token or time.perf_counter()
+        token = sampled.token_id
+        self.generated.append(token)
+        ends = self._ends_with(token)
+        text = "" if ends else self._text_of(token)
+        reason: FinishReason | None = "stop" if ends else None
+        if reason is None and len(self.generated) >= self.params.max_tokens:
+            reason = "length"
+        if reason is not None:
+            text += self._rest_of_text()
+        # Looked up last: the rest of the text may have completed a stop string.
+        self.finish_reason = "stop" if self._stop.found else reason
+        return TokenEvent(token, text, sampled.logprob)
+
+    def _ends_with(self, token: int) -> bool:
+        if self.params.compat or self.params.ignore_eos:
+            return False
+        return token in self._vocabulary.eos_token_ids
+
+    def _text_of(self, token: int) -> str:
+        if token != self._vocabulary.ret_token_id:
+            return self._stop.feed(self._detokenizer.push(token))
+        # A picture ends the text before it: nothing can join across it, no stop string either.
+        self.rets += 1
+        return self._rest_of_text()
+
+    def _rest_of_text(self) -> str:
+        if self._stop.found:
+            return ""
+        text = self._stop.feed(self._detokenizer.flush())
+        return text if self._stop.found else text + self._stop.flush()
