@@ -1,0 +1,70 @@
+"""The tower's contrastive loss: pictures against captions of their whole and of their parts."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fromage_weights.demo import tower_text
+from fromage_weights.demo.classes import CLASS_INDEX
+from fromage_weights.demo.world import BACKGROUNDS, Scene
+
+
+def match_matrix(columns: list[list[int]], width: int) -> Tensor:
+    """(B, width) with a 1 where picture b matches caption t."""
+    match = torch.zeros(len(columns), width)
+    for row, matching in zip(match, columns, strict=True):
+        row[matching] = 1
+    return match
+
+
+def part_views(scenes: list[Scene], *, plural: bool) -> list[tuple[float, tuple[str, ...], Tensor]]:
+    """Weight, captions and match of each part: objects, left, right, background, count."""
+    objects = [[CLASS_INDEX[name] for name in scene.objects] for scene in scenes]
+    colours = list(BACKGROUNDS)
+    views = [
+        (1.0, tower_text.PLURAL_CAPTIONS if plural else tower_text.OBJECT_CAPTIONS, objects),
+        (0.5, tower_text.LEFT_CAPTIONS, [o[:1] if len(o) == 2 else [] for o in objects]),
+        (0.5, tower_text.RIGHT_CAPTIONS, [o[1:] for o in objects]),
+        (0.25, tower_text.BACKGROUND_CAPTIONS, [[colours.index(s.background)] for s in scenes]),
+        (0.25, tower_text.COUNT_CAPTIONS, [[3 if s.is_pair else s.count - 1] for s in scenes]),
+    ]
+    return [(w, captions, match_matrix(rows, len(captions))) for w, captions, rows in views]
+
+
+def full_view(scenes: list[Scene], *, background: bool) -> tuple[float, tuple[str, ...], Tensor]:
+    """The captions of the whole pictures in this batch, and the pairs' swapped captions."""
+    own = [tower_text.full_caption(scene, background=background) for scene in scenes]
+    swapped = [
+        tower_text.full_caption(Scene(s.objects[::-1], 1, s.background), background=background)
+        for s in scenes
+        if s.is_pair
+    ]
+    captions = {caption: i for i, caption in enumerate(dict.fromkeys((*own, *swapped)))}
+    return 1.0, tuple(captions), match_matrix([[captions[c]] for c in own], len(captions))
+
+
+def contrastive_loss(logits: Tensor, match: Tensor) -> Tensor:
+    """InfoNCE both ways over (B, T); each row's and column's positives share the target.
+
+    Rows and columns without a positive only serve as negatives.
+    """
+    loss = logits.new_zeros(())
+    for scores, target in ((logits, match), (logits.T, match.T)):
+        mass = target.sum(1, keepdim=True)
+        per_row = -(F.log_softmax(scores, dim=1) * target / mass.clamp(min=1)).sum(1)
+        loss = loss + per_row.sum() / (mass > 0).sum().clamp(min=1)
+    return loss / 2
+
+
+def scenes_loss(model: nn.Module, pixels: Tensor, scenes: list[Scene], *, coin: int) -> Tensor:
+    """The step's loss; `coin` (0 to 3) picks plural names and captions without background."""
+    views = [*part_views(scenes, plural=coin % 2 == 1), full_view(scenes, background=coin < 3)]
+    captions = [caption for _, texts, _ in views for caption in texts]
+    with torch.autocast("cpu", torch.bfloat16):
+        image = model.encode_image(pixels)  # type: ignore[operator]
+        text = model.encode_text(tower_text.tokenize(captions))  # type: ignore[operator]
+    image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+    logits = model.logit_scale.exp() * image @ text.T  # type: ignore[operator]
+    parts = logits.split([len(texts) for _, texts, _ in views], dim=1)
+    losses = [w * contrastive_loss(p, m) for p, (w, _, m) in zip(parts, views, strict=True)]
+    return torch.stack(losses).sum()

