@@ -77,6 +77,11 @@ class Mappers(nn.Module):
         mapped = [fc(h) for fc, h in zip(self.text_hidden_fcs, layers, strict=True)]
         return normalize(torch.stack(mapped).sum(dim=0), dim=-1)
 
+    def similarity(self, queries: Tensor, images: Tensor) -> Tensor:
+        """(Q, shared_dim), (N, shared_dim), both unit norm -> (Q, N): cosines times
+        exp(logit_scale), the logits of the contrastive loss (paper, section 3.2)."""
+        return self.logit_scale.exp() * queries @ images.T
+
     def save(self, path: Path, dtype: torch.dtype = torch.float32) -> str:
         """Write the tensors and return the file's SHA-256."""
         tensors = {
