@@ -5,7 +5,7 @@ IndexFailure
 ├── CollectionNotFound       no collection at that path
 ├── CollectionExists         a new collection would replace what stands there
 ├── CollectionDamaged        a file of the collection is missing or differs from its checksum
-├── CollectionMismatch       the collection was made with another bundle or dimension
+├── DimensionMismatch        vectors of another length than the collection's or the bundle's
 ├── ImageNotFound            the collection has no image with that id
 ├── ImageUnavailable         the image is known, its file cannot be read now
 ├── BadFilter                a metadata filter that says nothing the index understands
@@ -51,8 +51,8 @@ class CollectionDamaged(IndexFailure):
         self.file = file
 
 
-class CollectionMismatch(IndexFailure):
-    """The collection does not belong to this bundle (dimension or bundle hash differ)."""
+class DimensionMismatch(IndexFailure):
+    """Vectors whose length is not the collection's, or embeddings that don't fit the bundle."""
 
 
 class ImageNotFound(IndexFailure):

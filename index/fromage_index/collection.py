@@ -1,0 +1,235 @@
+"""A collection of images that [RET] queries are ranked against."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Collection as Ids
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from fromage_index.decode import decode_image, inspect_image
+from fromage_index.errors import (
+    BadFilter,
+    BadQuery,
+    DimensionMismatch,
+    ImageUnavailable,
+    IndexFailure,
+    UnreadableImage,
+)
+from fromage_index.files import inside, open_image_file, read_image_file
+from fromage_index.filter import Filter
+from fromage_index.flat import Device, FlatIndex
+from fromage_index.manifest import Manifest, Provenance
+from fromage_index.ranking import rank, scan
+from fromage_index.record import ImageRecord, StoredRecord
+from fromage_index.segment import Float32
+from fromage_index.sniff import sniff_content_type
+from fromage_index.store import Rows, Store
+from fromage_index.thumbnails import CONTENT_TYPE, ThumbnailCache, ladder, shrink
+from fromage_index.writer import THUMBNAILS
+
+_UNIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A found image: `score` is the cosine with the query, `row` its place in the collection."""
+
+    id: str
+    score: float
+    row: int
+
+
+class Collection:
+    """An open collection: immutable, and safe to use from several threads."""
+
+    def __init__(self, directory: Path, store: Store, index: FlatIndex) -> None:
+        self.directory = directory
+        self._store = store
+        self._index = index
+        self._root = Path(store.manifest.root) if store.manifest.root is not None else None
+        self._thumbnails = ThumbnailCache(directory / THUMBNAILS / store.manifest.generation)
+        self._opens = functools.lru_cache(maxsize=65_536)(_decodes)
+
+    @classmethod
+    def open(cls, path: str | Path, *, device: Device = "auto") -> Self:
+        """Reads and checks vectors and records, and builds the search index in memory.
+
+        Raises CollectionNotFound, CollectionDamaged, FaissInstallation.
+        """
+        directory = Path(path)
+        store = Store(directory)
+        index = FlatIndex(store.manifest.dim, (s.vectors for s in store.segments), device)
+        return cls(directory, store, index)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._store.manifest
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def dim(self) -> int:
+        return self.manifest.dim
+
+    @property
+    def size(self) -> int:
+        return len(self._store)
+
+    @property
+    def provenance(self) -> Provenance:
+        return self.manifest.provenance
+
+    @property
+    def created_with(self) -> str:
+        return self.manifest.created_with
+
+    def search(
+        self,
+        queries: Float32,
+        k: int,
+        *,
+        exclude: Ids[str] = (),
+        filter: Filter | None = None,
+        min_score: float | None = None,
+    ) -> list[list[Hit]]:
+        """For each of (Q, E) unit queries its `k` best images, fewer where there are no more.
+
+        Exact cosine ranking; equal scores keep the collection's order. `exclude` are ids (unknown
+        ones do no harm), `min_score` a cosine. Raises BadQuery, BadFilter, DimensionMismatch.
+        """
+        queries = self._check(queries, k, min_score)
+        without = set(self._store.known_rows(list(exclude)))
+        if filter is None:
+            ranked = rank(self._store, self._index, queries, k, without=without)
+        else:
+            rows = [row for row in self._matching(filter).tolist() if row not in without]
+            ranked = scan(self._store, queries, k, np.array(rows, dtype=np.int64))
+        floor = -1.0 if min_score is None else min_score
+        return [
+            [Hit(self._store.id(row), score, row) for row, score in one if score >= floor]
+            for one in ranked
+        ]
+
+    def image(self, id: str) -> ImageRecord:
+        """Raises ImageNotFound. The size of a file only referenced is read from its header."""
+        record = self._store.record(self._store.row(id))
+        path = self._path(record)
+        width, height, content_type = record.width, record.height, record.content_type
+        if path is not None and width is None:
+            try:
+                with open_image_file(path) as file:
+                    info = inspect_image(file)
+                width, height, content_type = info.width, info.height, info.content_type
+            except UnreadableImage:
+                pass  # stays unknown; `readable` says so
+        return ImageRecord(
+            record.id, record.key, path, record.url, width, height, content_type, record.metadata
+        )
+
+    def open_bytes(self, id: str) -> tuple[bytes, str]:
+        """The image as it was indexed, with its content type.
+
+        Raises ImageNotFound, ImageUnavailable, UnreadableImage, CollectionDamaged.
+        """
+        row = self._store.row(id)
+        record = self._store.record(row)
+        if record.length is not None:
+            data = self._store.image_bytes(row)
+        else:
+            data = read_image_file(self._require_path(record))
+        content_type = sniff_content_type(data)
+        if content_type is None:
+            raise UnreadableImage(f"the file of image {id} is not an image any more")
+        return data, content_type
+
+    def thumbnail(self, id: str, size: int) -> tuple[bytes, str]:
+        """A JPEG about `size` pixels on its longer side. Raises as `open_bytes` does."""
+        record = self._store.record(self._store.row(id))
+        changed = 0.0
+        if record.length is None:
+            changed = _changed(self._require_path(record))
+        step = ladder(size)
+        kept = self._thumbnails.load(id, step, changed)
+        if kept is None:
+            kept = shrink(decode_image(self.open_bytes(id)[0]), step)
+            self._thumbnails.save(id, step, kept)
+        return kept, CONTENT_TYPE
+
+    def readable(self, id: str) -> bool:
+        """Whether the image can be shown: it decodes, or is known by a URL, which isn't tried."""
+        row = self._store.row(id)
+        record = self._store.record(row)
+        if record.length is not None:
+            try:
+                return bool(self._store.image_bytes(row))
+            except IndexFailure:
+                return False
+        path = self._path(record)
+        if path is None:
+            return record.url is not None
+        try:
+            status = os.stat(path)
+        except OSError:
+            return False
+        return self._opens(path, status.st_mtime_ns, status.st_size)
+
+    def _path(self, record: StoredRecord) -> Path | None:
+        if record.path is None or self._root is None:
+            return None
+        return inside(self._root, record.path)
+
+    def _require_path(self, record: StoredRecord) -> Path:
+        path = self._path(record)
+        if path is None:
+            where = f"only known as {record.url}" if record.url else "without a file"
+            raise ImageUnavailable(f"image {record.id} ({record.key}) is {where}")
+        return path
+
+    def _matching(self, wanted: Filter) -> Rows:
+        keep = np.ones(len(self._store), dtype=bool)
+        for condition in wanted.conditions:
+            if condition.field not in self._store.fields:
+                known = ", ".join(sorted(self._store.fields)) or "none"
+                raise BadFilter(
+                    condition.field, f"no image of {self.name!r} has it; its fields are: {known}"
+                )
+            column = self._store.column(condition.field)
+            keep &= np.fromiter(map(condition.matches, column), dtype=bool, count=len(column))
+        return np.flatnonzero(keep)
+
+    def _check(self, queries: Float32, k: int, min_score: float | None) -> Float32:
+        if k < 1:
+            raise BadQuery("k", f"{k} is too small; at least 1")
+        if min_score is not None and not -1.0 <= min_score <= 1.0:
+            raise BadQuery("min_score", f"{min_score} is no cosine; from -1 to 1")
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise DimensionMismatch(
+                f"queries have shape {queries.shape}; {self.name!r} takes (n, {self.dim})"
+            )
+        lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
+        if not (np.abs(lengths - 1.0) < _UNIT_TOLERANCE).all():
+            raise BadQuery("queries", "a query embedding has not unit length, or holds NaN")
+        return np.ascontiguousarray(queries, dtype=np.float32)
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError as error:
+        raise ImageUnavailable(f"{path.name} cannot be read ({error.strerror})") from error
+
+
+def _decodes(path: Path, mtime_ns: int, size: int) -> bool:
+    """`mtime_ns` and `size` make a changed file a new question for the cache."""
+    try:
+        decode_image(read_image_file(path))
+    except UnreadableImage:
+        return False
+    return True

@@ -1,0 +1,59 @@
+"""Exact inner-product search over all vectors, with FAISS, on the CPU or one GPU."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fromage_index import faiss_build
+from fromage_index.errors import FaissInstallation
+from fromage_index.segment import Float32
+
+Device = Literal["auto", "cpu", "cuda"]
+# What a GPU index can return in one search.
+MAX_FETCH = 2048
+
+
+class FlatIndex:
+    """FAISS's IndexFlatIP, built in memory from the vectors; nothing of it is stored.
+
+    Safe to search from several threads: FAISS is on the CPU, and a lock keeps a GPU index,
+    which is not, to one search at a time.
+    """
+
+    def __init__(self, dim: int, parts: Iterable[Float32], device: Device = "auto") -> None:
+        faiss_build.check()
+        import faiss
+
+        index: Any = faiss.IndexFlatIP(dim)
+        for part in parts:
+            index.add(np.ascontiguousarray(part))
+        self.on_gpu = _use_gpu(faiss, device)
+        self._lock = threading.Lock()
+        if self.on_gpu:
+            self._resources = faiss.StandardGpuResources()
+            index = faiss.index_cpu_to_gpu(self._resources, 0, index)
+        self._index = index
+
+    def search(self, queries: Float32, fetch: int) -> tuple[Float32, NDArray[np.int64]]:
+        """(Q, E) to the `fetch` best scores (Q, fetch), descending, and their rows."""
+        if self.on_gpu:
+            with self._lock:
+                scores, rows = self._index.search(queries, fetch)
+        else:
+            scores, rows = self._index.search(queries, fetch)
+        return scores, rows
+
+
+def _use_gpu(faiss: Any, device: Device) -> bool:
+    available = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+    if device == "cuda" and not available:
+        raise FaissInstallation(
+            "the index was asked to run on the GPU, but this FAISS has no GPU support or sees no "
+            "GPU; install fromage-server[gpu], or choose the device cpu"
+        )
+    return available and device != "cpu"

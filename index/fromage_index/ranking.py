@@ -1,0 +1,68 @@
+"""Ranked rows for a query: exact, and the same on every run.
+
+FAISS proposes candidates; their scores are computed again in float64, row by row, so that equal
+vectors get equal scores whatever the batch, and ties fall by row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fromage_index.flat import MAX_FETCH, FlatIndex
+from fromage_index.segment import Float32
+from fromage_index.store import Rows, Store
+
+Ranked = list[tuple[int, float]]
+
+# Float32 inner products of unit vectors differ by less than this between summation orders.
+_NOISE = 1e-5
+_SLACK = 16
+_SCAN_ROWS = 65_536
+
+
+def rank(
+    store: Store, index: FlatIndex, queries: Float32, k: int, *, without: set[int]
+) -> list[Ranked]:
+    """The `k` best (row, cosine) for each of (Q, E) unit queries, leaving out some rows."""
+    fetch = min(len(store), k + len(without) + _SLACK)
+    if fetch > MAX_FETCH:
+        rows = np.setdiff1d(np.arange(len(store)), np.fromiter(without, np.int64))
+        return scan(store, queries, k, rows)
+    scores, found = index.search(queries, fetch)
+    results = []
+    for query, candidates, floor in zip(queries, found, scores[:, -1], strict=True):
+        kept = candidates[~np.isin(candidates, list(without))]
+        ranked = _order(store, query, kept)[:k]
+        whole = fetch == len(store)
+        if whole or ranked[-1][1] > float(floor) + _NOISE:
+            results.append(ranked)
+        else:  # more rows tie with the last place than were fetched
+            rows = np.setdiff1d(np.arange(len(store)), np.fromiter(without, np.int64))
+            results.extend(scan(store, query[None], k, rows))
+    return results
+
+
+def scan(store: Store, queries: Float32, k: int, rows: Rows) -> list[Ranked]:
+    """The same ranking, among `rows` only (n,), by looking at each of them."""
+    scores = np.empty((len(queries), len(rows)), dtype=np.float32)
+    for start in range(0, len(rows), _SCAN_ROWS):
+        part = slice(start, start + _SCAN_ROWS)
+        scores[:, part] = queries @ store.vectors(rows[part]).T
+    results = []
+    for query, mine in zip(queries, scores, strict=True):
+        if k < len(rows):
+            floor = np.partition(mine, len(rows) - k)[len(rows) - k]
+            candidates = rows[mine >= floor - _NOISE]
+        else:
+            candidates = rows
+        results.append(_order(store, query, candidates)[:k])
+    return results
+
+
+def _order(store: Store, query: Float32, candidates: Rows) -> Ranked:
+    """Candidates by falling score, then by row."""
+    exact = (store.vectors(candidates).astype(np.float64) * query.astype(np.float64)).sum(axis=1)
+    # As float32, so that what is equal to the reader is a tie.
+    scores = np.clip(exact, -1.0, 1.0).astype(np.float32)
+    order = np.lexsort((candidates, -scores))
+    return [(int(candidates[i]), float(scores[i])) for i in order]

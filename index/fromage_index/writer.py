@@ -1,0 +1,224 @@
+"""Writes a collection so that it appears whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import os
+import secrets
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fromage_index.errors import BadVectors, CollectionExists, DimensionMismatch, NothingToIndex
+from fromage_index.manifest import (
+    MANIFEST,
+    Manifest,
+    Provenance,
+    SegmentEntry,
+    sync_directory,
+    write_manifest,
+)
+from fromage_index.record import Metadata, StoredRecord, image_id
+from fromage_index.segment import Float32, SegmentWriter
+from fromage_index.sniff import sniff_content_type
+
+SEGMENT_ROWS = 65_536
+UNREADABLE_LOG = "unreadable.log"
+THUMBNAILS = "thumbnails"
+_WORK = ".building-"
+_SEGMENT = "segment-"
+
+
+class CollectionWriter:
+    """Collects rows in a hidden work folder of `out`; `commit` makes them the collection.
+
+    Until then `out` is what it was: no collection, or with `overwrite` the earlier one, which
+    servers that have it open go on reading. Leaving the `with` block without commit, or the
+    next build after a crash, removes the work folder. Raises CollectionExists.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        *,
+        dim: int,
+        provenance: Provenance,
+        source: str,
+        root: Path | None = None,
+        overwrite: bool = False,
+        segment_rows: int = SEGMENT_ROWS,
+    ) -> None:
+        self.rows = 0
+        self.unreadable = 0
+        self._out, self._dim, self._segment_rows = out, dim, segment_rows
+        self._provenance, self._source, self._root = provenance, source, root
+        self._overwrite = overwrite
+        self._generation = secrets.token_hex(4)
+        self._work = out / f"{_WORK}{self._generation}"
+        self._segments: list[SegmentEntry] = []
+        self._open_segment: SegmentWriter | None = None
+        self._occurrences: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        check_target(self._out, overwrite=self._overwrite)
+        self._created = not self._out.exists()
+        self._out.mkdir(parents=True, exist_ok=True)
+        _remove_stale_work(self._out)
+        self._work.mkdir()
+        self._lock = os.open(self._work / ".lock", os.O_CREAT | os.O_RDWR)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._log = (self._work / UNREADABLE_LOG).open("w", encoding="utf-8", errors="replace")
+        return self
+
+    def add(
+        self,
+        key: str,
+        vector: ArrayLike,
+        *,
+        data: bytes | None = None,
+        path: str | None = None,
+        url: str | None = None,
+        size: tuple[int, int] | None = None,
+        content_type: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> None:
+        """Appends a row. `vector` (E,) is normalised here; `data` is kept in the collection."""
+        occurrence = self._occurrences.get(key, 0)
+        self._occurrences[key] = occurrence + 1
+        record = StoredRecord(
+            id=image_id(key, occurrence),
+            key=key,
+            path=path,
+            url=url,
+            width=size[0] if size else None,
+            height=size[1] if size else None,
+            content_type=content_type or (sniff_content_type(data) if data else None),
+            metadata=metadata or {},
+        )
+        self._segment().add(record, unit(vector, self._dim, key), data)
+        self.rows += 1
+
+    def skip(self, key: str, reason: str) -> None:
+        """Notes a file that is left out, in unreadable.log."""
+        self.unreadable += 1
+        self.note(key, reason)
+
+    def note(self, key: str, remark: str) -> None:
+        """A line in unreadable.log about something that is no picture left out."""
+        self._log.write(f"{key}\t{remark}\n")
+
+    def commit(self) -> Manifest:
+        """Makes the rows the collection at `out`, durably and in one step."""
+        if self.rows == 0:
+            raise NothingToIndex(
+                f"{self._source} holds no image that could be indexed"
+                + (f" ({self.unreadable} could not be read)" if self.unreadable else "")
+            )
+        self._close_segment()
+        self._log.close()
+        manifest = self._manifest()
+        for file in [entry.name for segment in self._segments for entry in segment.files()]:
+            (self._work / file).rename(self._out / file)
+        (self._work / UNREADABLE_LOG).replace(self._out / UNREADABLE_LOG)
+        sync_directory(self._out)
+        write_manifest(self._out, manifest)
+        _remove_unnamed(self._out, manifest)
+        return manifest
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._open_segment is not None:
+            self._open_segment.abandon()
+        self._log.close()
+        shutil.rmtree(self._work, ignore_errors=True)
+        os.close(self._lock)
+        if self._created and not any(self._out.iterdir()):
+            self._out.rmdir()
+
+    def _segment(self) -> SegmentWriter:
+        if self._open_segment is not None and self._open_segment.rows >= self._segment_rows:
+            self._close_segment()
+        if self._open_segment is None:
+            name = f"{_SEGMENT}{self._generation}-{len(self._segments):05d}"
+            self._open_segment = SegmentWriter(self._work, name)
+        return self._open_segment
+
+    def _close_segment(self) -> None:
+        if self._open_segment is not None:
+            self._segments.append(self._open_segment.finish())
+            self._open_segment = None
+
+    def _manifest(self) -> Manifest:
+        return Manifest(
+            generation=self._generation,
+            name=self._out.name,
+            dim=self._dim,
+            provenance=self._provenance,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            created_with=f"fromage-server {importlib.metadata.version('fromage-server')}",
+            source=self._source,
+            root=str(self._root) if self._root is not None else None,
+            unreadable=self.unreadable,
+            segments=tuple(self._segments),
+        )
+
+
+def check_target(out: Path, *, overwrite: bool) -> None:
+    """Raises CollectionExists unless a collection may be put at `out`."""
+    if out.exists() and not out.is_dir():
+        raise CollectionExists(f"{out} is a file; a collection is a directory")
+    if (out / MANIFEST).exists():
+        if not overwrite:
+            raise CollectionExists(f"{out} is a collection already; replace it with --overwrite")
+    elif out.is_dir() and any(not _is_ours(child) for child in out.iterdir()):
+        raise CollectionExists(f"{out} holds other files; choose an empty or a new directory")
+
+
+def unit(vector: ArrayLike, dim: int, name: str) -> Float32:
+    """(E,) float32 of length one; raises DimensionMismatch, BadVectors."""
+    values = np.asarray(vector, dtype=np.float64)
+    if values.shape != (dim,):
+        raise DimensionMismatch(f"the embedding of {name} has shape {values.shape}, not ({dim},)")
+    length = float(np.linalg.norm(values))
+    if not np.isfinite(length) or length < 1e-12:
+        raise BadVectors(f"the embedding of {name} has no direction (its length is {length})")
+    return (values / length).astype(np.float32)
+
+
+def _is_ours(child: Path) -> bool:
+    return child.name.startswith((_WORK, _SEGMENT, f".{MANIFEST}.")) or child.name in (
+        UNREADABLE_LOG,
+        THUMBNAILS,
+    )
+
+
+def _remove_stale_work(out: Path) -> None:
+    """Removes work folders whose build has died; a living build holds its folder's lock."""
+    for work in out.glob(f"{_WORK}*"):
+        descriptor = os.open(work / ".lock", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(work)
+        except BlockingIOError as error:
+            raise CollectionExists(f"another build is writing {out}") from error
+        finally:
+            os.close(descriptor)
+
+
+def _remove_unnamed(out: Path, manifest: Manifest) -> None:
+    """Removes what an earlier collection or a crashed commit left, and nothing else."""
+    named = {entry.name for segment in manifest.segments for entry in segment.files()}
+    for file in (*out.glob(f"{_SEGMENT}*"), *out.glob(f".{MANIFEST}.*")):
+        if file.name not in named:
+            file.unlink(missing_ok=True)
+    shutil.rmtree(out / THUMBNAILS, ignore_errors=True)
