@@ -117,6 +117,15 @@ class Collection:
             for one in ranked
         ]
 
+    def check_filter(self, filter: Filter) -> None:
+        """Raises BadFilter where it asks for a field that no image has."""
+        for condition in filter.conditions:
+            if condition.field not in self._store.fields:
+                known = ", ".join(sorted(self._store.fields)) or "none"
+                raise BadFilter(
+                    condition.field, f"no image of {self.name!r} has it; its fields are: {known}"
+                )
+
     def image(self, id: str) -> ImageRecord:
         """Raises ImageNotFound. The size of a file only referenced is read from its header."""
         record = self._store.record(self._store.row(id))
@@ -192,14 +201,10 @@ class Collection:
             raise ImageUnavailable(f"image {record.id} ({record.key}) is {where}")
         return path
 
-    def _matching(self, wanted: Filter) -> Rows:
+    def _matching(self, filter: Filter) -> Rows:
+        self.check_filter(filter)
         keep = np.ones(len(self._store), dtype=bool)
-        for condition in wanted.conditions:
-            if condition.field not in self._store.fields:
-                known = ", ".join(sorted(self._store.fields)) or "none"
-                raise BadFilter(
-                    condition.field, f"no image of {self.name!r} has it; its fields are: {known}"
-                )
+        for condition in filter.conditions:
             column = self._store.column(condition.field)
             keep &= np.fromiter(map(condition.matches, column), dtype=bool, count=len(column))
         return np.flatnonzero(keep)

@@ -55,7 +55,7 @@ class Manifest(_Frozen):
     """The state of a collection. `generation` differs for every build at the same place.
 
     `root` is the folder below which images referenced by path are, `unreadable` the number
-    of files that were skipped (named in unreadable.log).
+    of files that were skipped (unreadable.log names them, where there are any).
     """
 
     format_version: Literal[1] = 1

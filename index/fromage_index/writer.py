@@ -74,6 +74,7 @@ class CollectionWriter:
         self._lock = os.open(self._work / ".lock", os.O_CREAT | os.O_RDWR)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._log = (self._work / UNREADABLE_LOG).open("w", encoding="utf-8", errors="replace")
+        self._logged = False
         return self
 
     def add(
@@ -105,13 +106,14 @@ class CollectionWriter:
         self.rows += 1
 
     def skip(self, key: str, reason: str) -> None:
-        """Notes a file that is left out, in unreadable.log."""
+        """Counts a file that is left out, and names it in unreadable.log."""
         self.unreadable += 1
         self.note(key, reason)
 
     def note(self, key: str, remark: str) -> None:
-        """A line in unreadable.log about something that is no picture left out."""
+        """A line in unreadable.log."""
         self._log.write(f"{key}\t{remark}\n")
+        self._logged = True
 
     def commit(self) -> Manifest:
         """Makes the rows the collection at `out`, durably and in one step."""
@@ -125,7 +127,11 @@ class CollectionWriter:
         manifest = self._manifest()
         for file in [entry.name for segment in self._segments for entry in segment.files()]:
             (self._work / file).rename(self._out / file)
-        (self._work / UNREADABLE_LOG).replace(self._out / UNREADABLE_LOG)
+        log = self._out / UNREADABLE_LOG
+        if self._logged:
+            (self._work / UNREADABLE_LOG).replace(log)
+        else:
+            log.unlink(missing_ok=True)
         sync_directory(self._out)
         write_manifest(self._out, manifest)
         _remove_unnamed(self._out, manifest)

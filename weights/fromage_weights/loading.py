@@ -18,6 +18,7 @@ from fromage_weights.mappers import FILE_NAME
 from fromage_weights.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
+    from fromage_weights.image_embedder import ImageEmbedder
     from fromage_weights.vision import VisionEncoder
 
 DEMO = "demo"
@@ -47,6 +48,15 @@ def load_grounded_model(
         vision=_load_vision(loaded, place) if vision else None,
         bundle=loaded,
     )
+
+
+def load_image_embedder(bundle: Bundle, *, device: str = "auto") -> ImageEmbedder:
+    """What indexing needs of a bundle, without its language model. Raises as above."""
+    from fromage_weights.image_embedder import ImageEmbedder
+
+    full_float32_precision()
+    vision = _load_vision(bundle, choose_device(device))
+    return ImageEmbedder(vision, bundle.mappers.requires_grad_(False))
 
 
 def bundle_directory(bundle: str | Path) -> Path:
