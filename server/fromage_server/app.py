@@ -1,0 +1,79 @@
+"""The application: its state is built in the lifespan, its model in the background."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+from fromage_server import failures
+from fromage_server.limits import BodyLimits
+from fromage_server.routes import (
+    chat,
+    collections,
+    generate,
+    health,
+    images,
+    models,
+    retrieve,
+    score,
+    uploads,
+)
+from fromage_server.schema.answers import ErrorEnvelope
+from fromage_server.settings import Settings
+from fromage_server.startup import Loaded, Report, Startup
+from fromage_server.state import ServerState
+from fromage_server.uploads import UploadStore
+from fromage_server.workers import Workers
+
+_ROUTES: Final = (chat, generate, retrieve, score, uploads, images, collections, models, health)
+_MIB: Final = 1024 * 1024
+_FAILURES: Final[dict[int | str, dict[str, Any]]] = {
+    "4XX": {"model": ErrorEnvelope, "description": "The request has to change, or come later."},
+    "5XX": {"model": ErrorEnvelope, "description": "The server is not ready, or has failed."},
+}
+
+
+def create_app(settings: Settings, on_failure: Callable[[str], None]) -> FastAPI:
+    """``on_failure`` is called, in another thread, when the model or a collection cannot be
+    loaded."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        state = _build_state(settings, on_failure)
+        app.state.server = state
+        state.startup.start()
+        try:
+            yield
+        finally:
+            state.startup.stop()
+            state.workers.stop()
+
+    app = FastAPI(
+        title="FROMAGe server",
+        version=importlib.metadata.version("fromage-server"),
+        description="Chat whose replies mix text with pictures of your own collection.",
+        lifespan=lifespan,
+        responses=_FAILURES,
+    )
+    for module in _ROUTES:
+        app.include_router(module.router)
+    failures.install(app)
+    app.add_middleware(BodyLimits, max_bytes=settings.max_body_mib * _MIB)
+    return app
+
+
+def _build_state(settings: Settings, on_failure: Callable[[str], None]) -> ServerState:
+    workers = Workers()
+    uploads = UploadStore(ttl_s=settings.upload_ttl_s, max_bytes=settings.upload_store_mib * _MIB)
+
+    def load(report: Report) -> Loaded:
+        # Imported here: torch takes seconds, and /healthz answers meanwhile.
+        from fromage_server import runtime
+
+        return runtime.load(settings, uploads, workers, report)
+
+    return ServerState(settings, uploads, workers, Startup(load, on_failure))

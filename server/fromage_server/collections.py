@@ -1,0 +1,140 @@
+"""The collections that the settings name, opened, and built where they are not there yet."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fromage_index import faiss_build
+from fromage_index.build import BuildReport, Progress, build_from_folder, build_from_items
+from fromage_index.collection import Collection
+from fromage_index.errors import CollectionDamaged, CollectionNotFound
+from fromage_index.manifest import Provenance
+from fromage_weights.bundle import Bundle
+from fromage_weights.image_embedder import ImageEmbedder
+
+from fromage_server.errors import StartupError
+from fromage_server.settings import Settings
+from fromage_server.startup import Report
+
+if TYPE_CHECKING:
+    from fromage_weights.loading import LoadedBundle
+
+log = logging.getLogger(__name__)
+Build = Callable[[Path, Progress], BuildReport]
+DEMO = "demo"
+
+
+def open_collections(
+    settings: Settings, loaded: LoadedBundle, report: Report
+) -> dict[str, Collection]:
+    """By name, the default first. Raises StartupError where one belongs to another bundle."""
+    faiss_build.check()
+    builder = _Builder(settings.cache_dir / "collections", loaded, report)
+    found = {name: _open(name, path, loaded.bundle) for name, path in settings.collections.items()}
+    for name, folder in settings.images.items():
+        if name in found:
+            raise StartupError(f"{name!r} is the name of a collection and of an images folder")
+        found[name] = builder.of_folder(name, folder)
+    if not found and settings.bundle == DEMO:
+        found[DEMO] = builder.of_demo()
+    for name, collection in found.items():
+        log.info("collection %s: %s images", name, f"{collection.size:,}")
+    return found
+
+
+def _open(name: str, path: Path, bundle: Bundle) -> Collection:
+    collection = Collection.open(path)
+    made_for, dim = collection.provenance, bundle.config.shared_dim
+    if made_for.bundle_hash != bundle.hash or collection.dim != dim:
+        raise StartupError(
+            f"collection {name} ({path}) was made for bundle {made_for.bundle} "
+            f"({made_for.bundle_hash[:12]}, {collection.dim} numbers per image); this server runs "
+            f"{bundle.config.name} ({bundle.hash[:12]}, {dim}). Build it again with this bundle"
+        )
+    return collection
+
+
+class _Builder:
+    """Collections that the server makes itself, kept in the cache by bundle and source."""
+
+    def __init__(self, cache: Path, loaded: LoadedBundle, report: Report) -> None:
+        assert loaded.vision is not None
+        self._cache = cache
+        self._bundle = loaded.bundle
+        self._embedder = ImageEmbedder(loaded.vision, loaded.bundle.mappers)
+        self._report = report
+        self._provenance = Provenance(
+            bundle=loaded.bundle.config.name, bundle_hash=loaded.bundle.hash
+        )
+
+    def of_folder(self, name: str, folder: Path) -> Collection:
+        source = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+
+        def build(out: Path, progress: Progress) -> BuildReport:
+            return build_from_folder(
+                folder,
+                out,
+                self._embedder.embed,
+                dim=self._bundle.config.shared_dim,
+                provenance=self._provenance,
+                prepare=self._embedder.prepare,
+                progress=progress,
+                overwrite=True,
+            )
+
+        return self._kept(name, f"{name}-{source}", build)
+
+    def of_demo(self) -> Collection:
+        from fromage_weights.demo.collection import demo_items
+
+        def build(out: Path, progress: Progress) -> BuildReport:
+            return build_from_items(
+                demo_items(),
+                out,
+                self._embedder.embed,
+                dim=self._bundle.config.shared_dim,
+                provenance=self._provenance,
+                source="the demo's world",
+                prepare=self._embedder.prepare,
+                progress=progress,
+                overwrite=True,
+            )
+
+        return self._kept(DEMO, DEMO, build)
+
+    def _kept(self, name: str, directory: str, build: Build) -> Collection:
+        """Opened where it was built before with this bundle, else built."""
+        out = self._cache / f"{directory}-{self._bundle.hash[:12]}"
+        try:
+            return _open(name, out, self._bundle)
+        except CollectionNotFound:
+            log.info("building the collection %s in %s", name, out)
+        except CollectionDamaged as error:
+            log.warning("%s Building it again", error)
+        with _progress(name, self._report) as progress:
+            built = build(out, progress)
+        if built.unreadable:
+            log.warning("%s images could not be read: see %s", f"{built.unreadable:,}", built.log)
+        return _open(name, out, self._bundle)
+
+
+@contextmanager
+def _progress(name: str, report: Report) -> Iterator[Progress]:
+    """To the log and /readyz, and as a bar where somebody is looking."""
+    from tqdm import tqdm
+
+    watched = sys.stderr.isatty()
+    with tqdm(desc=f"building {name}", unit=" images", disable=not watched) as bar:
+
+        def progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+            report(f"building the collection {name}: {done:,} of {total or '?':,} images")
+
+        yield progress

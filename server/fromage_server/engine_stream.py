@@ -1,0 +1,102 @@
+"""The engine's events, from its thread to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from fromage_server.engine.errors import (
+    EngineError,
+    EngineStopped,
+    InvalidRequest,
+    PromptTooLong,
+    QueueFull,
+)
+from fromage_server.engine.events import ErrorEvent, Event, FinishEvent, ScoreEvent
+from fromage_server.errors import ApiError
+
+if TYPE_CHECKING:
+    from fromage_server.engine.engine import Engine
+    from fromage_server.engine.request import GenerationRequest, ScoringRequest
+
+RETRY_AFTER_S = 2
+
+
+class EngineStream:
+    """One request's way through the engine. Built on the event loop; ``submit`` may be called from
+    any thread, before the events are read."""
+
+    def __init__(self, engine: Engine, request_id: str) -> None:
+        self._engine = engine
+        self.id = request_id
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._submitted = False
+        self._ended = False
+
+    def submit(self, request: GenerationRequest | ScoringRequest) -> None:
+        """Raises ApiError for what the engine refuses."""
+        try:
+            self._engine.submit(request, self._arrive)
+        except EngineError as error:
+            raise refusal(error) from error
+        self._submitted = True
+
+    def cancel(self) -> None:
+        """Frees the sequence; does nothing where it has ended."""
+        if self._submitted and not self._ended:
+            self._engine.cancel(self.id)
+            self._ended = True
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Up to and including FinishEvent. Raises ApiError where the engine failed."""
+        while not self._ended:
+            event = await self._events.get()
+            if isinstance(event, FinishEvent | ErrorEvent):
+                self._ended = True
+            if isinstance(event, ErrorEvent):
+                raise self._failure(event)
+            yield event
+
+    async def score(self) -> ScoreEvent:
+        """The result of a ScoringRequest; the request is cancelled when its reader is."""
+        try:
+            found = [event async for event in self.events() if isinstance(event, ScoreEvent)]
+        finally:
+            self.cancel()
+        return found[0]
+
+    def _arrive(self, event: Event) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    def _failure(self, event: ErrorEvent) -> ApiError:
+        if not self._engine.alive:
+            return ApiError("engine_dead", f"the engine has stopped: {event.message}")
+        return ApiError("generation_failed", f"generation failed: {event.message}")
+
+
+def refusal(error: EngineError) -> ApiError:
+    """What the caller hears when the engine doesn't take a request."""
+    match error:
+        case QueueFull():
+            return queue_full(str(error))
+        case PromptTooLong(prompt_tokens=prompt, max_context=context):
+            room = context - prompt
+            hint = (
+                f"max_tokens may be at most {room}"
+                if room > 0
+                else f"the prompt may have at most {context - 1} tokens"
+            )
+            return ApiError("context_length_exceeded", f"{error}; {hint}")
+        case EngineStopped():
+            return ApiError("engine_dead", f"the engine has stopped: {error}")
+        case InvalidRequest(field=field):
+            return ApiError("invalid_value", str(error), param=field)
+    return ApiError("internal_error", str(error))
+
+
+def queue_full(message: str) -> ApiError:
+    return ApiError("queue_full", message, retry_after=RETRY_AFTER_S)

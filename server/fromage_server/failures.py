@@ -1,0 +1,128 @@
+"""Every failure of a request in one envelope, whoever noticed it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from fromage_server.errors import ApiError
+from fromage_server.streaming import ClientLeft
+
+log = logging.getLogger(__name__)
+_SHOWN: Final = 80
+# Discriminators and unions put their tag into the path, which is no field of the request.
+_TAGS: Final = frozenset({"text", "image_url", "image"})
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientLeft, _on_client_left)
+    app.add_exception_handler(Exception, _on_unexpected)
+
+
+def respond(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.envelope(), error.kind.status, headers=error.headers)
+
+
+async def _on_api_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return respond(error)
+
+
+async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return respond(from_validation(error.errors(), error.body))
+
+
+async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    response = respond(_from_status(error.status_code, request, str(error.detail)))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_client_left(_: Request, error: Exception) -> Response:
+    """Nobody reads it; 499 is what proxies log for it."""
+    return Response(status_code=499)
+
+
+async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return respond(ApiError("internal_error", "the server failed; its log says why"))
+
+
+def _from_status(status: int, request: Request, detail: str) -> ApiError:
+    if status == 404:
+        return ApiError("route_not_found", f"there is nothing at {request.url.path}; see /docs")
+    if status == 405:
+        return ApiError(
+            "method_not_allowed", f"{request.url.path} does not take {request.method}; see /docs"
+        )
+    if status == 400:
+        return ApiError(
+            "invalid_json", "the body cannot be parsed: it is not UTF-8, or nested too deeply"
+        )
+    return ApiError("bad_request" if status < 500 else "internal_error", detail)
+
+
+def from_validation(errors: Sequence[Mapping[str, Any]], body: object) -> ApiError:
+    """The first thing wrong, and how many more there are."""
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return _invalid_json(first, body)
+    param = _path(first["loc"])
+    code, message = _explain(first, param)
+    if len(errors) > 1:
+        message += f" (and {len(errors) - 1} more)"
+    return ApiError(code, message, param=param or None)
+
+
+def _invalid_json(error: Mapping[str, Any], body: object) -> ApiError:
+    position = int(error["loc"][-1])
+    text = body if isinstance(body, str) else ""
+    line = text.count("\n", 0, position) + 1
+    column = position - text.rfind("\n", 0, position)
+    return ApiError(
+        "invalid_json",
+        f"the body is not JSON: {error['ctx']['error']} at line {line}, column {column} "
+        f"(character {position})",
+    )
+
+
+def _path(location: Sequence[int | str]) -> str:
+    """``messages.0.content.1.text``, without the tags that a union adds."""
+    names = list(location[1:]) if location and location[0] in ("body", "query", "path") else []
+    kept = [
+        name
+        for i, name in enumerate(names)
+        if not (name in _TAGS and i > 0 and isinstance(names[i - 1], int))
+    ]
+    return ".".join(map(str, kept))
+
+
+def _explain(error: Mapping[str, Any], param: str) -> tuple[str, str]:
+    kind, message = error["type"], str(error["msg"]).removeprefix("Value error, ")
+    where = param or "the body"
+    if kind == "extra_forbidden":
+        return "unknown_field", f"{where} is not a field here; see /docs"
+    if kind == "missing":
+        return "missing_field", f"{where} is missing"
+    message = message[:1].lower() + message[1:]
+    return "invalid_value", f"{where}: {message}; it is {_show(error.get('input'))}"
+
+
+def _show(value: object) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        text = type(value).__name__
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -1,0 +1,98 @@
+"""From a [RET]'s query to the images that stand in its place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+from fromage_index.collection import Hit
+
+from fromage_server.errors import ApiError
+from fromage_server.gallery import Scope
+
+Query = np.ndarray[Any, np.dtype[np.float32]]
+# The reference tries this many more than are wanted, because some may not open.
+SPARE: Final = 3
+
+
+@dataclass(frozen=True)
+class Found:
+    shown: list[Hit]
+    alternatives: list[Hit]
+
+
+class Finder(Protocol):
+    """One reply's searches, in order: what was shown once doesn't come again. Reads files and
+    searches: call it in a worker thread, one call at a time."""
+
+    def find(self, query: Query) -> Found: ...
+
+
+class DistinctFinder:
+    """The best images that open and were neither shown nor excluded; the next best as
+    alternatives."""
+
+    def __init__(self, scope: Scope, images: int, exclude: Iterable[str]) -> None:
+        self._scope = scope
+        self._images = images
+        self._gone = set(exclude)
+
+    def find(self, query: Query) -> Found:
+        hits = self._scope.search(query, self._images + SPARE, self._gone)
+        opening = [hit for hit in hits if self._scope.collection.readable(hit.id)]
+        shown, alternatives = opening[: self._images], opening[self._images :]
+        self._gone.update(hit.id for hit in hits if hit not in alternatives)
+        return Found(shown, alternatives)
+
+
+class ReferenceFinder:
+    """The reference's loop: every image *tried* for an earlier [RET], readable or not, ranks
+    behind all others, once more for each time it was tried; images + 3 are tried."""
+
+    def __init__(self, scope: Scope, images: int) -> None:
+        self._scope = scope
+        self._images = images
+        self._tried: Counter[str] = Counter()
+
+    def find(self, query: Query) -> Found:
+        wanted = self._images + SPARE
+        if self._scope.collection.size < wanted:
+            raise ApiError(
+                "reference_error",
+                f"the reference needs a collection of at least {wanted} images for "
+                f"max_img_per_ret {self._images}; {self._scope.name!r} has "
+                f"{self._scope.collection.size}",
+                param="max_img_per_ret",
+            )
+        # Scaled scores span at most 200 and each try costs 1000: the number of tries decides.
+        ranked = self._scope.search(query, wanted + len(self._tried), set())
+        ranked.sort(key=lambda hit: self._tried[hit.id])
+        shown: list[Hit] = []
+        for hit in ranked[:wanted]:
+            self._tried[hit.id] += 1
+            if self._scope.collection.readable(hit.id):
+                shown.append(hit)
+            if len(shown) == self._images:
+                break
+        return Found(shown, [])
+
+
+class NothingToFind:
+    """A server without collections."""
+
+    def find(self, query: Query) -> Found:
+        return Found([], [])
+
+
+def best_readable(scope: Scope, query: Query, k: int, exclude: Iterable[str]) -> list[Hit]:
+    """The ``k`` best images that open."""
+    gone, wanted = set(exclude), k + SPARE
+    while True:
+        hits = scope.search(query, wanted, gone)
+        opening = [hit for hit in hits if scope.collection.readable(hit.id)]
+        if len(opening) >= k or len(hits) < wanted:
+            return opening[:k]
+        wanted *= 2

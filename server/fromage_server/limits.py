@@ -1,0 +1,99 @@
+"""What a request's body may be, decided before anything parses it."""
+
+from __future__ import annotations
+
+import email.message
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fromage_server.errors import ApiError
+
+UPLOADS_PATH = "/v1/uploads"
+
+
+class BodyLimits:
+    """ASGI middleware: reads a POST's body within the limit, and refuses content types that the
+    route doesn't take, naming the header."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        try:
+            headers = Headers(scope=scope)
+            check_content_type(scope["path"], headers.get("content-type"))
+            self._check_length(headers.get("content-length"))
+            body = await self._read(receive)
+        except ApiError as error:
+            response = JSONResponse(error.envelope(), error.kind.status, headers=error.headers)
+            await response(scope, receive, send)
+            return
+        if body is not None:
+            await self._app(scope, _replay(body, receive), send)
+
+    def _check_length(self, header: str | None) -> None:
+        if header is not None and header.isdigit() and int(header) > self._max_bytes:
+            raise self._too_large(f"{int(header):,} bytes")
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        """The whole body; None where the client left before it was sent."""
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > self._max_bytes:
+                raise self._too_large("more")
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    def _too_large(self, found: str) -> ApiError:
+        return ApiError(
+            "body_too_large",
+            f"the body has {found}; at most {self._max_bytes:,} bytes are accepted",
+        )
+
+
+def check_content_type(path: str, header: str | None) -> None:
+    """Raises ApiError where the Content-Type is not what the path takes."""
+    kind = _media_type(header)
+    if path.rstrip("/") == UPLOADS_PATH:
+        if kind.startswith("image/") or kind == "multipart/form-data":
+            return
+        wanted = "multipart/form-data, or image/png, image/jpeg and the like"
+    else:
+        if kind == "application/json":
+            return
+        wanted = "application/json"
+    raise ApiError(
+        "unsupported_media_type",
+        f"the Content-Type header is {header!r}; {path} takes {wanted}",
+        param="content-type",
+    )
+
+
+def _media_type(header: str | None) -> str:
+    if not header:
+        return ""
+    message = email.message.Message()
+    message["content-type"] = header
+    return message.get_content_type()
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A receive that gives the body first, and then what the client really does."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replayed

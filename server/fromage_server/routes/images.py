@@ -1,0 +1,54 @@
+"""GET /v1/images/{collection}/{id}."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from fromage_server.gallery import IMAGES_PATH
+from fromage_server.state import State
+
+router = APIRouter(tags=["images"])
+_PATH: Final = IMAGES_PATH + "/{collection}/{id:path}"
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The image.", "content": {"image/jpeg": {}, "image/png": {}}},
+    304: {"description": "The client's copy (If-None-Match) is still good."},
+}
+_HEADERS: Final = {
+    "Cache-Control": "public, max-age=3600",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+}
+Size = Annotated[
+    int | None,
+    Query(
+        ge=1,
+        le=4096,
+        description="A JPEG of this many pixels on its longer side, rounded up to 128, 256, 512 or "
+        "1024. Default: the image as it was indexed.",
+    ),
+]
+
+
+@router.head(_PATH, include_in_schema=False)
+@router.get(_PATH, response_class=Response, responses=_RESPONSES)
+async def image(
+    collection: str, id: str, state: State, request: Request, size: Size = None
+) -> Response:
+    """An image of a collection."""
+    found = await state.workers.files(
+        state.service.gallery.image_bytes, collection, id, size=size, param=None
+    )
+    etag = f'"{hashlib.sha256(found.data).hexdigest()[:32]}"'
+    headers = {**_HEADERS, "ETag": etag}
+    if etag in _known_tags(request):
+        return Response(status_code=304, headers=headers)
+    return Response(found.data, media_type=found.content_type, headers=headers)
+
+
+def _known_tags(request: Request) -> set[str]:
+    header = request.headers.get("if-none-match", "")
+    return {tag.strip().removeprefix("W/") for tag in header.split(",")}

@@ -1,0 +1,48 @@
+"""Everything that is loaded once: the model, its engine and the collections."""
+
+from __future__ import annotations
+
+import logging
+
+from fromage_weights.loading import load_grounded_model
+
+from fromage_server.collections import open_collections
+from fromage_server.compose import Composer
+from fromage_server.engine import Engine, EngineConfig
+from fromage_server.features import FeatureEncoder
+from fromage_server.gallery import Gallery
+from fromage_server.media import MediaReader
+from fromage_server.service import Service
+from fromage_server.settings import Settings
+from fromage_server.startup import Loaded, Report
+from fromage_server.uploads import UploadStore
+from fromage_server.workers import Workers
+
+log = logging.getLogger(__name__)
+
+
+def load(settings: Settings, uploads: UploadStore, workers: Workers, report: Report) -> Loaded:
+    """Raises the typed errors of the three packages."""
+    report(f"loading the model {settings.bundle}")
+    loaded = load_grounded_model(settings.bundle, device=settings.device, dtype=settings.dtype)
+    model, config = loaded.model, loaded.bundle.config
+    log.info("%s on %s in %s", config.name, model.device, str(model.dtype).removeprefix("torch."))
+    gallery = Gallery(open_collections(settings, loaded, report))
+    engine = Engine(
+        model, EngineConfig(settings.max_batch, settings.max_queue, settings.max_context)
+    )
+    assert loaded.vision is not None
+    media = MediaReader(uploads, gallery)
+    encoder = FeatureEncoder(loaded.vision, config.prompt_image)
+    service = Service(
+        model_name=config.name,
+        engine=engine,
+        max_queue=settings.max_queue,
+        tokenizer=model.tokenizer,
+        stop=config.stop,
+        composer=Composer(config, model.tokenizer, engine.max_context, media, encoder),
+        gallery=gallery,
+        workers=workers,
+    )
+    engine.start()
+    return Loaded(service, engine.stop)

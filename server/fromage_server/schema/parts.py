@@ -1,0 +1,69 @@
+"""The parts of a message or prompt: text and images, in the order they were written."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from fromage_server.schema.base import RequestModel
+
+
+class TextPart(RequestModel):
+    type: Literal["text"] = "text"
+    text: str
+
+
+class ImageUrl(RequestModel):
+    url: str = Field(
+        min_length=1,
+        description="A data URI with base64, such as `data:image/png;base64,iVBORw0…`. "
+        "http(s) addresses are refused: the server fetches nothing.",
+    )
+
+
+class ImageUrlPart(RequestModel):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class ImageRef(RequestModel):
+    """An upload, or an image of a collection. What a reply says beside `collection` and `id` is
+    known, so that a reply can be sent back unchanged, and not used."""
+
+    upload: str | None = Field(None, description="An id that POST /v1/uploads gave.")
+    collection: str | None = None
+    id: str | None = Field(None, description="The image's id in that collection.")
+    key: Any = None
+    url: Any = None
+    score: Any = None
+    width: Any = None
+    height: Any = None
+    metadata: Any = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ImageRef:
+        stored = self.collection is not None and self.id is not None
+        if stored == (self.upload is not None) or (
+            not stored and (self.collection is not None or self.id is not None)
+        ):
+            raise ValueError('say either {"upload"} or {"collection", "id"}')
+        return self
+
+
+class ImagePart(RequestModel):
+    type: Literal["image"]
+    image: ImageRef
+    ret_index: int | None = Field(None, description="As it stood in the reply.")
+    alternatives: Any = None
+    query_embedding: Any = None
+
+
+Part = Annotated[TextPart | ImageUrlPart | ImagePart, Field(discriminator="type")]
+
+
+def _as_parts(value: object) -> object:
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+Parts = Annotated[list[Part], BeforeValidator(_as_parts, json_schema_input_type=str | list[Part])]

@@ -1,0 +1,195 @@
+"""The bodies of the POST requests."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from fromage_server.schema.base import RequestModel
+from fromage_server.schema.options import DEFAULT_MAX_TOKENS, GenerationOptions, RetrievalOptions
+from fromage_server.schema.parts import Part, Parts, TextPart
+
+MAX_TOKENS_LIMIT = 131_072
+_PICTURE = "data:image/png;base64,iVBORw0KGgo…"
+_MAX_TOKENS_TEXT = (
+    f"Most tokens to generate. Default: {DEFAULT_MAX_TOKENS}, less where the context is full. "
+    "The model's context is a further limit."
+)
+
+
+class Message(RequestModel):
+    role: Literal["system", "user", "assistant"]
+    content: Parts = Field(
+        description="Text, or parts in order. A user's images are read; an assistant's images "
+        "stand for the [RET] that brought them."
+    )
+
+    @model_validator(mode="after")
+    def _has_content(self) -> Message:
+        if self.role != "assistant" and not any(
+            not isinstance(part, TextPart) or part.text for part in self.content
+        ):
+            raise ValueError(f"a {self.role} message needs some text or an image")
+        if self.role == "system" and not all(isinstance(part, TextPart) for part in self.content):
+            raise ValueError("a system message holds text only")
+        return self
+
+
+class ChatRequest(GenerationOptions):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"messages": [{"role": "user", "content": "show me an elephant"}], "stream": False},
+                {
+                    "messages": [
+                        {
+                            "role": "user",
+                            "content": [
+                                {"type": "image_url", "image_url": {"url": _PICTURE}},
+                                {"type": "text", "text": "what is this?"},
+                            ],
+                        }
+                    ],
+                    "max_tokens": 64,
+                    "truncation": "oldest_turns",
+                },
+            ]
+        }
+    )
+
+    messages: list[Message] = Field(
+        min_length=1, max_length=4096, description="The history; the last message is the user's."
+    )
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS_LIMIT, description=_MAX_TOKENS_TEXT)
+    exclude_shown: bool = Field(
+        True, description="Don't show a picture that the history has already shown."
+    )
+    truncation: Literal["error", "oldest_turns"] = Field(
+        "error",
+        description="When the history is longer than the context: refuse, or leave out the oldest "
+        "turns (usage.dropped_turns says how many).",
+    )
+
+    @field_validator("messages")
+    @classmethod
+    def _user_is_last(cls, messages: list[Message]) -> list[Message]:
+        if messages[-1].role != "user":
+            raise ValueError(
+                f"the last message must be the user's; its role is {messages[-1].role!r}"
+            )
+        return messages
+
+
+class GenerateRequest(GenerationOptions):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "prompt": [{"type": "text", "text": "Q: show me a red car\nA:"}],
+                    "max_tokens": 32,
+                    "return_token_ids": True,
+                    "logprobs": 2,
+                },
+                {
+                    "prompt": [{"type": "text", "text": "three dogs on blue [RET]"}],
+                    "max_tokens": 0,
+                    "max_img_per_ret": 3,
+                    "return_query_embedding": True,
+                },
+            ]
+        }
+    )
+
+    prompt: Parts = Field(
+        min_length=1, max_length=4096, description="Text and images in order; no chat template."
+    )
+    max_tokens: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOKENS_LIMIT,
+        description=_MAX_TOKENS_TEXT + " 0 reads the [RET]s of the prompt itself.",
+    )
+    exclude_shown: bool = Field(
+        False, description="Don't show a picture that the prompt refers to by collection and id."
+    )
+    return_token_ids: bool = Field(False, description="Add `token_ids`: all generated ids.")
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=20,
+        description="Add `logprobs`, of the distribution sampled from, with this many likeliest "
+        "tokens each. Default: none.",
+    )
+    return_query_embedding: bool = Field(
+        False, description="Add the [RET]'s unit-norm query beside each image."
+    )
+    reference_compat: bool = Field(
+        False, description="Behave exactly as the reference code's generation function."
+    )
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _switch(cls, value: object) -> object:
+        if isinstance(value, bool):
+            return 1 if value else None
+        return value
+
+
+class RetrieveRequest(RetrievalOptions):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt": [{"type": "text", "text": "two green frogs [RET]"}], "k": 5},
+                {
+                    "prompt": "a guitar",
+                    "k": 3,
+                    "filter": {"background": {"in": ["white", "yellow"]}},
+                    "return_query_embedding": True,
+                },
+            ]
+        }
+    )
+
+    prompt: Parts = Field(
+        min_length=1,
+        max_length=4096,
+        description="The context; [RET] is appended where it doesn't end in one.",
+    )
+    k: int = Field(10, ge=1, le=1000, description="How many images, best first.")
+    exclude: list[str] = Field(
+        default_factory=list, max_length=10_000, description="Ids that must not come back."
+    )
+    return_query_embedding: bool = Field(False, description="Add the unit-norm query.")
+
+
+class ScoreRequest(RequestModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "prompt": [{"type": "text", "text": "Q: is the sky blue?\nA:"}],
+                    "candidates": [" yes", " no"],
+                },
+                {"prompt": "a dog on blue"},
+            ]
+        }
+    )
+
+    prompt: Parts = Field(min_length=1, max_length=4096, description="The context.")
+    candidates: list[str] | None = Field(
+        None,
+        min_length=1,
+        max_length=1024,
+        description="Continuations to score. Default: the prompt itself is scored.",
+    )
+    reference_compat: bool = Field(
+        False,
+        description="Score candidates as the reference's evaluation script: logits at a position "
+        "against the token at the same position, the begin token included.",
+    )
+
+
+def parts_of(messages: list[Message]) -> list[Part]:
+    """Every part of a history, in order."""
+    return [part for message in messages for part in message.content]

@@ -1,0 +1,112 @@
+"""Replies to clients that may leave before the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from fromage_server.errors import ApiError
+from fromage_server.reply import Reply, event_data
+from fromage_server.sse import KEEP_ALIVE, SseEncoder
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class ClientLeft(Exception):
+    """Nobody waits for the answer any more."""
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which is cancelled when the client leaves; then raises ClientLeft."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnect(request.receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientLeft
+        return task.result()
+    finally:
+        await _cancel(gone)
+        await _cancel(task)
+
+
+class EventStreamResponse(Response):
+    """A reply as server-sent events. The reply is cancelled when the client leaves; an error after
+    the first byte is an `error` event, since the status has gone out."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, reply: Reply, keepalive_s: float) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._reply = reply
+        self._keepalive_s = keepalive_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pump = asyncio.ensure_future(self._pump(send))
+        gone = asyncio.ensure_future(_disconnect(receive))
+        try:
+            await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if pump.done():
+                pump.result()
+        finally:
+            self._reply.cancel()
+            await _cancel(gone)
+            await _cancel(pump)
+
+    async def _pump(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        async with aclosing(self._frames()) as frames:
+            async for frame in _with_keepalive(frames, self._keepalive_s):
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _frames(self) -> AsyncGenerator[bytes]:
+        encoder = SseEncoder()
+        try:
+            async for event in self._reply.events():
+                yield encoder.frame(*event_data(event))
+        except ApiError as error:
+            yield encoder.frame("error", error.envelope())
+        except Exception:
+            log.exception("a stream failed")
+            error = ApiError("internal_error", "the server failed; its log says why")
+            yield encoder.frame("error", error.envelope())
+
+
+async def _with_keepalive(frames: AsyncGenerator[bytes], seconds: float) -> AsyncGenerator[bytes]:
+    """The frames, and a comment whenever none came for so long: proxies cut silent streams."""
+    while True:
+        following = asyncio.ensure_future(anext(frames, None))
+        try:
+            while not (await asyncio.wait({following}, timeout=seconds))[0]:
+                yield KEEP_ALIVE
+        finally:
+            await _cancel(following)
+        frame = following.result()
+        if frame is None:
+            return
+        yield frame
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(task: asyncio.Future[Any]) -> None:
+    """Ends a task and takes its result, so that nothing is left unread."""
+    task.cancel()
+    with suppress(asyncio.CancelledError, Exception):
+        await task
