@@ -1,0 +1,166 @@
+"""The fast search against a naive loop over all rows."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from fromage_index.collection import Collection, Hit
+from fromage_index.errors import BadFilter, BadQuery, DimensionMismatch
+from fromage_index.filter import Filter
+from numpy.typing import NDArray
+
+from tests.index.conftest import MakeCollection
+from tests.index.pictures import unit_rows
+
+DIM = 16
+KINDS = ["cat", "dog", "fish"]
+
+
+def naive(
+    vectors: NDArray[np.float32], query: NDArray[np.float32], k: int, rows: list[int]
+) -> list[tuple[int, float]]:
+    scores = [(-float(np.float32(np.dot(vectors[r].astype(float), query))), r) for r in rows]
+    return [(row, -score) for score, row in sorted(scores)[:k]]
+
+
+def assert_same(hits: list[Hit], want: list[tuple[int, float]]) -> None:
+    assert [hit.row for hit in hits] == [row for row, _ in want]
+    np.testing.assert_allclose([hit.score for hit in hits], [s for _, s in want], atol=1e-6)
+
+
+@pytest.fixture
+def vectors() -> NDArray[np.float32]:
+    return unit_rows(200, DIM)
+
+
+@pytest.fixture
+def collection(vectors: NDArray[np.float32], make_collection: MakeCollection) -> Collection:
+    metadata = [{"kind": KINDS[row % 3], "n": row} for row in range(len(vectors))]
+    return make_collection(vectors, metadata, segment_rows=64)
+
+
+@pytest.mark.parametrize("k", [1, 5, 199, 200, 1000])
+@pytest.mark.parametrize("queries", [1, 33])
+def test_equals_the_naive_loop(
+    collection: Collection, vectors: NDArray[np.float32], k: int, queries: int
+) -> None:
+    wanted = unit_rows(queries, DIM, seed=1)
+    for query, hits in zip(wanted, collection.search(wanted, k), strict=True):
+        assert_same(hits, naive(vectors, query, k, list(range(200))))
+        assert [hit.id for hit in hits] == [
+            collection.search(query[None], k)[0][i].id for i in range(len(hits))
+        ]
+
+
+def test_exclusion(collection: Collection, vectors: NDArray[np.float32]) -> None:
+    (query,) = unit_rows(1, DIM, seed=2)
+    best = collection.search(query[None], 50)[0]
+    for count in (1, 20, 50):
+        gone = {hit.id for hit in best[:count]}
+        hits = collection.search(query[None], 5, exclude=gone | {"unknown"})[0]
+        rows = [row for row in range(200) if row not in {hit.row for hit in best[:count]}]
+        assert_same(hits, naive(vectors, query, 5, rows))
+    everything = {hit.id for hit in collection.search(query[None], 200)[0]}
+    assert collection.search(query[None], 5, exclude=everything) == [[]]
+
+
+@pytest.mark.parametrize(
+    ("spec", "keep"),
+    [
+        ({"kind": "dog"}, lambda row: row % 3 == 1),
+        ({"kind": {"in": ["cat", "fish"]}, "n": {"lt": 50}}, lambda row: row % 3 != 1 and row < 50),
+        ({"n": {"gte": 7, "lte": 7}}, lambda row: row == 7),
+        ({"kind": "bird"}, lambda row: False),
+    ],
+)
+def test_filters(
+    collection: Collection, vectors: NDArray[np.float32], spec: dict[str, Any], keep: Any
+) -> None:
+    (query,) = unit_rows(1, DIM, seed=3)
+    rows = [row for row in range(200) if keep(row)]
+    hits = collection.search(query[None], 4, filter=Filter.parse(spec))[0]
+    assert_same(hits, naive(vectors, query, 4, rows))
+    if hits:
+        others = collection.search(query[None], 4, filter=Filter.parse(spec), exclude=[hits[0].id])[
+            0
+        ]
+        assert_same(others, naive(vectors, query, 4, [r for r in rows if r != hits[0].row]))
+
+
+def test_a_filter_on_a_field_that_no_image_has(collection: Collection) -> None:
+    with pytest.raises(BadFilter, match="its fields are: kind, n") as caught:
+        collection.search(unit_rows(1, DIM), 1, filter=Filter.parse({"colour": "red"}))
+    assert caught.value.field == "colour"
+
+
+def test_min_score_is_a_cosine(collection: Collection, vectors: NDArray[np.float32]) -> None:
+    query = vectors[17]
+    ranked = collection.search(query[None], 200)[0]
+    assert ranked[0].row == 17
+    assert ranked[0].score == pytest.approx(1.0)
+    floor = ranked[9].score
+    assert collection.search(query[None], 200, min_score=floor)[0] == ranked[:10]
+    assert len(collection.search(query[None], 200, min_score=-1.0)[0]) == 200
+    dogs = collection.search(
+        query[None], 200, min_score=floor, filter=Filter.parse({"kind": "dog"})
+    )
+    assert dogs == [[hit for hit in ranked[:10] if hit.row % 3 == 1]]
+
+
+@pytest.mark.parametrize("queries", [1, 40])
+def test_ties_keep_the_collections_order(make_collection: MakeCollection, queries: int) -> None:
+    """200 rows are the same vector, more than are fetched from FAISS."""
+    vectors = unit_rows(300, DIM)
+    vectors[50:250] = vectors[50]
+    collection = make_collection(vectors, [{"all": 1}] * 300, segment_rows=33)
+    wanted = np.concatenate([vectors[50:51], unit_rows(queries - 1, DIM, seed=4)])
+    for filter in (None, Filter.parse({"all": 1})):
+        hits = collection.search(wanted, 10, filter=filter)[0]
+        assert [hit.row for hit in hits] == list(range(50, 60))
+        later = collection.search(wanted, 10, exclude=[hits[0].id, hits[3].id], filter=filter)[0]
+        assert [hit.row for hit in later] == [51, 52, *range(54, 62)]
+
+
+def test_more_than_faiss_returns_at_once(make_collection: MakeCollection) -> None:
+    vectors = unit_rows(3000, 4)
+    collection = make_collection(vectors, segment_rows=3000)
+    (query,) = unit_rows(1, 4, seed=5)
+    ranked = collection.search(query[None], 2500)[0]
+    assert_same(ranked, naive(vectors, query, 2500, list(range(3000))))
+    gone = [hit.id for hit in ranked[:2100]]
+    assert collection.search(query[None], 400, exclude=gone)[0] == ranked[2100:]
+
+
+def test_searches_from_many_threads(collection: Collection, vectors: NDArray[np.float32]) -> None:
+    wanted = unit_rows(60, DIM, seed=6)
+    alone = [collection.search(query[None], 5)[0] for query in wanted]
+    some = Filter.parse({"n": {"lt": 100}})
+    filtered = [collection.search(query[None], 5, filter=some)[0] for query in wanted]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda query: collection.search(query[None], 5)[0], wanted))
+        also = list(pool.map(lambda q: collection.search(q[None], 5, filter=some)[0], wanted))
+    assert together == alone
+    assert also == filtered
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"k": 0}, BadQuery, "k: 0"),
+        ({"min_score": 1.5}, BadQuery, "min_score: 1.5"),
+        ({"min_score": float("nan")}, BadQuery, "min_score"),
+        ({"queries": np.zeros((1, DIM), np.float32)}, BadQuery, "unit length"),
+        ({"queries": np.full((1, DIM), np.nan, np.float32)}, BadQuery, "NaN"),
+        ({"queries": unit_rows(1, DIM + 1)}, DimensionMismatch, r"\(1, 17\)"),
+        ({"queries": unit_rows(1, DIM)[0]}, DimensionMismatch, r"\(16,\)"),
+    ],
+)
+def test_bad_queries(
+    collection: Collection, change: dict[str, Any], error: type[Exception], match: str
+) -> None:
+    arguments: dict[str, Any] = {"queries": unit_rows(1, DIM), "k": 3} | change
+    with pytest.raises(error, match=match):
+        collection.search(**arguments)
