@@ -90,9 +90,14 @@ def _weight_file(path: Path) -> Path:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Names below ``vision_model.``; a full CLIP's text tower is left out."""
+    """Names below ``vision_model.``; a full CLIP's text tower is left out.
+
+    transformers 5 saves a lone vision model without that prefix.
+    """
     tensors = read_tensors(_weight_file(path))
     prefix = "vision_model."
+    if not any(name.startswith(prefix) for name in tensors):
+        prefix = ""
     return {
         name.removeprefix(prefix): value.float()
         for name, value in tensors.items()
@@ -113,7 +118,7 @@ def _to_open_clip(source: dict[str, Tensor], layers: int, path: Path) -> dict[st
                 for name, renamed in _PER_LAYER.items():
                     tensors[f"{new}.{renamed}.{kind}"] = source[f"{old}.{name}.{kind}"]
     except KeyError as error:
-        missing = f"tensor vision_model.{error.args[0]} is missing"
+        missing = f"tensor {error.args[0]} is missing"
         raise DamagedFile(_weight_file(path), missing) from error
     return tensors
 

@@ -65,6 +65,8 @@ class VisionEncoder:
         """(B, 3, S, S) -> (B, dim) float32 on the CPU."""
         output = self.tower(pixels.to(self.device, torch.float32))
         features: Tensor = output[0] if isinstance(output, tuple) else output
+        if features.ndim == 3 and features.shape[1] == 1:  # an attention pool with one query
+            features = features[:, 0]
         if features.ndim != 2:
             raise UnsupportedModel(
                 f"{type(self.tower).__name__} gives features of shape {tuple(features.shape[1:])} "
