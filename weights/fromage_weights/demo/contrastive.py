@@ -1,5 +1,7 @@
 """The tower's contrastive loss: pictures against captions of their whole and of their parts."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,6 +9,9 @@ from torch import Tensor, nn
 from fromage_weights.demo import tower_text
 from fromage_weights.demo.classes import CLASS_INDEX
 from fromage_weights.demo.world import BACKGROUNDS, Scene
+
+SPREAD_SCALE = 10.0
+SPREAD_WEIGHT = 0.2
 
 
 def match_matrix(columns: list[list[int]], width: int) -> Tensor:
@@ -56,6 +61,17 @@ def contrastive_loss(logits: Tensor, match: Tensor) -> Tensor:
     return loss / 2
 
 
+def spread_loss(text: Tensor) -> Tensor:
+    """How alike the captions (T, E; unit norm) of one part are: 0 at right angles.
+
+    Untrained, "a dog" and "a cat" point the same way and neither side has anything to learn
+    from; pushed apart (the uniformity of Wang & Isola, 2020), they also end nearly orthogonal.
+    """
+    alike = SPREAD_SCALE * text @ text.T
+    alike = alike.masked_fill(torch.eye(len(text), dtype=torch.bool), -torch.inf)
+    return (alike.logsumexp(dim=1) - math.log(len(text) - 1)).mean()
+
+
 def scenes_loss(model: nn.Module, pixels: Tensor, scenes: list[Scene], *, coin: int) -> Tensor:
     """The step's loss; `coin` (0 to 3) picks plural names and captions without background."""
     views = [*part_views(scenes, plural=coin % 2 == 1), full_view(scenes, background=coin < 3)]
@@ -65,6 +81,10 @@ def scenes_loss(model: nn.Module, pixels: Tensor, scenes: list[Scene], *, coin: 
         text = model.encode_text(tower_text.tokenize(captions))  # type: ignore[operator]
     image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
     logits = model.logit_scale.exp() * image @ text.T  # type: ignore[operator]
-    parts = logits.split([len(texts) for _, texts, _ in views], dim=1)
-    losses = [w * contrastive_loss(p, m) for p, (w, _, m) in zip(parts, views, strict=True)]
-    return torch.stack(losses).sum()
+    sizes = [len(texts) for _, texts, _ in views]
+    losses = [
+        weight * contrastive_loss(scores, match)
+        for scores, (weight, _, match) in zip(logits.split(sizes, dim=1), views, strict=True)
+    ]
+    spread = [SPREAD_WEIGHT * spread_loss(part) for part in text.split(sizes)[:-1]]
+    return torch.stack([*losses, *spread]).sum()

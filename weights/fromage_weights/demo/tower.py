@@ -31,14 +31,14 @@ CHECKPOINT_NAME = "checkpoint.pt"
 class TowerRecipe:
     """What a training run depends on. `images` is how many pictures it sees in all."""
 
-    images: int = 500_000
+    images: int = 430_000
     seed: int = 0
-    batch_size: int = 128
+    batch_size: int = 192
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
-    warmup_steps: int = 150
+    warmup_steps: int = 100
     variants: int = 10
-    checkpoint_every: int = 200
+    checkpoint_every: int = 100
 
     @property
     def steps(self) -> int:
@@ -129,10 +129,10 @@ def train_tower(
     started = time.monotonic()
     while run.step < run.recipe.steps:
         losses.append(run.train_step(bank))
-        if run.step % 50 == 0:
+        if run.step % 25 == 0:
             rate = len(losses) * run.recipe.batch_size / (time.monotonic() - started)
             log(
-                f"tower: step {run.step}/{run.recipe.steps}  loss {np.mean(losses[-50:]):.3f}  "
+                f"tower: step {run.step}/{run.recipe.steps}  loss {np.mean(losses[-25:]):.3f}  "
                 f"{rate:.0f} images/s"
             )
         if run.step % run.recipe.checkpoint_every == 0:

@@ -51,15 +51,6 @@ def to_pixels(images: NDArray[np.uint8]) -> Tensor:
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
-def pooled_features(model: nn.Module, pixels: Tensor) -> Tensor:
-    """(B, 1024) float32: what the mappers see, the pooled feature before `visual.proj`."""
-    visual: Any = model.visual
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        hidden = visual.transformer(visual._embeds(pixels))
-        pooled, _ = visual._pool(hidden)
-    return pooled.reshape(len(pixels), -1).float()
-
-
 def save_tower(model: nn.Module, directory: Path) -> None:
     """Write `directory` in open_clip's local-dir form, weights in bfloat16."""
     from safetensors.torch import save_file
