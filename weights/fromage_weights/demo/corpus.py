@@ -1,0 +1,126 @@
+"""Whole documents for training: conversations and plain captions, endless and seeded.
+
+Held-out combinations and evaluation phrasings never occur here.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fromage_weights.demo import dialogue, sight
+from fromage_weights.demo.dialogue import Turn
+from fromage_weights.demo.grammar import Wish, describe, random_wish, slot, tags, wish_of
+from fromage_weights.demo.splits import is_held_out
+from fromage_weights.demo.world import Scene, random_scene
+
+USER = "Q: {content}\nA:"
+ASSISTANT = " {content}\n"
+RET = "[RET]"
+_TAGGED = 0.65
+
+SceneSource = Callable[[np.random.Generator], Scene]
+
+
+def training_scene(rng: np.random.Generator, *, pairs: float = 0.3) -> Scene:
+    while True:
+        scene = random_scene(rng, pairs=pairs)
+        if not is_held_out(scene):
+            return scene
+
+
+def _allowed(make: Callable[[], Turn]) -> Turn:
+    """The first turn whose picture training may use."""
+    while True:
+        turn = make()
+        if turn.wish is None or not turn.wish.held_out:
+            return turn
+
+
+def _refinements(wish: Wish, rng: np.random.Generator, turns: int) -> list[Turn]:
+    made: list[Turn] = []
+    for _ in range(turns):
+        if rng.random() < 0.12:
+            made.append(dialogue.chatter(rng, "train"))
+            continue
+        turn = _allowed(lambda wish=wish: dialogue.refine(wish, rng, "train"))  # type: ignore[misc]
+        made.append(turn)
+        assert turn.wish is not None
+        wish = turn.wish
+    return made
+
+
+def asking(rng: np.random.Generator) -> list[Turn]:
+    """A request and, half the time, changes to it."""
+    wish = random_wish(rng)
+    turns = [dialogue.request(wish, rng, "train")]
+    if rng.random() < 0.5:
+        turns += _refinements(wish, rng, 1 + int(rng.random() * 3))
+    return turns
+
+
+def looking(rng: np.random.Generator, scenes: SceneSource = training_scene) -> list[Turn]:
+    """An upload, questions about it, sometimes changes to it that end in pictures."""
+    scene = scenes(rng)
+    draw = rng.random()
+    if draw < 0.3:
+        edit = _allowed(lambda: dialogue.refine(wish_of(scene), rng, "train"))
+        turns = [dialogue.with_upload(edit, scene, rng)]
+    else:
+        turns = [dialogue.with_upload(sight.look(scene, rng, "train"), scene, rng)]
+        turns += [sight.look(scene, rng, "train") for _ in range(int(rng.random() * 3))]
+        if rng.random() < 0.25:
+            turns += _refinements(wish_of(scene), rng, 1)
+    return turns
+
+
+def turns(rng: np.random.Generator, parts: int, scenes: SceneSource = training_scene) -> list[Turn]:
+    """A conversation of `parts` unrelated parts; uploads show scenes from `scenes`."""
+    made: list[Turn] = []
+    for _ in range(parts):
+        draw = rng.random()
+        if draw < 0.36:
+            made += asking(rng)
+        elif draw < 0.68:
+            made += looking(rng, scenes)
+        elif draw < 0.82:
+            made.append(dialogue.chatter(rng, "train"))
+        elif draw < 0.95:
+            made.append(dialogue.unknown_request(rng, "train"))
+        elif draw < 0.97:
+            made.append(dialogue.odd_background_request(rng, "train"))
+        else:
+            made.append(dialogue.group_request(rng))
+    return made
+
+
+def conversation(made: list[Turn], rng: np.random.Generator) -> str:
+    """As the chat template writes it. After a closer the picture's words follow, shuffled, two
+    times in three: what stands at the closer has to sum up the scene."""
+    text = ""
+    for turn in made:
+        tail = tags(turn.wish, rng) if turn.wish and rng.random() < _TAGGED else ""
+        text += USER.format(content=turn.question) + ASSISTANT.format(content=turn.answer + tail)
+    return text
+
+
+def caption(rng: np.random.Generator) -> str:
+    """A plain caption, alone, summed up by its words, or behind the slot it describes."""
+    draw = rng.random()
+    if draw < 0.2:
+        scene = training_scene(rng)
+        return f"{slot(scene)} {describe(wish_of(scene), rng)}"
+    wish = random_wish(rng, pairs=0.4, say_all=0.5)
+    text = describe(wish, rng)
+    text += "." if rng.random() < 0.2 else ""
+    return text + (tags(wish, rng) if rng.random() < 0.8 else "")
+
+
+def document(rng: np.random.Generator, *, long: bool = False) -> str:
+    """One training text. `long` ones are chats of up to 16 parts, for far positions."""
+    if rng.random() < 0.12:
+        return caption(rng)
+    if long:
+        parts = 1 + int(rng.random() ** 2 * 16)
+    else:
+        parts = 1 if rng.random() < 0.6 else 2 + int(rng.random() * 3)
+    return conversation(turns(rng, parts), rng)

@@ -1,0 +1,59 @@
+"""Greedy decoding of many prompts at once, as the server would do it one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@torch.inference_mode()
+def greedy(
+    lm: PreTrainedModel, prompts: Sequence[Tensor], *, stop: Collection[int], max_tokens: int
+) -> list[list[int]]:
+    """Ids generated for each prompt embedding (T, D), its stop token included if it came.
+
+    Prompts are padded on the left; positions count from each prompt's own start.
+    """
+    embeds, mask = pad_left(prompts)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    alive = torch.ones(len(prompts), dtype=torch.bool)
+    replies: list[list[int]] = [[] for _ in prompts]
+    cache, table = None, lm.get_input_embeddings()
+    stops = torch.tensor(sorted(stop))
+    for _ in range(max_tokens):
+        output = lm(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = output.past_key_values
+        chosen = output.logits[:, -1].argmax(-1)
+        for i in alive.nonzero().flatten().tolist():
+            replies[i].append(int(chosen[i]))
+        alive &= ~torch.isin(chosen, stops)
+        if not alive.any():
+            break
+        embeds = table(chosen)[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        positions = positions[:, -1:] + 1
+    return replies
+
+
+def pad_left(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(B, T, D) embeddings and their (B, T) mask."""
+    longest = max(len(prompt) for prompt in prompts)
+    embeds = prompts[0].new_zeros(len(prompts), longest, prompts[0].shape[-1])
+    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+    for i, prompt in enumerate(prompts):
+        embeds[i, longest - len(prompt) :] = prompt
+        mask[i, longest - len(prompt) :] = 1
+    return embeds, mask

@@ -1,0 +1,222 @@
+"""Single turns of the demo's chat: what is typed, what is answered, which picture belongs to it."""
+
+import json
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+
+from fromage_weights.demo import phrases
+from fromage_weights.demo.classes import CLASSES
+from fromage_weights.demo.grammar import (
+    COLOURS,
+    COUNT_WORDS,
+    NAMES,
+    Wish,
+    describe,
+    ground,
+    is_are,
+    pick,
+    plural,
+    slot,
+    state,
+    with_article,
+)
+from fromage_weights.demo.phrases import Half
+from fromage_weights.demo.world import Scene
+
+GROUP_WORDS = {
+    "animal": "animal",
+    "bird": "bird",
+    "insect": "insect",
+    "plant": "plant",
+    "fruit": "fruit",
+    "vegetable": "vegetable",
+    "vehicle": "vehicle",
+    "toy": "toy",
+    "music": "instrument",
+    "tool": "tool",
+}
+_ONSETS = (*"bcdfghjklmnprstvwz", "br", "cr", "dr", "fl", "gl", "gr", "pl", "pr", "sk", "st", "tr")
+_VOWELS = ("a", "e", "i", "o", "u", "oo", "ee", "ai", "ou")
+_CODAS = ("", "", "b", "d", "g", "k", "l", "m", "n", "p", "r", "s", "t", "x", "ng", "nk", "rt")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its answer. `wish` is what the answer's picture has to show, None for an
+    answer without one; `upload` the scene behind the slot in `question`."""
+
+    question: str
+    answer: str
+    wish: Wish | None = None
+    upload: Scene | None = None
+
+
+@cache
+def small_talk() -> dict[str, dict[str, list[str]]]:
+    """Intent -> training prompts, evaluation prompts, answers."""
+    text = files(__package__).joinpath("small_talk.json").read_text("utf-8")
+    intents: dict[str, dict[str, list[str]]] = json.loads(text)
+    return intents
+
+
+@cache
+def unknown_words(half: Half) -> tuple[str, ...]:
+    """Real things outside the collection."""
+    text = files(__package__).joinpath("unknown_words.json").read_text("utf-8")
+    return tuple(json.loads(text)[half])
+
+
+def pseudo_word(rng: np.random.Generator) -> str:
+    syllables = 2 + int(rng.random() < 0.3)
+    parts = (pick(rng, _ONSETS) + pick(rng, _VOWELS) + pick(rng, _CODAS) for _ in range(syllables))
+    return "".join(parts)
+
+
+def typed(text: str, rng: np.random.Generator, *, endings: bool = True) -> str:
+    """As people type: sometimes a capital, a greeting before it, a please or a mark after it."""
+    if endings and rng.random() < 0.4:
+        text = pick(rng, phrases.OPENINGS) + text
+    if endings and text[-1].isalnum():
+        text += pick(rng, phrases.ENDINGS)
+    if rng.random() < 0.4:
+        text = text[0].upper() + text[1:]
+    return text.upper() if rng.random() < 0.005 else text
+
+
+def shown(wish: Wish, rng: np.random.Generator) -> str:
+    """An answer that names what is shown and ends in a closer; [RET] follows it."""
+    text = pick(rng, phrases.SHOWN).format(v=is_are(wish), x=state(wish, rng))
+    return text + pick(rng, phrases.CLOSERS)
+
+
+def request(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
+    """Asks for `wish`, in a wording of `half`."""
+    if wish.count == 1 and not wish.is_pair and rng.random() < 0.07:
+        text = wish.objects[0] + ground(wish.background, rng)
+    else:
+        text = describe(wish, rng, digits=True)
+    form = pick(rng, phrases.REQUESTS[half])
+    return Turn(typed(form.format(x=text), rng), shown(wish, rng), wish)
+
+
+def group_request(rng: np.random.Generator) -> Turn:
+    """Asks for a kind ("an animal") or for anything at all."""
+    if rng.random() < 0.3:
+        name = pick(rng, NAMES)
+        asked = pick(
+            rng, ("surprise me", "show me something", "show me anything", "show me a thing")
+        )
+    else:
+        group = pick(rng, tuple(GROUP_WORDS))
+        name = pick(rng, tuple(thing.name for thing in CLASSES if thing.group == group))
+        form = pick(rng, phrases.REQUESTS["train"])
+        asked = form.format(x=with_article(GROUP_WORDS[group]))
+    wish = Wish((name,))
+    return Turn(typed(asked, rng), shown(wish, rng), wish)
+
+
+def unknown_request(rng: np.random.Generator, half: Half) -> Turn:
+    """Asks for something the collection doesn't have; the answer says so."""
+    word = pseudo_word(rng) if rng.random() < 0.4 else pick(rng, unknown_words(half))
+    draw = rng.random()
+    if draw < 0.6:
+        thing = with_article(word)
+    elif draw < 0.7:
+        thing = word
+    elif draw < 0.9:
+        thing = pick(rng, ("some", "two", "three", "two", "three", "2", "3")) + f" {word}s"
+    else:
+        both = [with_article(word), with_article(pick(rng, NAMES))]
+        thing = " and ".join(both if rng.random() < 0.5 else both[::-1])
+    colour = pick(rng, COLOURS) if rng.random() < 0.25 else None
+    asked = pick(rng, phrases.REQUESTS[half]).format(x=thing + ground(colour, rng))
+    return Turn(typed(asked, rng), pick(rng, phrases.REFUSALS))
+
+
+def odd_background_request(rng: np.random.Generator, half: Half) -> Turn:
+    """A known thing on a background that no scene has."""
+    wish = Wish((pick(rng, NAMES),), pick_count(rng))
+    colour = pick(rng, phrases.ODD_COLOURS[half])
+    asked = describe(wish, rng) + ground(colour, rng)
+    form = pick(rng, phrases.REQUESTS[half])
+    return Turn(typed(form.format(x=asked), rng), pick(rng, phrases.NO_COLOUR))
+
+
+def chatter(rng: np.random.Generator, half: Half) -> Turn:
+    intents = small_talk()
+    # Ten times as many ways to ask for knowledge as for a joke: by size, and a little evened out.
+    names = tuple(intents)
+    sizes = np.array([len(intents[name][half]) for name in names]) ** 0.5
+    intent = intents[names[int(rng.choice(len(names), p=sizes / sizes.sum()))]]
+    asked = pick(rng, tuple(intent[half]))
+    text = typed(asked, rng, endings=False)
+    if text[-1].isalnum() and rng.random() < 0.3:
+        text += pick(rng, ("!", ".", "?", " please"))
+    return Turn(text, pick(rng, tuple(intent["answers"])))
+
+
+def pick_count(rng: np.random.Generator) -> int:
+    return 1 + int(rng.random() * 3)
+
+
+def recount(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
+    count = int(rng.choice([n for n in (1, 2, 3) if n != wish.count]))
+    word = str(count) if rng.random() < 0.15 else COUNT_WORDS[count - 1]
+    asked = pick(rng, phrases.RECOUNT[half]).format(n=word)
+    return _edited(replace(wish, count=count), asked, rng)
+
+
+def reground(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
+    colour = pick(rng, tuple(c for c in COLOURS if c != wish.background))
+    asked = pick(rng, phrases.REGROUND[half]).format(c=colour)
+    return _edited(replace(wish, background=colour), asked, rng)
+
+
+def exchange(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
+    """The same with another thing; a pair becomes that one thing."""
+    name = pick(rng, tuple(n for n in NAMES if n not in wish.objects))
+    some = wish.count if not wish.is_pair else 1
+    thing = with_article(name) if some == 1 else plural(name)
+    asked = pick(rng, phrases.REPLACE[half]).format(o=thing)
+    return _edited(replace(wish, objects=(name,), count=some), asked, rng)
+
+
+def addition(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
+    """A second, different thing beside the first."""
+    name = pick(rng, tuple(n for n in NAMES if n not in wish.objects))
+    asked = pick(rng, phrases.ADD[half]).format(o=with_article(name))
+    return _edited(Wish((wish.objects[0], name), 1, wish.background), asked, rng)
+
+
+def repeat(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
+    return _edited(wish, pick(rng, phrases.AGAIN[half]), rng)
+
+
+def _edited(wish: Wish, asked: str, rng: np.random.Generator) -> Turn:
+    return Turn(typed(asked, rng), shown(wish, rng), wish)
+
+
+def refine(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
+    """One of the changes that make sense for `wish`."""
+    draw = rng.random()
+    if draw < 0.38:
+        return reground(wish, rng, half)
+    if draw < 0.72 and not wish.is_pair:
+        return recount(wish, rng, half)
+    if draw < 0.82:
+        return exchange(wish, rng, half)
+    if draw < 0.90 and wish.count == 1 and not wish.is_pair:
+        return addition(wish, rng, half)
+    return repeat(wish, rng, half)
+
+
+def with_upload(turn: Turn, scene: Scene, rng: np.random.Generator) -> Turn:
+    """The same turn with an upload in it, mostly before the words. Spaces are where the bundle's
+    image frame, "({image}) ", has them."""
+    first = rng.random() < 0.9
+    framed = slot(scene) + " "
+    question = framed + turn.question if first else turn.question + framed
+    return replace(turn, question=question, upload=scene)

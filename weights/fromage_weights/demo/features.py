@@ -1,0 +1,92 @@
+"""Pooled vision features of many drawn scenes, made once and paired with text afterwards."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fromage_weights.demo.classes import CLASS_INDEX
+from fromage_weights.demo.grammar import COLOURS, Wish
+from fromage_weights.demo.sprites import SpriteBank
+from fromage_weights.demo.tower_model import IMAGE_SIZE, to_pixels
+from fromage_weights.demo.world import Scene
+
+if TYPE_CHECKING:
+    from fromage_weights.vision import VisionEncoder
+
+_BATCH = 256
+_VARIANTS = 10
+ANY = -1
+
+
+def codes(said: Sequence[Wish] | Sequence[Scene]) -> Tensor:
+    """(N, 4) integers: lower object, higher object (the same for singles), count, background;
+    ANY where a wish says nothing."""
+    rows = []
+    for one in said:
+        places = sorted(CLASS_INDEX[name] for name in one.objects)
+        count = ANY if one.count is None else one.count
+        ground = ANY if one.background is None else COLOURS.index(one.background)
+        rows.append((places[0], places[-1], count, ground))
+    return torch.tensor(rows, dtype=torch.long).reshape(-1, 4)
+
+
+def admitted(wishes: Tensor, scenes: Tensor) -> Tensor:
+    """(W, 4) and (S, 4) codes -> (W, S): the scene has all that the wish says."""
+    equal = wishes[:, None] == scenes[None]
+    return (equal | (wishes[:, None] == ANY)).all(-1)
+
+
+def unjudged(wishes: Tensor, scenes: Tensor) -> Tensor:
+    """(W, S): pictures that a wish for just "a dog" or "dogs" doesn't mean but that do show one.
+
+    They are neither right nor wrong.
+    """
+    bare = (wishes[:, 0] == wishes[:, 1]) & (wishes[:, 2] <= 1) & (wishes[:, 3] == ANY)
+    shows = (wishes[:, None, 0] == scenes[None, :, 0]) | (wishes[:, None, 0] == scenes[None, :, 1])
+    return bare[:, None] & shows & ~admitted(wishes, scenes)
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """`features` (N, Dv) float32 of pictures that show `scenes`."""
+
+    scenes: list[Scene]
+    features: Tensor
+
+    @cached_property
+    def codes(self) -> Tensor:
+        return codes(self.scenes)
+
+    @cached_property
+    def rows(self) -> dict[Scene, list[int]]:
+        """All pictures of each scene."""
+        found: dict[Scene, list[int]] = defaultdict(list)
+        for i, scene in enumerate(self.scenes):
+            found[scene].append(i)
+        return dict(found)
+
+    def any_scene(self, rng: np.random.Generator) -> Scene:
+        return self.scenes[int(rng.integers(len(self.scenes)))]
+
+    def row_of(self, scene: Scene, rng: np.random.Generator) -> int:
+        rows = self.rows[scene]
+        return rows[int(rng.integers(len(rows)))]
+
+
+def make_features(encoder: VisionEncoder, scenes: list[Scene], *, seed: int) -> FeatureBank:
+    """Draw each scene once and encode it."""
+    rng = np.random.default_rng([seed, 77])
+    bank = SpriteBank(IMAGE_SIZE, variants=_VARIANTS, rng=rng)
+    parts = []
+    for start in range(0, len(scenes), _BATCH):
+        pixels = to_pixels(bank.draw(scenes[start : start + _BATCH], rng))
+        parts.append(encoder.encode(pixels))
+    return FeatureBank(scenes, torch.cat(parts))

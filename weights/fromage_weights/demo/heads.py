@@ -1,0 +1,217 @@
+"""The two retrieval heads, trained on millions of text-picture combinations at hardly any cost.
+
+[RET]'s embedding and everything below is fixed by now, so hidden states and pooled features are
+computed once and combined freely: any text with any picture that has what the text says.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fromage_weights.demo.classes import CLASSES
+from fromage_weights.demo.features import ANY, FeatureBank, codes
+from fromage_weights.demo.grammar import COLOURS, Wish
+from fromage_weights.demo.mapping import Reader, contrast, whitening
+from fromage_weights.demo.samples import Collator, random_draft
+
+if TYPE_CHECKING:
+    from fromage_weights.grounded import GroundedModel
+
+Key = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class HeadsRecipe:
+    texts: int = 100_000
+    steps: int = 2500
+    batch: int = 512
+    candidates: int = 3072
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    ridge: float = 1e-2
+    max_scale: float = 60.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StateBank:
+    """Hidden states at [RET], (N, H), of texts whose picture has to show `wishes`."""
+
+    wishes: list[Wish]
+    states: Tensor
+
+
+@torch.inference_mode()
+def make_states(
+    model: GroundedModel, bank: FeatureBank, *, count: int, seed: int, batch: int = 96
+) -> StateBank:
+    """Read random training texts with the frozen LM and keep the states at their [RET]s."""
+    rng = np.random.default_rng([seed, 11])
+    reader, collate = Reader(model), Collator(model.tokenizer)
+    wishes: list[Wish] = []
+    parts: list[Tensor] = []
+    while len(wishes) < count:
+        drafts = [random_draft(rng, bank.any_scene) for _ in range(3 * batch)]
+        drafts = sorted((d for d in drafts if d.wishes), key=lambda d: len(d.text))
+        for start in range(0, len(drafts), batch // 2):
+            read = collate(drafts[start : start + batch // 2])
+            rows = [bank.row_of(scene, rng) for scene in read.uploads]
+            with torch.autocast("cpu", torch.bfloat16):
+                hidden = reader.hidden(read, bank.features[rows])
+            parts.append(hidden[read.rets[:, 0], read.rets[:, 1]].float())
+            wishes += read.wishes
+    return StateBank(wishes, torch.cat(parts))
+
+
+class Matches:
+    """For any wish's code, the pictures that have what it says."""
+
+    def __init__(self, scenes: Tensor) -> None:
+        found: dict[Key, list[int]] = defaultdict(list)
+        for i, (low, high, count, ground) in enumerate(scenes.tolist()):
+            for said in (count, ANY):
+                for colour in (ground, ANY):
+                    found[low, high, said, colour].append(i)
+        self._rows = {key: np.array(rows) for key, rows in found.items()}
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._rows
+
+    def one(self, key: Key, rng: np.random.Generator) -> int:
+        rows = self._rows[key]
+        return int(rows[int(rng.integers(len(rows)))])
+
+
+def targets(said: Tensor) -> Tensor:
+    """(N, 4) codes to (N, K): centred indicators of objects, count (a pair is a count of its own)
+    and background; zeros for what is not said."""
+    pair = said[:, 0] != said[:, 1]
+    things = functional.one_hot(said[:, 0], len(CLASSES)) + functional.one_hot(
+        said[:, 1], len(CLASSES)
+    )
+    count = torch.where(pair, 4, said[:, 2])
+    blocks = [things.float() / 2 - 1 / len(CLASSES)]
+    for value, size, first in ((count, 4, 1), (said[:, 3], len(COLOURS), 0)):
+        known = value != ANY
+        block = functional.one_hot((value - first).clamp(min=0), size).float() - 1 / size
+        blocks.append(block * known[:, None])
+    return torch.cat(blocks, dim=1)
+
+
+def ridge(inputs: Tensor, wanted: Tensor, strength: float) -> Tensor:
+    """(K, D): least squares from whitened inputs, `strength` relative to their unit variance."""
+    x = inputs.double()
+    gram = x.T @ x / len(x) + strength * torch.eye(x.shape[1], dtype=torch.float64)
+    solved: Tensor = torch.linalg.solve(gram, x.T @ wanted.double() / len(x)).T.float()
+    return solved
+
+
+class HeadTraining:
+    """Whitened inputs, linear maps, big batches; folded into the mappers' layers at the end."""
+
+    def __init__(
+        self, model: GroundedModel, bank: FeatureBank, states: StateBank, recipe: HeadsRecipe
+    ) -> None:
+        self.recipe, self._mappers = recipe, model.mappers
+        self._rng = np.random.default_rng([recipe.seed, 13])
+        self._scenes = bank.codes
+        self._matches = Matches(bank.codes)
+        asked = codes(states.wishes)
+        keys = [tuple(row) for row in asked.tolist()]
+        rows = torch.tensor([i for i, key in enumerate(keys) if key in self._matches])
+        self._asked, self._keys = asked[rows], [keys[i] for i in rows.tolist()]
+        self._text_white = whitening(states.states[rows])
+        self._image_white = whitening(bank.features)
+        self._states = _apply(self._text_white, states.states[rows])
+        self._features = _apply(self._image_white, bank.features)
+        shared = model.mappers.shared_dim
+        torch.manual_seed(recipe.seed)
+        self._text = _started(self._states, targets(self._asked), shared, recipe.ridge)
+        self._image = _started(self._features, targets(self._scenes), shared, recipe.ridge)
+        self._scale = nn.Parameter(torch.tensor(3.0))
+
+    def run(self) -> None:
+        recipe = self.recipe
+        layers = [*self._text.parameters(), *self._image.parameters()]
+        groups = [
+            {"params": layers, "weight_decay": recipe.weight_decay},
+            {"params": [self._scale], "weight_decay": 0.0, "lr": 1e-2},
+        ]
+        optimizer = torch.optim.AdamW(groups, recipe.learning_rate, betas=(0.9, 0.98))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
+        start, total = time.monotonic(), 0.0
+        for step in range(1, recipe.steps + 1):
+            loss = self._loss()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach())
+            if step % 100 == 0:
+                pace = (time.monotonic() - start) / step
+                scale = float(self._scale.detach().exp())
+                print(
+                    f"heads {step}/{recipe.steps} loss {total / 100:.4f} scale {scale:.1f} "
+                    f"{pace:.3f} s/step",
+                    flush=True,
+                )
+                total = 0.0
+        self._fold()
+
+    def _loss(self) -> Tensor:
+        texts = self._rng.integers(len(self._keys), size=self.recipe.batch)
+        own = [self._matches.one(self._keys[i], self._rng) for i in texts]
+        others = self._rng.integers(len(self._scenes), size=self.recipe.candidates)
+        rows = torch.from_numpy(np.concatenate([own, others]))
+        chosen = torch.from_numpy(texts)
+        with torch.autocast("cpu", torch.bfloat16):
+            queries = functional.normalize(self._text(self._states[chosen]).float(), dim=1)
+            images = functional.normalize(self._image(self._features[rows]).float(), dim=1)
+            scores = queries @ images.T
+        scale = self._scale.exp().clamp(max=self.recipe.max_scale)
+        return contrast(scale * scores.float(), self._asked[chosen], self._scenes[rows])
+
+    @torch.no_grad()
+    def _fold(self) -> None:
+        """The whitening becomes part of the layers."""
+        mappers = self._mappers
+        pairs = (
+            (mappers.text_hidden_fcs[0], self._text, self._text_white),
+            (mappers.visual_fc, self._image, self._image_white),
+        )
+        for layer, trained, (mean, spread) in pairs:
+            assert isinstance(layer, nn.Linear)
+            layer.weight.copy_(trained.weight @ spread)
+            layer.bias.copy_(trained.bias - layer.weight @ mean)
+        mappers.logit_scale.copy_(self._scale.clamp(max=float(np.log(self.recipe.max_scale))))
+
+
+def _apply(white: tuple[Tensor, Tensor], rows: Tensor) -> Tensor:
+    mean, spread = white
+    return (rows - mean) @ spread
+
+
+def _started(inputs: Tensor, wanted: Tensor, shared: int, strength: float) -> nn.Linear:
+    """A layer whose first outputs are the ridge fit and whose others start small."""
+    layer = nn.Linear(inputs.shape[1], shared)
+    fit = ridge(inputs, wanted, strength)
+    with torch.no_grad():
+        layer.bias.zero_()
+        layer.weight.normal_(std=0.1 * float(fit.std()))
+        layer.weight[: len(fit)] = fit
+    return layer
+
+
+def train_heads(model: GroundedModel, bank: FeatureBank, recipe: HeadsRecipe) -> None:
+    """Cache the states, train, and write the result into the model's mappers."""
+    states = make_states(model, bank, count=recipe.texts, seed=recipe.seed)
+    print(f"heads: {len(states.wishes)} texts, {len(bank.scenes)} pictures", flush=True)
+    HeadTraining(model, bank, states, recipe).run()

@@ -1,0 +1,230 @@
+"""The demo's language model: a small GPT-NeoX, trained here from nothing on generated text.
+
+It never sees an image or [RET]. What makes it able to read soft tokens later is noise: while it
+learns, the words in an upload's slot stand there as noisy mixtures of word embeddings, so that it
+decodes the nearest word from a vector that a linear map from an image can reach.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fromage_weights.demo.grammar import SLOT_LENGTH
+from fromage_weights.demo.stream import TextStream
+from fromage_weights.demo.vocabulary import slot_word_ids
+
+if TYPE_CHECKING:
+    from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class LanguageRecipe:
+    """Shape and schedule. Steps: `steps` of short blocks, then `long_steps` of long ones."""
+
+    hidden: int = 320
+    layers: int = 5
+    heads: int = 5
+    context: int = 1024
+    steps: int = 2000
+    batch: int = 16
+    length: int = 256
+    long_steps: int = 250
+    long_batch: int = 4
+    learning_rate: float = 2e-3
+    warmup: int = 150
+    decay: float = 0.3
+    noise: float = 0.33
+    seed: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.steps + self.long_steps
+
+    def rate(self, step: int) -> float:
+        """Warm up, stay, then fall linearly over the last `decay` of all steps."""
+        falling = (self.total - step) / (self.decay * self.total)
+        return self.learning_rate * min(1.0, (step + 1) / self.warmup, falling)
+
+
+def new_model(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast) -> GPTNeoXForCausalLM:
+    """Random weights. The slot words' input rows are orthonormal, so that a noisy mixture of them
+    can be told apart by its largest part; the head starts as a copy of the input embedding."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    torch.manual_seed(recipe.seed)
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        intermediate_size=4 * recipe.hidden,
+        max_position_embeddings=recipe.context,
+        rotary_pct=0.5,
+        use_parallel_residual=False,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    lm = GPTNeoXForCausalLM(config)
+    table, head = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
+    with torch.no_grad():
+        nn.init.normal_(table, std=recipe.hidden**-0.5)
+        ids = slot_word_ids(tokenizer)
+        basis, _ = torch.linalg.qr(torch.randn(recipe.hidden, len(ids)))
+        table[ids] = basis.T
+        head.copy_(table)
+    return lm
+
+
+class SlotNoise:
+    """Stands noisy mixtures in the place of slot words.
+
+    A word w becomes `scale * (E[w] + sum_c a_c E[c] + gaussian)`, c over all slot words, with
+    a_c ~ N(0, s^2) and s uniform up to `level` per slot: at 0.33 the cosine to E[w] is about 0.25.
+    Part of the noise is common to an image's four slots, as a linear map's errors are.
+    """
+
+    def __init__(self, words: Tensor, level: float, generator: torch.Generator) -> None:
+        self._words, self._level, self._generator = words, level, generator
+
+    def __call__(self, embeds: Tensor, slots: Tensor) -> Tensor:
+        """`embeds` (B, T, D) with the rows where `slots` (B, T) replaced."""
+        rows = embeds[slots]
+        count = len(rows)
+        if count == 0:
+            return embeds
+        noisy = embeds.clone()
+        noisy[slots] = self._disturb(rows, count).to(embeds.dtype)
+        return noisy
+
+    def _disturb(self, rows: Tensor, count: int) -> Tensor:
+        size = len(self._words)
+        images = -(-count // SLOT_LENGTH)
+        common = self._normal(images, size).repeat_interleave(SLOT_LENGTH, 0)[:count]
+        mixed = 0.75 * common + 0.66 * self._normal(count, size)
+        level = self._level * self._uniform(count, 1)
+        level = level * (self._uniform(count, 1) > 0.1)
+        scale = torch.exp(0.35 * self._normal(count, 1))
+        haze = 0.5 * level * self._normal(count, rows.shape[1])
+        return scale * (rows + level * mixed @ self._words + haze)
+
+    def _normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self._generator)
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=self._generator)
+
+
+class LanguageTraining:
+    """One run: streams, optimiser, checkpoints; resumes from `directory`/lm.pt if that exists."""
+
+    def __init__(
+        self, recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast, directory: Path
+    ) -> None:
+        self.recipe, self.tokenizer = recipe, tokenizer
+        self.lm = new_model(recipe, tokenizer)
+        self._path = directory / "lm.pt"
+        self._ids = torch.tensor(slot_word_ids(tokenizer))
+        table = self.lm.get_input_embeddings().weight
+        table.register_hook(lambda grad: grad.index_fill(0, self._ids, 0.0))
+        self._noise = SlotNoise(
+            table.detach()[self._ids].clone(), recipe.noise, torch.Generator().manual_seed(1)
+        )
+        self._chance = torch.Generator().manual_seed(2)
+        self._optimizer = self._make_optimizer()
+        self.step = 0
+        self._streams = [
+            TextStream(
+                tokenizer, seed=recipe.seed, batch=recipe.batch, length=recipe.length, long=False
+            ),
+            TextStream(
+                tokenizer,
+                seed=recipe.seed,
+                batch=recipe.long_batch,
+                length=recipe.context - 1,
+                long=True,
+            ),
+        ]
+        if self._path.exists():
+            self._load()
+
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        named = list(self.lm.named_parameters())
+        matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
+        others = [p for n, p in named if p.ndim != 2 or "embed" in n]
+        groups = [
+            {"params": matrices, "weight_decay": 0.05},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
+
+    def run(self, *, log_every: int = 50, save_every: int = 400) -> Iterator[tuple[int, float]]:
+        """Train to the end; yields (step, mean loss since the last) every `log_every` steps."""
+        self.lm.train()
+        losses: list[float] = []
+        while self.step < self.recipe.total:
+            losses.append(self._train_step())
+            self.step += 1
+            if self.step % save_every == 0 or self.step == self.recipe.total:
+                self._save()
+            if self.step % log_every == 0 or self.step == self.recipe.total:
+                yield self.step, sum(losses) / len(losses)
+                losses.clear()
+
+    def _train_step(self) -> float:
+        stream = self._streams[self.step >= self.recipe.steps]
+        ids, weights, slots = (torch.from_numpy(a) for a in stream.next())
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.recipe.rate(self.step)
+        # A weight is the chance of being learnt from: the head is costly, questions are noise.
+        kept = torch.rand(weights[:, 1:].shape, generator=self._chance) < weights[:, 1:]
+        with torch.autocast("cpu", torch.bfloat16):
+            embeds = self._noise(self.lm.get_input_embeddings()(ids[:, :-1]), slots[:, :-1])
+            hidden = self.lm.base_model(inputs_embeds=embeds, use_cache=False)[0]
+            logits = self.lm.get_output_embeddings()(hidden[kept])
+        loss = functional.cross_entropy(logits.float(), ids[:, 1:][kept])
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.lm.parameters(), 1.0)
+        self._optimizer.step()
+        return float(loss.detach())
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step,
+            "chunks": [stream.chunk for stream in self._streams],
+            "model": self.lm.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+        partial = self._path.with_suffix(".tmp")
+        torch.save(state, partial)
+        partial.replace(self._path)
+
+    def _load(self) -> None:
+        state = torch.load(self._path, weights_only=True)
+        self.step = state["step"]
+        for stream, chunk in zip(self._streams, state["chunks"], strict=True):
+            stream.seek(chunk)
+        self.lm.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def train_language_model(
+    recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast, directory: Path
+) -> GPTNeoXForCausalLM:
+    """Train (or go on) in `directory` and print the progress."""
+    directory.mkdir(parents=True, exist_ok=True)
+    training = LanguageTraining(recipe, tokenizer, directory)
+    start, first = time.monotonic(), training.step
+    for step, loss in training.run():
+        pace = (time.monotonic() - start) / (step - first)
+        print(f"lm {step}/{recipe.total} loss {loss:.4f} {pace:.3f} s/step", flush=True)
+    return training.lm.eval()

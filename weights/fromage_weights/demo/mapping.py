@@ -1,0 +1,262 @@
+"""Training the mappers, the only part that ever sees pictures and text together.
+
+The language model and the tower are frozen. The losses are the paper's (section 3): captioning and
+question answering through the frozen LM for `visual_embeddings`, next-token prediction of [RET],
+and InfoNCE between the hidden state at [RET] and pictures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fromage_weights.demo.features import FeatureBank, admitted, codes, unjudged
+from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, slot_words
+from fromage_weights.demo.samples import Batch, Collator, random_draft
+from fromage_weights.demo.vocabulary import token_id
+
+if TYPE_CHECKING:
+    from fromage_weights.grounded import GroundedModel
+    from fromage_weights.tokenizer import FromageTokenizer
+
+# Which words can stand in each of the four slots.
+SLOT_CHOICES = (NAMES, NAMES, (*COUNT_WORDS, PAIR_WORD), COLOURS)
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class MappingRecipe:
+    """`probe_steps` fit the soft tokens to names alone; `steps` go through the frozen LM."""
+
+    probe_steps: int = 1500
+    steps: int = 1600
+    batch: int = 48
+    candidates: int = 768
+    learning_rate: float = 1e-3
+    warmup: int = 50
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        falling = (self.steps - step) / (0.5 * self.steps)
+        return self.learning_rate * min(1.0, (step + 1) / self.warmup, falling)
+
+
+def slot_labels(bank: FeatureBank) -> Tensor:
+    """(N, 4): for each picture, which of `SLOT_CHOICES` belongs into each slot."""
+    tables = [{word: i for i, word in enumerate(words)} for words in SLOT_CHOICES]
+    rows = [
+        [table[word] for table, word in zip(tables, slot_words(scene), strict=True)]
+        for scene in bank.scenes
+    ]
+    return torch.tensor(rows)
+
+
+def fit_slots(
+    model: GroundedModel, bank: FeatureBank, *, steps: int, seed: int, batch: int = 2048
+) -> list[float]:
+    """Start `visual_embeddings` where each soft token is nearest to the right word's embedding.
+
+    A softmax over the words of each slot, scored by the inner product with their embeddings, on
+    whitened features; the whitening is folded into the layer. Returns each slot's accuracy on
+    the pictures it was fitted to.
+    """
+    table = model.lm.get_input_embeddings().weight.detach().float()
+    ids = [[token_id(model.tokenizer.hf, w) for w in words] for words in SLOT_CHOICES]
+    words = [table[i] - table[i].mean(0) for i in ids]
+    labels = slot_labels(bank)
+    mean, spread = whitening(bank.features)
+    white = (bank.features - mean) @ spread
+    torch.manual_seed(seed)
+    maps = [nn.Linear(white.shape[1], len(w)) for w in words]
+    optimizer = torch.optim.AdamW([p for m in maps for p in m.parameters()], 3e-3, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        rows = torch.randint(len(white), (batch,))
+        scores = [m(white[rows]) for m in maps]
+        pairs = zip(scores, labels[rows].T, strict=True)
+        loss = sum((functional.cross_entropy(s, y) for s, y in pairs), start=torch.zeros(()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    accuracy = []
+    weights, biases = [], []
+    with torch.no_grad():
+        for one, word, target in zip(maps, words, labels.T, strict=True):
+            scores = one(white)
+            accuracy.append(float((scores.argmax(1) == target).float().mean()))
+            # Centred over the words and scaled to about unit length for the right one.
+            weight = one.weight - one.weight.mean(0)
+            bias = one.bias - one.bias.mean()
+            right = scores - scores.mean(1, keepdim=True)
+            scale = 1 / right.gather(1, target[:, None]).mean()
+            weights.append(scale * word.T @ weight @ spread.T)
+            biases.append(scale * word.T @ bias)
+        layer = model.mappers.visual_embeddings
+        layer.weight.copy_(torch.cat(weights))
+        layer.bias.copy_(torch.cat(biases) - layer.weight @ mean)
+    return accuracy
+
+
+def whitening(features: Tensor, floor: float = 1e-3) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and symmetric S (D, D) such that (x - mean) @ S has about unit covariance."""
+    mean = features.mean(0)
+    centred = (features - mean).double()
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
+    scale = (values + floor * values.mean()).rsqrt()
+    return mean, (vectors * scale @ vectors.T).float()
+
+
+def start_ret(model: GroundedModel, tokenizer: FromageTokenizer) -> None:
+    """[RET] starts as a copy of "!", the end of every closer: what the LM knows there, it also
+    knows at [RET]."""
+    (mark,) = tokenizer.encode("!")
+    mappers = model.mappers
+    with torch.no_grad():
+        mappers.ret_embedding.copy_(model.lm.get_input_embeddings().weight[mark][None])
+        if mappers.ret_head is not None:
+            mappers.ret_head.zero_()
+
+
+class Reader:
+    """Runs batches through the frozen LM with the mappers' soft tokens and [RET] row in place."""
+
+    def __init__(self, model: GroundedModel) -> None:
+        self.model = model
+        self._table = model.lm.get_input_embeddings().weight.detach()
+        self._ret = model.ret_token_id
+
+    def hidden(self, batch: Batch, features: Tensor) -> Tensor:
+        """(B, T, H) states; `features` (U, Dv) of the batch's uploads."""
+        ids = batch.ids.clamp(min=0)
+        embeds = self._table[ids]
+        is_ret = (batch.ids == self._ret)[..., None]
+        embeds = torch.where(is_ret, self.model.mappers.ret_embedding[0], embeds)
+        if len(features):
+            soft = self.model.mappers.soft_tokens(features).flatten(0, 1)
+            where = batch.slots[:, 1:] + torch.arange(soft.shape[0] // len(features))
+            rows = batch.slots[:, :1].expand_as(where)
+            embeds = embeds.index_put((rows.flatten(), where.flatten()), soft)
+        return self.model.lm.base_model(
+            inputs_embeds=embeds, attention_mask=batch.mask, use_cache=False
+        )[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(N, H) -> (N, V), the [RET] column from the mappers."""
+        weight = self.model.lm.get_output_embeddings().weight.detach()
+        row = self.model.mappers.ret_head
+        assert row is not None
+        return torch.cat([hidden @ weight[: self._ret].T, hidden @ row.T.to(hidden.dtype)], dim=1)
+
+
+class MapperTraining:
+    """The joint stage: every mapper, every loss, through the frozen LM."""
+
+    def __init__(self, model: GroundedModel, bank: FeatureBank, recipe: MappingRecipe) -> None:
+        self.model, self.bank, self.recipe = model, bank, recipe
+        self.reader = Reader(model)
+        self._collate = Collator(model.tokenizer)
+        self._rng = np.random.default_rng([recipe.seed, 5])
+        self._groups = _parameter_groups(model)
+        self._optimizer = torch.optim.AdamW(self._groups, betas=(0.9, 0.95), weight_decay=0.0)
+
+    def run(self, log_every: int = 50) -> Iterator[tuple[int, dict[str, float]]]:
+        sums: dict[str, float] = {}
+        for step in range(self.recipe.steps):
+            for group in self._optimizer.param_groups:
+                group["lr"] = group["factor"] * self.recipe.rate(step)
+            for name, value in self._step().items():
+                sums[name] = sums.get(name, 0.0) + value / log_every
+            if (step + 1) % log_every == 0:
+                yield step + 1, sums
+                sums = {}
+
+    def _step(self) -> dict[str, float]:
+        drafts = [random_draft(self._rng, self.bank.any_scene) for _ in range(self.recipe.batch)]
+        batch = self._collate(drafts)
+        rows = [self.bank.row_of(scene, self._rng) for scene in batch.uploads]
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = self.reader.hidden(batch, self.bank.features[rows])
+            learnt = batch.weights[:, 1:] > 0
+            logits = self.reader.logits(hidden[:, :-1][learnt])
+        targets = batch.ids[:, 1:][learnt]
+        text = functional.cross_entropy(logits.float(), targets)
+        losses = {"text": text}
+        if len(batch.rets):
+            states = hidden[batch.rets[:, 0], batch.rets[:, 1]].float()
+            losses["match"] = 0.3 * self._contrast(states, batch)
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        nn.utils.clip_grad_norm_([p for g in self._groups for p in g["params"]], 1.0)
+        self._optimizer.step()
+        is_ret = targets == self.model.ret_token_id
+        chosen = logits.argmax(1) == self.model.ret_token_id
+        numbers = {name: float(loss.detach()) for name, loss in losses.items()}
+        numbers["ret"] = float((chosen & is_ret).sum() / is_ret.sum().clamp(min=1))
+        numbers["stray"] = float((chosen & ~is_ret).float().mean())
+        return numbers
+
+    def _contrast(self, states: Tensor, batch: Batch) -> Tensor:
+        drawn = self._rng.integers(len(self.bank.scenes), size=self.recipe.candidates)
+        asked = codes(batch.wishes)
+        extra = _one_match_each(asked, self.bank.codes, self._rng)
+        rows = torch.cat([torch.from_numpy(drawn), extra])
+        queries = self.model.mappers.query_embeddings(states[:, None])
+        images = self.model.mappers.image_embeddings(self.bank.features[rows])
+        scale = self.model.mappers.logit_scale.exp().clamp(max=100.0)
+        return contrast(scale * queries @ images.T, asked, self.bank.codes[rows])
+
+
+def contrast(scores: Tensor, wishes: Tensor, scenes: Tensor) -> Tensor:
+    """InfoNCE with as many positives as match: -log of the share of probability on pictures that
+    the wish admits, averaged over wishes that have one; unjudged pictures are left out."""
+    right = admitted(wishes, scenes)
+    scores = scores.masked_fill(unjudged(wishes, scenes), float("-inf"))
+    answered = right.any(1)
+    good = scores.masked_fill(~right, float("-inf"))[answered].logsumexp(1)
+    return (scores[answered].logsumexp(1) - good).mean()
+
+
+def _one_match_each(wishes: Tensor, scenes: Tensor, rng: np.random.Generator) -> Tensor:
+    found = []
+    for row in admitted(wishes, scenes):
+        matches = row.nonzero().flatten()
+        if len(matches):
+            found.append(int(matches[int(rng.integers(len(matches)))]))
+    return torch.tensor(found, dtype=torch.long)
+
+
+def _parameter_groups(model: GroundedModel) -> list[dict[str, object]]:
+    """The [RET] rows are single vectors and learn faster than the layers."""
+    mappers = model.mappers
+    mappers.requires_grad_(True)
+    single = [mappers.ret_embedding, mappers.logit_scale]
+    if mappers.ret_head is not None:
+        single.append(mappers.ret_head)
+    layers = [*mappers.visual_fc.parameters(), *mappers.text_hidden_fcs.parameters()]
+    return [
+        {"params": list(mappers.visual_embeddings.parameters()), "factor": 0.3},
+        {"params": layers, "factor": 1.0},
+        {"params": single, "factor": 5.0},
+    ]
+
+
+def train_mappers(model: GroundedModel, bank: FeatureBank, recipe: MappingRecipe) -> None:
+    """Both stages, printing the progress."""
+    accuracy = fit_slots(model, bank, steps=recipe.probe_steps, seed=recipe.seed)
+    print("slots, nearest word right:", " ".join(f"{a:.3f}" for a in accuracy), flush=True)
+    start_ret(model, model.tokenizer)
+    start = time.monotonic()
+    for step, numbers in MapperTraining(model, bank, recipe).run():
+        line = " ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        pace = (time.monotonic() - start) / step
+        print(f"mappers {step}/{recipe.steps} {line} {pace:.3f} s/step", flush=True)
+    model.mappers.requires_grad_(False)
+    model.write_ret_row()

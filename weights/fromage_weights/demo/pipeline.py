@@ -1,0 +1,205 @@
+"""Everything that makes the demo bundle, stage by stage; each stage leaves a file and is skipped
+when it is there, so a run that broke off goes on where it was.
+
+    language   OUT/lm        the LM, from text alone; then frozen
+    tower      OUT/vision    the vision tower, contrastively; then frozen
+    features   OUT/features.safetensors   drawn training scenes through the tower
+    mappers    OUT/mappers-joint.safetensors   all mappers through the frozen pair
+    heads      OUT/mappers.safetensors   the two retrieval heads once more
+    bundle     OUT/bundle    what ships
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fromage_weights.demo.heads import HeadsRecipe, train_heads
+from fromage_weights.demo.language_model import LanguageRecipe, train_language_model
+from fromage_weights.demo.mapping import MappingRecipe, train_mappers
+from fromage_weights.demo.world import Scene
+from fromage_weights.errors import UnsupportedModel
+
+if TYPE_CHECKING:
+    from fromage_weights.demo.features import FeatureBank
+    from fromage_weights.demo.tower import TowerRecipe
+    from fromage_weights.grounded import GroundedModel
+
+STAGES = ("language", "tower", "features", "mappers", "heads", "bundle")
+SOFT_TOKENS = 4
+SHARED_DIM = 256
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the whole run depends on; the defaults are what shipped."""
+
+    language: LanguageRecipe = field(default_factory=LanguageRecipe)
+    mappers: MappingRecipe = field(default_factory=MappingRecipe)
+    heads: HeadsRecipe = field(default_factory=HeadsRecipe)
+    tower: TowerRecipe | None = None
+    pictures: int = 80_000
+    pairs: float = 0.45
+    seed: int = 0
+
+
+class Pipeline:
+    """The stages over one directory."""
+
+    def __init__(self, out: Path, recipe: Recipe | None = None) -> None:
+        self.out, self.recipe = out, recipe or Recipe()
+        self.lm, self.vision = out / "lm", out / "vision"
+        self._features = out / "features.safetensors"
+        self._joint = out / "mappers-joint.safetensors"
+        self._final = out / "mappers.safetensors"
+        self.bundle = out / "bundle"
+
+    def run(self, stages: tuple[str, ...] = STAGES) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        steps: dict[str, tuple[Path, Callable[[], None]]] = {
+            "language": (self.lm / "config.json", self._language),
+            "tower": (self.vision / "open_clip_config.json", self._tower),
+            "features": (self._features, self._draw),
+            "mappers": (self._joint, self._map),
+            "heads": (self._final, self._head),
+            "bundle": (self.bundle / "bundle.json", self._assemble),
+        }
+        for stage in stages:
+            result, make = steps[stage]
+            if result.exists():
+                print(f"{stage}: {result} is there", flush=True)
+            else:
+                print(f"{stage}: makes {result}", flush=True)
+                make()
+
+    def _language(self) -> None:
+        from fromage_weights.demo.vocabulary import train_tokenizer
+
+        tokenizer = train_tokenizer(self.recipe.seed)
+        lm = train_language_model(self.recipe.language, tokenizer, self.out / "lm-training")
+        export_language_model(lm, tokenizer, self.lm)
+
+    def _tower(self) -> None:
+        from fromage_weights.demo.tower import train_tower
+
+        training = self.out / "tower-training"
+        train_tower(training, recipe=self.recipe.tower)
+        self.vision.mkdir(parents=True, exist_ok=True)
+        for name in ("open_clip_model.safetensors", "open_clip_config.json"):
+            shutil.copyfile(training / name, self.vision / name)
+
+    def _draw(self) -> None:
+        from safetensors.torch import save_file
+
+        from fromage_weights.demo.features import make_features
+        from fromage_weights.vision import VisionEncoder
+
+        scenes = training_scenes(self.recipe.pictures, self.recipe.pairs, self.recipe.seed)
+        encoder = VisionEncoder.load(str(self.vision))
+        bank = make_features(encoder, scenes, seed=self.recipe.seed)
+        told = json.dumps([asdict(scene) for scene in scenes])
+        save_file({"features": bank.features}, self._features, metadata={"scenes": told})
+
+    def _map(self) -> None:
+        bank = self.feature_bank()
+        model = self._new_model(bank.features.shape[1])
+        train_mappers(model, bank, self.recipe.mappers)
+        model.mappers.save(self._joint)
+
+    def _head(self) -> None:
+        bank = self.feature_bank()
+        model = self._new_model(bank.features.shape[1])
+        model.mappers.load(self._joint)
+        model.write_ret_row()
+        train_heads(model, bank, self.recipe.heads)
+        model.mappers.save(self._final)
+
+    def _assemble(self) -> None:
+        assemble(self.lm, self.vision, self._final, self.bundle)
+
+    def feature_bank(self) -> FeatureBank:
+        from safetensors import safe_open
+
+        from fromage_weights.demo.features import FeatureBank
+
+        with safe_open(self._features, framework="pt") as file:
+            told = json.loads(file.metadata()["scenes"])
+            features = file.get_tensor("features")
+        scenes = [Scene(tuple(s["objects"]), s["count"], s["background"]) for s in told]
+        return FeatureBank(scenes, features)
+
+    def _new_model(self, vision_dim: int) -> GroundedModel:
+        return new_model(self.lm, vision_dim, self.recipe.seed)
+
+
+def new_model(lm_directory: Path, vision_dim: int, seed: int) -> GroundedModel:
+    """The frozen LM with untrained mappers."""
+    import torch
+
+    from fromage_weights.grounded import GroundedModel
+    from fromage_weights.language import load_language_model
+    from fromage_weights.mappers import Mappers
+    from fromage_weights.tokenizer import load_tokenizer
+
+    lm = load_language_model(str(lm_directory), torch.float32)
+    torch.manual_seed(seed)
+    width = int(lm.config.hidden_size)
+    mappers = Mappers(vision_dim, width, width, SOFT_TOKENS, SHARED_DIM, tied=False)
+    return GroundedModel(lm, mappers, load_tokenizer(str(lm_directory)))
+
+
+def training_scenes(count: int, pairs: float, seed: int) -> list[Scene]:
+    """Scenes that training may see, drawn at random."""
+    from fromage_weights.demo.corpus import training_scene
+
+    rng = np.random.default_rng([seed, 3])
+    return [training_scene(rng, pairs=pairs) for _ in range(count)]
+
+
+def export_language_model(lm: object, tokenizer: object, directory: Path) -> None:
+    """Write the LM in bfloat16 with its tokenizer."""
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    if not isinstance(lm, PreTrainedModel) or not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UnsupportedModel("expected a transformers model and its tokenizer")
+    torch.nn.Module.to(lm, torch.bfloat16)
+    lm.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def assemble(lm: Path, vision: Path, mappers: Path, out: Path) -> None:
+    """Put the parts together as a bundle at `out`."""
+    import torch
+
+    from fromage_weights.bundle import ChatTemplate, FrozenModel, save_bundle
+    from fromage_weights.demo.corpus import ASSISTANT, USER
+    from fromage_weights.fingerprint import fingerprint
+    from fromage_weights.language import load_language_model
+    from fromage_weights.mappers import Mappers, read_tensors
+    from fromage_weights.vision import VisionEncoder
+
+    for source, name in ((lm, "lm"), (vision, "vision")):
+        if source.resolve() != (out / name).resolve():
+            shutil.copytree(source, out / name, dirs_exist_ok=True)
+    model = load_language_model(str(lm), torch.float32)
+    encoder = VisionEncoder.load(str(vision))
+    width = int(model.config.hidden_size)
+    trained = Mappers(encoder.dim, width, width, SOFT_TOKENS, SHARED_DIM, tied=False)
+    trained.load_state_dict({k: v.float() for k, v in read_tensors(mappers).items()})
+    save_bundle(
+        out,
+        trained,
+        name="demo",
+        lm=FrozenModel(id="./lm", hash=fingerprint(model)),
+        vision=FrozenModel(id="./vision", hash=encoder.fingerprint),
+        chat_template=ChatTemplate(user=USER, assistant=ASSISTANT, image="({image}) "),
+        stop=("\n",),
+        prompt_image="squash",
+    )

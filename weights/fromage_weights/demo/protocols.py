@@ -1,0 +1,157 @@
+"""What the demo is measured on: queries of held-out combinations in unseen wordings.
+
+A protocol draws its queries from one split ("test" for reporting, "validation" for choosing) and
+the evaluation half of the phrases; training sees neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fromage_weights.demo import dialogue, sight
+from fromage_weights.demo.dialogue import Turn, typed
+from fromage_weights.demo.grammar import NAMES, Wish, describe, pick, wish_of, with_article
+from fromage_weights.demo.phrases import REQUESTS
+from fromage_weights.demo.splits import Split, split_of
+from fromage_weights.demo.world import Scene, pair_scenes, single_scenes
+
+HALF = "eval"
+
+
+@dataclass(frozen=True)
+class Query:
+    """One conversation: what the user says turn by turn, and what has to come of the last turn."""
+
+    turns: tuple[Turn, ...]
+    upload: Scene | None = None
+
+    @property
+    def wish(self) -> Wish | None:
+        return self.turns[-1].wish
+
+
+class Queries:
+    """All queries of one split, seeded."""
+
+    def __init__(self, split: Split, *, seed: int = 0) -> None:
+        self._rng = np.random.default_rng([seed, 21])
+        self._singles = [s for s in single_scenes() if split_of(s) == split]
+        self._pairs = [s for s in pair_scenes() if split_of(s) == split]
+
+    def pool(self, size: int) -> list[Scene]:
+        """Different scenes, half singles and half pairs, all of the split's singles among them."""
+        half = size // 2
+        rest = [s for s in single_scenes() if s not in set(self._singles)]
+        filler = self._some(rest, half - len(self._singles))
+        pairs = self._some(self._pairs, 600)
+        taken = set(pairs)
+        others = [s for s in pair_scenes() if split_of(s) == "train"]
+        more = [s for s in self._some(others, size - half - len(pairs)) if s not in taken]
+        self._pairs = pairs
+        return [*self._singles, *filler, *pairs, *more]
+
+    def _some(self, scenes: list[Scene], count: int) -> list[Scene]:
+        order = self._rng.permutation(len(scenes))[:count]
+        return [scenes[int(i)] for i in order]
+
+    def single(self) -> Scene:
+        return self._singles[int(self._rng.integers(len(self._singles)))]
+
+    def pair(self) -> Scene:
+        return self._pairs[int(self._rng.integers(len(self._pairs)))]
+
+    def captions(self, count: int, draw: Callable[[], Scene]) -> list[tuple[str, Wish]]:
+        wishes = [wish_of(draw()) for _ in range(count)]
+        return [(describe(wish, self._rng), wish) for wish in wishes]
+
+    def object_requests(self, count: int) -> list[Query]:
+        """ "show me a dog": every class in turn."""
+        made = []
+        for i in range(count):
+            name = NAMES[i % len(NAMES)]
+            form = pick(self._rng, REQUESTS[HALF])
+            asked = typed(form.format(x=with_article(name)), self._rng)
+            made.append(Query((Turn(asked, "", Wish((name,))),)))
+        return made
+
+    def full_requests(self, count: int) -> list[Query]:
+        wishes = [wish_of(self.single()) for _ in range(count)]
+        return [Query((dialogue.request(wish, self._rng, HALF),)) for wish in wishes]
+
+    def three_turns(self, count: int) -> list[Query]:
+        """Thing, then count, then background (or background, then count)."""
+        made = []
+        for _ in range(count):
+            goal = wish_of(self.single())
+            while goal.count == 1:
+                goal = wish_of(self.single())
+            first = Wish(goal.objects)
+            steps = [dialogue.request(first, self._rng, HALF)]
+            order = (replace(first, count=goal.count), replace(first, background=goal.background))
+            for wish in (order[int(self._rng.integers(2))], goal):
+                steps.append(self._towards(steps[-1].wish or first, wish))
+            made.append(Query(tuple(steps)))
+        return made
+
+    def _towards(self, now: Wish, then: Wish) -> Turn:
+        """The turn that changes `now` into `then`."""
+        change = dialogue.recount if now.count != then.count else dialogue.reground
+        while True:
+            turn = change(now, self._rng, HALF)
+            if turn.wish == then:
+                return turn
+
+    def edits(self, count: int) -> list[Query]:
+        """An upload and a change of its count or background that leads to a held-out scene."""
+        made = []
+        for _ in range(count):
+            goal = wish_of(self.single())
+            if self._rng.random() < 0.5:
+                others = [n for n in (1, 2, 3) if n != goal.count]
+                start = replace(goal, count=int(self._rng.choice(others)))
+            else:
+                colours = [s.background for s in self._singles if s.background != goal.background]
+                start = replace(goal, background=pick(self._rng, tuple(colours)))
+            turn = self._towards(start, goal)
+            assert start.count
+            assert start.background
+            made.append(Query((turn,), Scene(start.objects, start.count, start.background)))
+        return made
+
+    def descriptions(self, count: int, draw: Callable[[], Scene]) -> list[Query]:
+        scenes = [draw() for _ in range(count)]
+        return [Query((sight.what(scene, self._rng, HALF),), scene) for scene in scenes]
+
+    def counts(self, count: int) -> list[Query]:
+        scenes = [self.single() for _ in range(count)]
+        return [Query((sight.how_many(scene, self._rng, HALF),), scene) for scene in scenes]
+
+    def grounds(self, count: int) -> list[Query]:
+        scenes = [self.single() for _ in range(count)]
+        return [Query((sight.which_colour(scene, self._rng, HALF),), scene) for scene in scenes]
+
+    def existence(self, count: int, *, present: bool) -> list[Query]:
+        scenes = [self.single() for _ in range(count)]
+        return [
+            Query((sight.is_there(scene, self._rng, HALF, present=present),), scene)
+            for scene in scenes
+        ]
+
+    def small_talk(self, count: int) -> list[Query]:
+        """Every unseen prompt, again with other capitals and marks until there are enough."""
+        intents = dialogue.small_talk()
+        prompts = [prompt for intent in intents.values() for prompt in intent[HALF]]
+        made = []
+        for i in range(count):
+            text = typed(prompts[i % len(prompts)], self._rng, endings=False)
+            if i >= len(prompts) and text[-1].isalnum():
+                text += pick(self._rng, (".", "!", " please", ""))
+            made.append(Query((Turn(text, ""),)))
+        return made
+
+    def unknown(self, count: int) -> list[Query]:
+        """Things outside the collection: unseen real words and made-up ones."""
+        return [Query((dialogue.unknown_request(self._rng, HALF),)) for _ in range(count)]

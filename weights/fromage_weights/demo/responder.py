@@ -1,0 +1,111 @@
+"""Many chats at once through a loaded bundle: what the server would answer, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fromage_weights.demo.decoding import greedy, pad_left
+from fromage_weights.grounded import ImageSegment, Segment, TextSegment
+
+if TYPE_CHECKING:
+    from fromage_weights.loading import LoadedBundle
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a chat; a user's `features` (Dv,) stand before the words."""
+
+    role: str
+    text: str
+    features: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`text` without [RET]; `query` (E,) the unit vector of its first [RET], None without one."""
+
+    text: str
+    query: Tensor | None
+
+
+class Responder:
+    """Greedy replies of a bundle's model, up to the first [RET] or the end of the answer."""
+
+    def __init__(self, loaded: LoadedBundle, *, max_tokens: int = 60) -> None:
+        self._model, self._template = loaded.model, loaded.bundle.config.chat_template
+        self._tokenizer = loaded.model.tokenizer
+        self._max_tokens = max_tokens
+        ends = [self._tokenizer.encode(text) for text in loaded.bundle.config.stop]
+        # A stop string of one token is met by that token; the demo's only one is the newline.
+        self._stop = {ids[0] for ids in ends if len(ids) == 1} | set(self._model.eos_token_ids)
+
+    def segments(self, messages: Sequence[Message]) -> list[Segment]:
+        """A chat in the bundle's template, tokenised item by item."""
+        items: list[str | Tensor] = []
+        for message in messages:
+            before, _, after = str(getattr(self._template, message.role)).partition("{content}")
+            if message.features is None:
+                items.append(before + message.text + after)
+            else:
+                opening, _, closing = self._template.image.partition("{image}")
+                items += [before + opening, message.features, closing + message.text + after]
+        texts = [item if isinstance(item, str) else None for item in items]
+        encoded = self._tokenizer.encode_prompt(texts)
+        return [
+            TextSegment(ids) if ids is not None else ImageSegment(item)
+            for ids, item in zip(encoded, items, strict=True)
+            if ids is not None or isinstance(item, Tensor)
+        ]
+
+    def replies(self, chats: Sequence[Sequence[Message]]) -> list[Reply]:
+        """One reply per chat."""
+        order = sorted(range(len(chats)), key=lambda i: sum(len(m.text) for m in chats[i]))
+        found: dict[int, Reply] = {}
+        for start in range(0, len(order), _BATCH):
+            part = order[start : start + _BATCH]
+            prompts = [self._model.embed(self.segments(chats[i])) for i in part]
+            found.update(zip(part, self._answer(prompts), strict=True))
+        return [found[i] for i in range(len(chats))]
+
+    @torch.inference_mode()
+    def _answer(self, prompts: list[Tensor]) -> Iterator[Reply]:
+        ret = self._model.ret_token_id
+        written = greedy(
+            self._model.lm, prompts, stop={ret, *self._stop}, max_tokens=self._max_tokens
+        )
+        shows = [i for i, ids in enumerate(written) if ids[-1] == ret]
+        whole = [
+            torch.cat([prompts[i], self._model.embed_ids(torch.tensor(written[i]))]) for i in shows
+        ]
+        queries = dict(zip(shows, self.queries(whole), strict=True)) if whole else {}
+        for i, ids in enumerate(written):
+            text = self._tokenizer.decode([t for t in ids if t != ret and t not in self._stop])
+            yield Reply(text, queries.get(i))
+
+    @torch.inference_mode()
+    def queries(self, embedded: Sequence[Tensor]) -> Tensor:
+        """(N, E): query vectors of prompts (T, D) that end in [RET]."""
+        embeds, mask = pad_left(embedded)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        output = self._model.forward(embeds, mask, positions, logits_to_keep=1)
+        return self._model.mappers.query_embeddings(output.hidden[:, -1])
+
+    def caption_queries(self, captions: Sequence[str]) -> Tensor:
+        """(N, E) for plain captions, [RET] appended (no chat template)."""
+        ret = self._tokenizer.ret_token
+        found = []
+        for start in range(0, len(captions), _BATCH):
+            encoded = [
+                self._tokenizer.encode_prompt([text + ret])[0]
+                for text in captions[start : start + _BATCH]
+            ]
+            embedded = [self._model.embed_ids(torch.tensor(ids)) for ids in encoded]
+            found.append(self.queries(embedded))
+        return torch.cat(found)

@@ -1,0 +1,112 @@
+"""Packed token blocks of generated text, seeded and resumable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fromage_weights.demo.corpus import document
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_DOCUMENTS_PER_CHUNK = 8_000
+QUESTION_WEIGHT = 0.15
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The token ids that structure a document."""
+
+    end_of_text: int
+    question: int
+    answer: int
+    colon: int
+    slot_open: tuple[int, ...]
+
+
+def marks_of(tokenizer: PreTrainedTokenizerBase) -> Marks:
+    def one(text: str) -> int:
+        (token,) = tokenizer(text, add_special_tokens=False).input_ids
+        return int(token)
+
+    # Every token that ends in the slot's bracket: " (", but also "?(" after a question.
+    opens = tuple(sorted(i for token, i in tokenizer.get_vocab().items() if token.endswith("(")))
+    end = tokenizer.eos_token_id
+    assert isinstance(end, int)
+    return Marks(end, one("Q"), one("A"), one(":"), opens)
+
+
+def slot_positions(ids: np.ndarray, marks: Marks, length: int) -> np.ndarray:
+    """Boolean, like `ids` (…, T): where an upload's slot words stand."""
+    slots = np.zeros(ids.shape, dtype=bool)
+    opened = np.isin(ids, marks.slot_open)
+    for offset in range(1, length + 1):
+        slots[..., offset:] |= opened[..., :-offset]
+    return slots
+
+
+def loss_weights(ids: np.ndarray, marks: Marks) -> np.ndarray:
+    """Per token (T,) of a stream: 1 for answers and captions, less for questions, 0 for what is
+    random by design (slot words)."""
+    heads = ids[:-1]
+    is_head = ids[1:] == marks.colon
+    step = np.zeros(len(ids), dtype=np.int32)
+    step[:-1] += (heads == marks.question) & is_head
+    step[2:] -= ((heads == marks.answer) & is_head)[:-1]
+    weights = np.where(np.cumsum(step) > 0, QUESTION_WEIGHT, 1.0).astype(np.float32)
+    weights[slot_positions(ids, marks, 4)] = 0.0
+    return weights
+
+
+class TextStream:
+    """Blocks (batch, length + 1) of packed documents; block i is the same in every run.
+
+    `seek(i)` continues after i blocks without making them up again.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        seed: int,
+        batch: int,
+        length: int,
+        long: bool,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._marks = marks_of(tokenizer)
+        self._seed, self._long = seed, long
+        self._batch, self._length = batch, length
+        self._documents = _DOCUMENTS_PER_CHUNK // (8 if long else 1)
+        self._chunk = 0
+        self._ids = np.zeros(0, dtype=np.int64)
+
+    def seek(self, chunk: int) -> None:
+        """Go on with chunk number `chunk`."""
+        self._chunk, self._ids = chunk, np.zeros(0, dtype=np.int64)
+
+    @property
+    def chunk(self) -> int:
+        return self._chunk
+
+    def _grow(self) -> None:
+        rng = np.random.default_rng([self._seed, 1 + self._long, self._chunk])
+        texts = [document(rng, long=self._long) for _ in range(self._documents)]
+        rows = self._tokenizer(texts).input_ids
+        fresh = [token for row in rows for token in row]
+        self._ids = np.concatenate([self._ids, np.array(fresh, dtype=np.int64)])
+        self._chunk += 1
+
+    def next(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """ids (B, T + 1), loss weights (B, T + 1), slots (B, T + 1)."""
+        need = self._batch * (self._length + 1)
+        while len(self._ids) < need:
+            self._grow()
+        flat, self._ids = self._ids[:need], self._ids[need:]
+        shape = (self._batch, self._length + 1)
+        weights = loss_weights(flat, self._marks).reshape(shape)
+        ids = flat.reshape(shape)
+        return ids, weights, slot_positions(ids, self._marks, 4)
