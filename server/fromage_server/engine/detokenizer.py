@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable
 
-# Clean-up joins " ." " ,", " n't", " 've" and the like to the word before, so trailing spaces and
-# the beginnings of such endings may still change. U+FFFD stands for a character cut in two.
-_UNSETTLED = re.compile(r"(?:\ufffd| (?:n'?|'[vr]?)?)+$")
+# Clean-up joins " ." " ,", " n't", " 've" and the like to the word before, and " ' " to both sides
+# unless punctuation follows: trailing spaces, apostrophes and beginnings of such endings may still
+# change. U+FFFD stands for a character cut in two.
+_UNSETTLED = re.compile(r"(?:\ufffd|'| (?:n'?|'[vr])?)+$")
 # Ids of context that a window keeps when it moves on: more than any clean-up pattern spans.
 _CONTEXT = 16
 

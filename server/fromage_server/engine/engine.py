@@ -128,31 +128,44 @@ class Engine:
         has all its tokens already."""
         open_ones = [i for i, o in enumerate(outputs) if o.sequence.finish_reason is None]
         found: list[Sampled | None] = [None] * len(outputs)
-        if open_ones:
+        if not open_ones:
+            return found
+        try:
             logits = torch.stack([outputs[i].logits for i in open_ones])
             rows = [outputs[i].sequence.sampling_row() for i in open_ones]
             sampled = sample(logits, rows, self._model.ret_token_id)
-            for i, token in zip(open_ones, sampled, strict=True):
-                found[i] = token
+        except Exception as error:
+            self._runner.reset()
+            self._fail_all([output.sequence for output in outputs], error)
+            return found
+        for i, token in zip(open_ones, sampled, strict=True):
+            found[i] = token
         return found
 
     def _emit(self, outputs: list[StepOutput], tokens: list[Sampled | None]) -> None:
         for output, token in zip(outputs, tokens, strict=True):
-            sequence = output.sequence
-            if sequence.ended:
+            if output.sequence.ended:  # its step failed
                 continue
-            is_open = sequence.finish_reason is None
-            if (is_open and token is None) or not np.isfinite(output.queries).all():
-                self._fail(sequence, _NOT_FINITE)
-                continue
-            self._emit_queries(output)
-            if token is not None:
-                self._counts.generated_tokens += 1
-                self._send(sequence, sequence.accept(token))
-            if sequence.finish_reason is not None and not (is_open and sequence.query_due):
-                self._finish(sequence, sequence.finish_reason)
-            elif output.states is not None:
-                self._join(sequence, output.states)
+            try:
+                self._advance(output, token)
+            except Exception as error:
+                self._fail_all([output.sequence], error)
+
+    def _advance(self, output: StepOutput, token: Sampled | None) -> None:
+        sequence = output.sequence
+        was_open = sequence.finish_reason is None
+        if (was_open and token is None) or not np.isfinite(output.queries).all():
+            self._fail(sequence, _NOT_FINITE)
+            return
+        self._emit_queries(output)
+        if token is not None:
+            self._counts.generated_tokens += 1
+            self._send(sequence, sequence.accept(token))
+        # A [RET] that has just ended the reply is still to be fed, for its query.
+        if sequence.finish_reason is not None and not (was_open and sequence.query_due):
+            self._finish(sequence, sequence.finish_reason)
+        elif output.states is not None:
+            self._join(sequence, output.states)
 
     def _emit_queries(self, output: StepOutput) -> None:
         sequence = output.sequence
@@ -255,4 +268,7 @@ class Engine:
             self._end = self._end or reason
             jobs = self._scheduler.drain()
         for job in jobs:
-            self._send(job, ErrorEvent(self._end))
+            try:
+                job.on_event(ErrorEvent(self._end))
+            except BaseException:  # the others are still waiting to be told
+                logger.exception("the caller of %s failed on ErrorEvent", job.id)

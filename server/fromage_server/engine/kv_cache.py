@@ -41,13 +41,15 @@ class _Window:
         return self.end - self.start
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer's storage. Sliding layers keep everything too: their mask hides what is old."""
 
     is_sliding = False
+    keys: Tensor  # (rows, heads, columns, head_dim)
+    values: Tensor
 
     def __init__(self, window: _Window, like: LayerStates, rows: int, columns: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._window = window
         self.keys, self.values = (_storage(states, rows, columns) for states in like)
         self.is_initialized = True
@@ -94,11 +96,12 @@ def _storage(like: Tensor, rows: int, columns: int) -> Tensor:
     return like.new_zeros(rows, heads, columns, head_dim)
 
 
-class SlotCache(Cache):  # type: ignore[misc]
+class SlotCache(Cache):
     """At most ``max_rows`` sequences of at most ``max_length`` tokens; storage grows as needed."""
 
     def __init__(self, max_rows: int, max_length: int) -> None:
         super().__init__(layers=[])
+        self._slots: list[SlotLayer] = []  # the same objects as in ``layers``
         self._window = _Window()
         self._max_rows = max_rows
         # A quarter more than one sequence can fill, so that moving back is rare.
@@ -115,7 +118,7 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     @property
     def allocated_bytes(self) -> int:
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._slots)
 
     def padding_mask(self, device: torch.device) -> Tensor | None:
         """(rows, width + 1) True where a row has a token, the coming one included; None where all
@@ -131,7 +134,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         end = max(self._window.end, length) if self.owners else length
         self._make_room(states, rows=len(self.owners) + 1, end=end)
         row = self._window.rows
-        for layer, (keys, values) in zip(self.layers, states, strict=True):
+        for layer, (keys, values) in zip(self._slots, states, strict=True):
             layer.keys[row, :, end - length : end] = keys
             layer.values[row, :, end - length : end] = values
         self.owners.append(owner)
@@ -142,7 +145,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         """Free the owner's row for the next step. ``wipe`` where it may hold NaN or infinities."""
         row, last = self.owners.index(owner), len(self.owners) - 1
         used = slice(self._window.start, self._window.end)
-        for layer in self.layers:
+        for layer in self._slots:
             for storage in (layer.keys, layer.values):
                 if wipe:
                     storage[row] = 0
@@ -169,19 +172,20 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     def clear(self) -> None:
         """Forget every sequence and give the memory back."""
-        self.layers = []
+        self.layers, self._slots = [], []
         self._rows = self._columns = 0
         self._starts, self.owners = [], []
         self._fit_window()
 
     def _make_room(self, states: Sequence[LayerStates], rows: int, end: int) -> None:
         """Storage for ``rows`` rows whose tokens end in column ``end``."""
-        if not self.layers:
+        if not self._slots:
             self._rows, self._columns = rows, max(_FIRST_COLUMNS, 2 * end)
             self._columns = min(self._columns, self._max_columns)
-            self.layers = [
+            self._slots = [
                 SlotLayer(self._window, like, self._rows, self._columns) for like in states
             ]
+            self.layers = [*self._slots]
         if not self.owners:
             self._window.start = self._window.end = end
         rows = self._rows if rows <= self._rows else min(2 * self._rows, self._max_rows)
@@ -192,7 +196,7 @@ class SlotCache(Cache):  # type: ignore[misc]
             self._move(rows, columns, end - self._window.end)
 
     def _move(self, rows: int, columns: int, shift: int) -> None:
-        for layer in self.layers:
+        for layer in self._slots:
             layer.move(rows, columns, shift)
         self._rows, self._columns = rows, columns
         self._window.start += shift

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class Runner:
             sequence,
             logits=output.logits[0, -1],
             queries=self._queries(output.hidden[0, :-1]),
-            states=[(layer.keys[0], layer.values[0]) for layer in cache.layers],
+            states=_states(cache),
         )
 
     def join(self, sequence: Sequence, states: Seq[LayerStates]) -> None:
@@ -153,6 +154,11 @@ class Runner:
             return np.empty((0, self._model.mappers.shared_dim), dtype=np.float32)
         queries: NDArray[np.float32] = self._model.mappers.query_embeddings(hidden).cpu().numpy()
         return queries
+
+
+def _states(cache: DynamicCache) -> list[LayerStates]:
+    layers: list[Any] = cache.layers
+    return [(layer.keys[0], layer.values[0]) for layer in layers]
 
 
 def _targets(

@@ -61,16 +61,15 @@ def _filter(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=logits.dtype, device=logits.device)[:, None]
 
-    # Relative to the largest, so that a tiny temperature cannot overflow.
+    # Relative to the largest, and not by zero: a tiny temperature is greedy, not NaN.
     logits = logits - logits.amax(dim=-1, keepdim=True)
-    logits = logits / column([p.temperature for p in params])
+    logits = logits / column([max(p.temperature, 1e-30) for p in params])
     if all(p.top_k == 0 and p.top_p == 1 for p in params):
         return logits
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     rank = torch.arange(logits.shape[-1], device=logits.device)
-    ordered = ordered.masked_fill(
-        rank >= column([p.top_k or torch.inf for p in params]), -torch.inf
-    )
+    most = column([min(p.top_k or len(rank), len(rank)) for p in params])
+    ordered = ordered.masked_fill(rank >= most, -torch.inf)
     probabilities = ordered.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities
     # The likeliest token always stays; at top_p 1 rounding must not drop any.

@@ -99,12 +99,12 @@ class Scheduler:
 
     def _start(self, job: Job, plan: Plan) -> None:
         job.start()
-        if isinstance(job, Sequence):
-            plan.prefill.append(job)
-        else:
+        if isinstance(job, ScoringJob):
             plan.score.append(job)
-        if job.needs_slot:
-            self._running.append(job)
+        elif isinstance(job, Sequence):
+            plan.prefill.append(job)
+            if job.needs_slot:
+                self._running.append(job)
 
     def _all(self) -> list[Job]:
         return [*self._running, *self._waiting]
