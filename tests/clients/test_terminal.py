@@ -92,7 +92,7 @@ def test_an_image_goes_with_the_next_message_only(
     path.write_bytes(png)
     scripted.script["/v1/chat"] = [reply_stream("A cat.")]
     done = piped(scripted.url, f"/image {path}\n/image '{path}'\nwhat is it?\nsure?\n")
-    assert done.stderr.count("my cat.png (6 kB) goes with the next message\n") == 2
+    assert done.stderr.count("my cat.png (7 kB) goes with the next message\n") == 2
     last = scripted.asked_for("/v1/chat")[1].json["messages"]
     assert [part["type"] for part in last[0]["content"]] == ["image_url", "image_url", "text"]
     assert [part["type"] for part in last[2]["content"]] == ["text"]

@@ -95,8 +95,14 @@ def test_a_plain_terminal_gets_plain_text(elephant: ScriptedServer) -> None:
     assert "\x1b" not in output
 
 
-@pytest.mark.parametrize("answer", [Answer((b"no image",)), Answer(status=500)])
-@pytest.mark.parametrize("env", [COLOURS, KITTY])
+@pytest.mark.parametrize(
+    ("answer", "env"),
+    [
+        (Answer((b"no image",)), COLOURS),
+        (Answer((b"no image",)), KITTY),
+        (Answer(status=500), KITTY),
+    ],
+)
 def test_a_picture_that_will_not_show_is_still_a_link(
     elephant: ScriptedServer, answer: Answer, env: dict[str, str]
 ) -> None:

@@ -76,7 +76,7 @@ class TerminalChat:
         except OSError as error:
             self._fail(f"cannot read {path}: {error.strerror}")
         else:
-            self._screen.note(f"{path.name} ({size / 1000:.0f} kB) goes with the next message")
+            self._screen.note(f"{path.name} ({-(-size // 1000)} kB) goes with the next message")
 
     def _answer(self, text: str) -> None:
         self._conversation.ask(text)
