@@ -83,6 +83,11 @@ class Collection:
         return len(self._store)
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """Every image's id, by row."""
+        return self._store.ids
+
+    @property
     def provenance(self) -> Provenance:
         return self.manifest.provenance
 
@@ -113,7 +118,7 @@ class Collection:
             ranked = scan(self._store, queries, k, np.array(rows, dtype=np.int64))
         floor = -1.0 if min_score is None else min_score
         return [
-            [Hit(self._store.id(row), score, row) for row, score in one if score >= floor]
+            [Hit(self._store.ids[row], score, row) for row, score in one if score >= floor]
             for one in ranked
         ]
 

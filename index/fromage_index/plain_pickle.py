@@ -149,6 +149,15 @@ class _Latin1(_StandIn):
         return text.encode("latin-1")
 
 
+class _NoBytes(_StandIn):
+    """bytes(): how protocols 0 to 2 spell the empty ones."""
+
+    __slots__ = ()
+
+    def __new__(cls) -> Any:
+        return b""
+
+
 _STAND_INS: dict[str, type[_StandIn]] = {
     "numpy.dtype": _Dtype,
     "numpy.ndarray": _ArrayType,
@@ -156,6 +165,7 @@ _STAND_INS: dict[str, type[_StandIn]] = {
     "numpy._core.multiarray.scalar": _Scalar,
     "numpy._core.numeric._frombuffer": _FromBuffer,
     "_codecs.encode": _Latin1,
+    "__builtin__.bytes": _NoBytes,
 }
 
 

@@ -19,7 +19,10 @@ Rows = NDArray[np.int64]
 
 
 class Store:
-    """Rows are numbered through all segments. Safe to use from several threads."""
+    """Rows are numbered through all segments; `ids` has their ids.
+
+    Safe to use from several threads.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.manifest: Manifest = read_manifest(directory)
@@ -28,13 +31,14 @@ class Store:
         ]
         sizes = [segment.rows for segment in self.segments]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self._ids: list[str] = []
+        ids: list[str] = []
         self._fields: set[str] = set()
         for row in range(len(self)):
             record = self.record(row)
-            self._ids.append(record.id)
+            ids.append(record.id)
             self._fields.update(record.metadata)
-        self._rows = {name: row for row, name in enumerate(self._ids)}
+        self.ids = tuple(ids)
+        self._rows = {name: row for row, name in enumerate(ids)}
         self._columns: dict[str, list[Any]] = {}
         self._columns_lock = threading.Lock()
 
@@ -45,9 +49,6 @@ class Store:
     def fields(self) -> frozenset[str]:
         """The metadata fields that at least one image has."""
         return frozenset(self._fields)
-
-    def id(self, row: int) -> str:
-        return self._ids[row]
 
     def row(self, image: str) -> int:
         """Raises ImageNotFound."""

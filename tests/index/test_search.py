@@ -22,7 +22,8 @@ KINDS = ["cat", "dog", "fish"]
 def naive(
     vectors: NDArray[np.float32], query: NDArray[np.float32], k: int, rows: list[int]
 ) -> list[tuple[int, float]]:
-    scores = [(-float(np.float32(np.dot(vectors[r].astype(float), query))), r) for r in rows]
+    wide = vectors.astype(np.float64)
+    scores = [(-float(np.float32(np.dot(wide[row], query))), row) for row in rows]
     return [(row, -score) for score, row in sorted(scores)[:k]]
 
 
@@ -42,17 +43,15 @@ def collection(vectors: NDArray[np.float32], make_collection: MakeCollection) ->
     return make_collection(vectors, metadata, segment_rows=64)
 
 
-@pytest.mark.parametrize("k", [1, 5, 199, 200, 1000])
-@pytest.mark.parametrize("queries", [1, 33])
+@pytest.mark.parametrize("k", [1, 5, 200, 1000])
+@pytest.mark.parametrize("queries", [1, 21])
 def test_equals_the_naive_loop(
     collection: Collection, vectors: NDArray[np.float32], k: int, queries: int
 ) -> None:
     wanted = unit_rows(queries, DIM, seed=1)
     for query, hits in zip(wanted, collection.search(wanted, k), strict=True):
         assert_same(hits, naive(vectors, query, k, list(range(200))))
-        assert [hit.id for hit in hits] == [
-            collection.search(query[None], k)[0][i].id for i in range(len(hits))
-        ]
+        assert hits == collection.search(query[None], k)[0]
 
 
 def test_exclusion(collection: Collection, vectors: NDArray[np.float32]) -> None:

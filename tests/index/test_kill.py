@@ -1,0 +1,83 @@
+"""A build that is killed leaves no collection, or the earlier one; the next build cleans up."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fromage_index.build import build_from_folder
+from fromage_index.collection import Collection
+from fromage_index.errors import CollectionExists, CollectionNotFound
+
+from tests.index.pictures import PROVENANCE, colour_embed, write_folder
+
+# Embeds one batch, says so, and hangs in the second.
+BUILD = """
+import sys, time
+from pathlib import Path
+from fromage_index.build import build_from_folder
+from tests.index.pictures import PROVENANCE, colour_embed
+
+batches = 0
+
+def embed(images):
+    global batches
+    batches += 1
+    if batches == 2:
+        print("half way", flush=True)
+        time.sleep(60)
+    return colour_embed(images)
+
+build_from_folder(Path(sys.argv[1]), Path(sys.argv[2]), embed, dim=4, provenance=PROVENANCE,
+                  batch_size=2, overwrite=True, copy=True)
+"""
+
+
+def start_build(folder: Path, out: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUILD, str(folder), str(out)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "half way\n"
+    return process
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_kill(tmp_path: Path, earlier: bool) -> None:
+    folder, out = tmp_path / "folder", tmp_path / "out"
+    write_folder(folder, ["a.png", "b.png"])
+    if earlier:
+        build_from_folder(folder, out, colour_embed, dim=4, provenance=PROVENANCE)
+    write_folder(folder, ["c.png", "d.png", "e.png"])
+    with start_build(folder, out) as process:
+        with pytest.raises(CollectionExists, match="another build"):
+            build_from_folder(
+                folder, out, colour_embed, dim=4, provenance=PROVENANCE, overwrite=True
+            )
+        process.send_signal(signal.SIGKILL)
+    if earlier:
+        assert Collection.open(out).size == 2
+    else:
+        with pytest.raises(CollectionNotFound):
+            Collection.open(out)
+    build_from_folder(folder, out, colour_embed, dim=4, provenance=PROVENANCE, overwrite=earlier)
+    assert Collection.open(out).size == 5
+    assert sorted(file.name.split("-")[0] for file in out.iterdir()) == [
+        "manifest.json",
+        "segment",
+        "segment",
+    ]
+
+
+def test_interrupt_cleans_up(tmp_path: Path) -> None:
+    write_folder(tmp_path / "folder", ["a.png", "b.png", "c.png"])
+    with start_build(tmp_path / "folder", tmp_path / "out") as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) != 0
+    assert not (tmp_path / "out").exists()
