@@ -47,7 +47,7 @@ def test_vision_model(vision_directory: Path) -> None:
 
 def test_full_clip_model(tmp_path: Path) -> None:
     torch.manual_seed(2)
-    model = CLIPModel(CLIPConfig(vision_config=_VISION, text_config=_TEXT)).eval()
+    model = CLIPModel(CLIPConfig(vision_config=_VISION, text_config=_TEXT)).train(False)
     model.save_pretrained(tmp_path)
     with torch.inference_mode():
         expected = model.vision_model(_pixels()).pooler_output

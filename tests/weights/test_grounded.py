@@ -1,5 +1,7 @@
 """The grounded model equals the plain Hugging Face model, for every family and head."""
 
+from typing import Any
+
 import pytest
 import torch
 from fromage_weights.errors import UnsupportedModel
@@ -62,7 +64,8 @@ def test_generate_is_the_same_function(
     model = models[family, tied]
     with torch.inference_mode():
         embeds = model.embed(_prompt(model))[None]
-        generated = model.lm.generate(
+        lm: Any = model.lm
+        generated = lm.generate(
             inputs_embeds=embeds,
             attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
             max_new_tokens=12,

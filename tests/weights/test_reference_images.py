@@ -6,9 +6,8 @@ import pytest
 import torch
 from fromage_weights.vision import VisionEncoder
 from PIL import Image, UnidentifiedImageError
-from torch.testing import assert_close
 
-from tests.weights.recording import EMBEDDINGS, SCORES, Recording
+from tests.weights.recording import EMBEDDINGS, SCORES, Recording, check_close
 
 
 def _files(recording: Recording) -> list[str]:
@@ -39,10 +38,10 @@ def test_prompt_images(recording: Recording, encoder: VisionEncoder) -> None:
             pixels = encoder.preprocess(image, "squash")
         assert torch.equal(pixels, expected["pixel_values"])
         features = encoder.encode(pixels[None])
-        assert_close(features[0], expected["pooler_output"], **EMBEDDINGS)
-        assert_close(mappers.soft_tokens(features)[0], expected["visual_embs"], **EMBEDDINGS)
+        check_close(features[0], expected["pooler_output"], EMBEDDINGS)
+        check_close(mappers.soft_tokens(features)[0], expected["visual_embs"], EMBEDDINGS)
         retrieval = expected["retrieval_emb"] / expected["retrieval_emb"].norm()
-        assert_close(mappers.image_embeddings(features)[0], retrieval, **EMBEDDINGS)
+        check_close(mappers.image_embeddings(features)[0], retrieval, EMBEDDINGS)
 
 
 def test_index_images_are_cropped_with_the_margin_rounded_down(
@@ -57,8 +56,8 @@ def test_index_images_are_cropped_with_the_margin_rounded_down(
         if image is None:
             continue
         pixels = encoder.preprocess(image, "crop")
-        assert_close(
-            scale * mappers.image_embeddings(encoder.encode(pixels[None]))[0], expected, **SCORES
+        check_close(
+            scale * mappers.image_embeddings(encoder.encode(pixels[None]))[0], expected, SCORES
         )
         short, long = sorted(image.size)
         margins.add((int(encoder.image_size * long / short) - encoder.image_size) % 4)

@@ -2,7 +2,6 @@
 
 import torch
 from fromage_weights.scoring import token_log_likelihoods
-from torch.testing import assert_close
 
 from tests.weights.recording import (
     EMBEDDINGS,
@@ -10,6 +9,7 @@ from tests.weights.recording import (
     LOGITS,
     SCORES,
     Recording,
+    check_close,
     greedy,
     layout_of,
 )
@@ -37,7 +37,7 @@ def test_greedy_decoding_gives_the_same_ids_logits_and_embeddings(recording: Rec
                 expected = recording.arrays.get(f"{case.id}/{name}")
                 if expected is not None:
                     tolerance = EMBEDDINGS if name == "all_embeddings" else LOGITS
-                    assert_close(value, expected, **tolerance, msg=lambda m, c=case: f"{c.id}: {m}")
+                    check_close(value, expected, tolerance, case.id)
                     checked[name] += 1
     for name, count in checked.items():
         assert count == sum(key.endswith(f"/{name}") for key in recording.arrays), name
@@ -52,7 +52,7 @@ def test_likelihood_of_the_whole_text(recording: Recording) -> None:
             logits = model.forward(model.embed(recording.segments(case.prompt))[None]).logits[0]
             found = token_log_likelihoods(logits, case.output["input_layout"]).mean()
             expected = torch.tensor(case.output["log_lik"])
-            assert_close(found, expected, **LIKELIHOODS, msg=lambda m, c=case: f"{c.id}: {m}")
+            check_close(found, expected, LIKELIHOODS, case.id)
 
 
 def test_scores_of_the_index_rank_the_same(recording: Recording) -> None:
@@ -64,6 +64,6 @@ def test_scores_of_the_index_rank_the_same(recording: Recording) -> None:
     for name in names:
         queries = recording.arrays[name.removesuffix("scores") + "emb"]
         found = mappers.similarity(queries, matrix)
-        assert_close(found, recording.arrays[name], **SCORES)
+        check_close(found, recording.arrays[name], SCORES)
         best = found.topk(20).indices.tolist()
         assert best == recording.arrays[name].topk(20).indices.tolist()

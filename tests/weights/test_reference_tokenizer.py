@@ -1,5 +1,6 @@
 """Recorded tokenizations: white space around special tokens, decoding, caption cuts."""
 
+from fromage_weights.language import input_embedding, weight_of
 from fromage_weights.tokenizer import IMAGE_TOKEN, truncate_caption
 
 from tests.weights.recording import Recording
@@ -20,7 +21,7 @@ def test_unused_rows_of_the_embedding_are_removed(recording: Recording) -> None:
     model, golden = recording.loaded.model, recording.json("tokenizer_golden")
     assert golden["lm_vocab_size_on_disk"] > golden["lm_vocab_size_after_resize"]
     assert model.vocab_size == golden["lm_vocab_size_after_resize"]
-    assert model.lm.get_input_embeddings().weight.shape[0] == model.vocab_size
+    assert weight_of(input_embedding(model.lm)).shape[0] == model.vocab_size
 
 
 def test_every_text(recording: Recording) -> None:

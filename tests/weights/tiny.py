@@ -52,7 +52,9 @@ def language_model(family: str, *, tied: bool) -> PreTrainedModel:
     torch.manual_seed(7)
     name, settings = FAMILIES[family]
     config = getattr(transformers, name)(**settings, tie_word_embeddings=tied)
-    model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(config)
+    model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        config
+    )
     with torch.no_grad():
         for weight in model.parameters():  # the usual 0.02 leaves every logit near zero
             weight.mul_(4.0)
@@ -64,11 +66,10 @@ def tokenizer() -> FromageTokenizer:
     words = ["<s>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz .,?!'\n"]
     backend = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = Split("", "isolated")
-    return FromageTokenizer(
-        PreTrainedTokenizerFast(
-            tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-        )
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
+    return FromageTokenizer(fast)
 
 
 def grounded(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fromage_weights.errors import CheckpointInvalid, ModelUnavailable
+from fromage_weights.errors import CheckpointInvalid, ModelUnavailable, one_line
 from fromage_weights.mappers import Mappers
 
 ARGS_NAME = "model_args.json"
@@ -72,9 +71,8 @@ def _locate(src: str, name: str) -> Path:
     try:
         return Path(hf_hub_download(src, name))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        raise ModelUnavailable(
-            f"checkpoint {src}: neither a directory nor a hub repository with {name} ({error})"
-        ) from error
+        problem = f"neither a directory nor a hub repository with {name} ({one_line(error)})"
+        raise ModelUnavailable(f"checkpoint {src}: {problem}") from error
 
 
 def _read_args(file: Path) -> CheckpointArgs:
@@ -98,8 +96,9 @@ def _read_state(file: Path) -> dict[str, Tensor]:
     """Tensors as float32, without the ``module.`` that distributed training puts in front."""
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointInvalid(file, f"not readable as plain tensors ({error})") from error
+    except Exception as error:  # whatever the damaged bytes make the unpickler stumble over
+        problem = f"not readable as plain tensors ({one_line(error)})"
+        raise CheckpointInvalid(file, problem) from error
     state = loaded.get("state_dict") if isinstance(loaded, dict) else None
     if not isinstance(state, dict):
         raise CheckpointInvalid(file, "has no 'state_dict'")

@@ -11,11 +11,21 @@ WeightsError
 └── DeviceUnavailable    a device or dtype that this machine does not have
 """
 
+import re
 from pathlib import Path
+
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")
+_LONGEST = 300
 
 
 class WeightsError(Exception):
     """Base of the tree; its text is one line that a user can act on."""
+
+
+def one_line(error: Exception) -> str:
+    """Another library's message, short enough to stand inside one of ours."""
+    text = " ".join(_TERMINAL_CODES.sub("", str(error)).split())
+    return text[:_LONGEST] or type(error).__name__
 
 
 class BundleNotFound(WeightsError):

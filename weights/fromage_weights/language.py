@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from fromage_weights.errors import DamagedFile, ModelUnavailable, UnsupportedModel
+from fromage_weights.errors import DamagedFile, ModelUnavailable, UnsupportedModel, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,10 +34,11 @@ def load_language_model(source: str, dtype: torch.dtype) -> PreTrainedModel:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except SafetensorError as error:
-        raise DamagedFile(Path(source), f"a weight file is not readable ({error})") from error
+    except (SafetensorError, UnpicklingError, RuntimeError) as error:
+        problem = f"a weight file is not readable as plain tensors ({one_line(error)})"
+        raise DamagedFile(Path(source), problem) from error
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"language model {source}: {error}") from error
+        raise ModelUnavailable(f"language model {source}: {one_line(error)}") from error
     model, report = loaded
     _check_complete(source, report)
     return freeze(model)

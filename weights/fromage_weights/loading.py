@@ -10,7 +10,7 @@ import torch
 
 from fromage_weights.bundle import CONFIG_NAME, Bundle
 from fromage_weights.devices import choose_device, choose_dtype, full_float32_precision
-from fromage_weights.errors import BundleMismatch, BundleNotFound, UnsupportedModel
+from fromage_weights.errors import BundleMismatch, BundleNotFound, UnsupportedModel, one_line
 from fromage_weights.fingerprint import fingerprint
 from fromage_weights.grounded import GroundedModel
 from fromage_weights.language import load_language_model
@@ -74,9 +74,8 @@ def bundle_directory(bundle: str | Path) -> Path:
             str(bundle), allow_patterns=[CONFIG_NAME, FILE_NAME, "lm/*", "vision/*"]
         )
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        raise BundleNotFound(
-            f"bundle {str(bundle)!r}: expected {DEMO!r}, a directory or a hub id ({error})"
-        ) from error
+        expected = f"expected {DEMO!r}, a directory or a hub id ({one_line(error)})"
+        raise BundleNotFound(f"bundle {str(bundle)!r}: {expected}") from error
     return Path(found)
 
 

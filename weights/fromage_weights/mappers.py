@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fromage_weights.errors import DamagedFile
+from fromage_weights.errors import DamagedFile, one_line
 
 FILE_NAME = "mappers.safetensors"
 
@@ -105,7 +105,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise DamagedFile(path, "the file is missing") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise DamagedFile(path, f"not a readable safetensors file ({error})") from error
+        raise DamagedFile(path, f"not a readable safetensors file ({one_line(error)})") from error
 
 
 def check_tensors(

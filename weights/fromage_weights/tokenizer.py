@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from fromage_weights.errors import ModelUnavailable
+from fromage_weights.errors import ModelUnavailable, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -174,5 +174,5 @@ def load_tokenizer(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"tokenizer of {source}: {error}") from error
+        raise ModelUnavailable(f"tokenizer of {source}: {one_line(error)}") from error
     return FromageTokenizer(tokenizer, ret_token=ret_token, rules=rules)

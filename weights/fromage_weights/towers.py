@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from fromage_weights.clip_conversion import is_clip_directory, load_clip_directory
-from fromage_weights.errors import DamagedFile, ModelUnavailable
+from fromage_weights.errors import DamagedFile, ModelUnavailable, one_line
 
 _LOCAL = "local-dir:"
 _HUB = "hf-hub:"
@@ -81,13 +81,8 @@ def _create(name: str, pretrained: str | None) -> tuple[nn.Module, dict[str, Any
         )
     except SafetensorError as error:
         where = Path(shown.removeprefix(_LOCAL))
-        raise DamagedFile(where, f"weights are not readable ({error})") from error
+        raise DamagedFile(where, f"weights are not readable ({one_line(error)})") from error
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelUnavailable(f"vision tower {shown}: {_first_line(error)}") from error
+        raise ModelUnavailable(f"vision tower {shown}: {one_line(error)}") from error
     tower = model.visual
     return tower, dict(tower.preprocess_cfg)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return " ".join(line.strip() for line in lines[:2]) if lines else type(error).__name__
