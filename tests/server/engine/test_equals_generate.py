@@ -1,8 +1,10 @@
 """Greedy tokens against transformers' own loop, for every family, alone and in a mixed batch."""
 
+from functools import cache
+
 import pytest
 import torch
-from fromage_server.engine import Engine, EngineConfig
+from fromage_server.engine import Engine, EngineConfig, GenerationRequest
 from fromage_weights.grounded import Segment
 
 from tests.server.engine.driving import answer, answers, reply
@@ -27,25 +29,36 @@ PROMPTS = (
 LENGTHS = (30, 12, 25, 8, 20, 16, 28, 1)
 
 
-def segments_of(family: str, tied: bool, prompt: tuple[str | int, ...]) -> tuple[Segment, ...]:
+@cache
+def prompts_of(family: str, tied: bool) -> list[tuple[Segment, ...]]:
     model = grounded(family, tied)
-    return tuple(text(model, part) if isinstance(part, str) else image(part) for part in prompt)
+    return [
+        tuple(text(model, part) if isinstance(part, str) else image(part) for part in prompt)
+        for prompt in PROMPTS
+    ]
+
+
+@cache
+def expected_of(family: str, tied: bool) -> list[list[int]]:
+    prompts = prompts_of(family, tied)
+    with torch.inference_mode():
+        return [
+            generate(grounded(family, tied), prompt, length)
+            for prompt, length in zip(prompts, LENGTHS, strict=True)
+        ]
+
+
+def requests_of(family: str, tied: bool) -> list[GenerationRequest]:
+    pairs = zip(prompts_of(family, tied), LENGTHS, strict=True)
+    return [reply(str(i), prompt, length) for i, (prompt, length) in enumerate(pairs)]
 
 
 @EVERY_MODEL
 def test_alone_and_in_a_mixed_batch(family: str, tied: bool) -> None:
-    model = grounded(family, tied)
-    prompts = [segments_of(family, tied, prompt) for prompt in PROMPTS]
-    with torch.inference_mode():
-        expected = [generate(model, p, n) for p, n in zip(prompts, LENGTHS, strict=True)]
-    assert len({token for ids in expected for token in ids}) > 20, (
-        "output too uniform to prove anything"
-    )
-
-    alone = answer(Engine(model), reply("alone", prompts[1], LENGTHS[1]))
-    assert alone.ids == expected[1]
-
-    requests = [reply(str(i), p, n) for i, (p, n) in enumerate(zip(prompts, LENGTHS, strict=True))]
+    model, expected = grounded(family, tied), expected_of(family, tied)
+    assert len({token for ids in expected for token in ids}) > 20, "too uniform to prove anything"
+    requests = requests_of(family, tied)
+    assert answer(Engine(model), requests[1]).ids == expected[1]
     together = answers(Engine(model, EngineConfig(max_batch=8)), requests)
     assert [heard.ids for heard in together] == expected
 
@@ -54,12 +67,7 @@ def test_alone_and_in_a_mixed_batch(family: str, tied: bool) -> None:
 def test_joining_at_different_times(family: str, tied: bool) -> None:
     """Five slots for eight requests: newcomers take the places of those that finished, a long
     prompt joins short ones, and the storage moves."""
-    model = grounded(family, tied)
-    prompts = [segments_of(family, tied, prompt) for prompt in PROMPTS]
-    with torch.inference_mode():
-        expected = [generate(model, p, n) for p, n in zip(prompts, LENGTHS, strict=True)]
-    requests = [reply(str(i), p, n) for i, (p, n) in enumerate(zip(prompts, LENGTHS, strict=True))]
-    engine = Engine(model, EngineConfig(max_batch=5, prefill_tokens=30))
-    heard = answers(engine, requests, steps_between=3)
-    assert [h.ids for h in heard] == expected
+    engine = Engine(grounded(family, tied), EngineConfig(max_batch=5, prefill_tokens=30))
+    heard = answers(engine, requests_of(family, tied), steps_between=3)
+    assert [h.ids for h in heard] == expected_of(family, tied)
     assert engine.stats().running == 0
