@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fromage_index import faiss_build
-from fromage_index.build import BuildReport, Progress, build_from_folder, build_from_items
+from fromage_index.build import BuildReport, Item, Progress, build_from_folder, build_from_items
 from fromage_index.collection import Collection
 from fromage_index.errors import CollectionDamaged, CollectionNotFound
 from fromage_index.manifest import Provenance
@@ -91,18 +91,21 @@ class _Builder:
         return self._kept(name, f"{name}-{source}", build)
 
     def of_demo(self) -> Collection:
-        from fromage_weights.demo.collection import demo_items
+        from fromage_weights.demo.collection import DEMO_SIZE, demo_items
+
+        items = (Item(item.key, item.image, item.metadata) for item in demo_items())
 
         def build(out: Path, progress: Progress) -> BuildReport:
             return build_from_items(
-                demo_items(),
+                items,
                 out,
                 self._embedder.embed,
                 dim=self._bundle.config.shared_dim,
                 provenance=self._provenance,
                 source="the demo's world",
                 prepare=self._embedder.prepare,
-                progress=progress,
+                # The items are drawn one by one: only we know how many come.
+                progress=lambda done, _: progress(done, DEMO_SIZE),
                 overwrite=True,
             )
 

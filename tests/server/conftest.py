@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from fromage_server.cli import main
 
+from tests.server import tiny
 from tests.server.process import serving
 from tests.server.recording import COLLECTION, Replay
+
+PICTURES = 9
 
 
 @pytest.fixture(scope="session", params=["variant_a", "variant_b"])
@@ -30,3 +34,36 @@ def replay(
     flags = ("--bundle", bundle, "--collection", f"{COLLECTION}={collection}")
     with serving(work, *flags, "--dtype", "float32") as client:
         yield Replay(client, images, path)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundle") / "tiny"
+    tiny.write_bundle(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_collection(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built by the command; its images lie in the folder `pictures` beside it."""
+    path = tmp_path_factory.mktemp("shelf")
+    tiny.write_pictures(path / "pictures", PICTURES)
+    build = ["index", "build", str(path / "pictures"), "--collection", str(path / "collection")]
+    assert main([*build, "--bundle", str(tiny_bundle), "--device", "cpu"]) == 0
+    return path / "collection"
+
+
+@pytest.fixture(scope="session")
+def server(
+    tiny_bundle: Path, tiny_collection: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
+    """A running server of the tiny bundle, with narrow limits. Its second collection is indexed at
+    its start."""
+    flags = [
+        *("--bundle", str(tiny_bundle)),
+        *("--collection", f"shelf={tiny_collection}"),
+        *("--images", f"box={tiny_collection.parent / 'pictures'}"),
+        *("--max-batch", "2", "--max-queue", "1", "--max-body-mib", "1", "--keepalive-s", "0.2"),
+    ]
+    with serving(tmp_path_factory.mktemp("cache"), *flags) as client:
+        yield client

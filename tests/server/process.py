@@ -45,7 +45,7 @@ def start(cache: Path, *flags: str, **env: str) -> Iterator[tuple[subprocess.Pop
             process.wait(timeout=60)
 
 
-def wait_for(process: subprocess.Popen[str], url: str, path: str, seconds: float = 120) -> None:
+def wait_for(process: subprocess.Popen[str], url: str, path: str, seconds: float = 300) -> None:
     """Until the path answers 200."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

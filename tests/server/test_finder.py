@@ -1,0 +1,82 @@
+"""Which images stand in for a [RET], over a real collection with files that don't open."""
+
+
+import numpy as np
+import pytest
+from fromage_index.collection import Collection
+from fromage_index.manifest import Provenance
+from fromage_index.writer import CollectionWriter
+from fromage_server.errors import ApiError
+from fromage_server.finder import DistinctFinder, ReferenceFinder, best_readable
+from fromage_server.gallery import Gallery, Scope
+from fromage_server.schema.options import RetrievalOptions
+
+from tests.server.tiny import encoded, picture
+
+UNREADABLE = {1, 4}
+COUNT = 8
+
+
+@pytest.fixture(scope="module")
+def scope(tmp_path_factory: pytest.TempPathFactory) -> Scope:
+    """Image i has cosine 1 - i/20 with the query (1, 0); those of UNREADABLE don't open."""
+    folder = tmp_path_factory.mktemp("pictures")
+    out = folder / "collection"
+    provenance = Provenance(bundle="test", bundle_hash="0" * 64)
+    with CollectionWriter(out, dim=2, provenance=provenance, source="test", root=folder) as writer:
+        for i in range(COUNT):
+            data = b"no picture" if i in UNREADABLE else encoded(picture(i))
+            (folder / f"{i}.png").write_bytes(data)
+            cosine = 1 - i / 20
+            vector = np.array([cosine, (1 - cosine**2) ** 0.5], dtype=np.float32)
+            writer.add(str(i), vector, path=f"{i}.png", metadata={"even": i % 2 == 0})
+        writer.commit()
+    found = Gallery({"test": Collection.open(out, device="cpu")}).scope(RetrievalOptions())
+    assert found is not None
+    return found
+
+
+QUERY = np.array([1, 0], dtype=np.float32)
+
+
+def keys(scope: Scope, hits: list[object]) -> list[int]:
+    return [int(scope.collection.image(hit.id).key) for hit in hits]  # type: ignore[attr-defined]
+
+
+def find(scope: Scope, finder: DistinctFinder | ReferenceFinder) -> tuple[list[int], list[int]]:
+    found = finder.find(QUERY)
+    return keys(scope, list(found.shown)), keys(scope, list(found.alternatives))
+
+
+def test_three_more_than_wanted_are_tried(scope: Scope) -> None:
+    assert find(scope, DistinctFinder(scope, 1, ())) == ([0], [2, 3])
+    assert find(scope, DistinctFinder(scope, 2, ())) == ([0, 2], [3])
+
+
+def test_what_was_shown_does_not_come_again(scope: Scope) -> None:
+    finder = DistinctFinder(scope, 1, ())
+    assert [find(scope, finder)[0] for _ in range(7)] == [[0], [2], [3], [5], [6], [7], []]
+
+
+def test_excluded_images_are_not_shown(scope: Scope) -> None:
+    best = scope.search(QUERY, 1, set())[0].id
+    assert find(scope, DistinctFinder(scope, 1, [best]))[0] == [2]
+
+
+def test_the_reference_puts_what_it_tried_behind_everything_else(scope: Scope) -> None:
+    finder = ReferenceFinder(scope, 2)
+    shown = [find(scope, finder)[0] for _ in range(5)]
+    # 0, (1), 2 | 3, (4), 5 | 6, 7 | all tried once: from the best again | 3, (4), 5
+    assert shown == [[0, 2], [3, 5], [6, 7], [0, 2], [3, 5]]
+
+
+def test_the_reference_needs_a_large_enough_collection(scope: Scope) -> None:
+    assert find(scope, ReferenceFinder(scope, COUNT - 3))[0] == [0, 2, 3, 5, 6]
+    with pytest.raises(ApiError, match="at least 9 images"):
+        ReferenceFinder(scope, COUNT - 2).find(QUERY)
+
+
+def test_as_many_readable_ones_as_asked_for(scope: Scope) -> None:
+    assert keys(scope, list(best_readable(scope, QUERY, 6, ()))) == [0, 2, 3, 5, 6, 7]
+    assert keys(scope, list(best_readable(scope, QUERY, 100, ()))) == [0, 2, 3, 5, 6, 7]
+    assert keys(scope, list(best_readable(scope, QUERY, 3, ()))) == [0, 2, 3]
