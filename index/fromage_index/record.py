@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class StoredRecord:
     metadata: Metadata = field(default_factory=dict)
 
     def line(self) -> bytes:
-        known = {name: value for name, value in asdict(self).items() if value is not None}
+        known = {name: value for name, value in vars(self).items() if value is not None}
         return json.dumps(known, allow_nan=False).encode() + b"\n"
 
     @classmethod

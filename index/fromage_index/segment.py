@@ -6,6 +6,7 @@ import hashlib
 import mmap
 import os
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -44,6 +45,13 @@ class Segment:
     def record(self, row: int) -> StoredRecord:
         start = 0 if row == 0 else int(self._ends[row - 1]) + 1
         return StoredRecord.parse(self._lines[start : int(self._ends[row])])
+
+    def records(self) -> Iterator[StoredRecord]:
+        """All records, in order."""
+        start = 0
+        for end in self._ends.tolist():
+            yield StoredRecord.parse(self._lines[start:end])
+            start = end + 1
 
     def image_bytes(self, record: StoredRecord) -> bytes:
         """A held image's bytes, checked; raises CollectionDamaged."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,7 @@ class Store:
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         ids: list[str] = []
         self._fields: set[str] = set()
-        for row in range(len(self)):
-            record = self.record(row)
+        for record in self._records():
             ids.append(record.id)
             self._fields.update(record.metadata)
         self.ids = tuple(ids)
@@ -88,10 +88,11 @@ class Store:
         """One metadata field of every row (None where absent), read once and kept."""
         with self._columns_lock:
             if field not in self._columns:
-                self._columns[field] = [
-                    self.record(row).metadata.get(field) for row in range(len(self))
-                ]
+                self._columns[field] = [r.metadata.get(field) for r in self._records()]
             return self._columns[field]
+
+    def _records(self) -> Iterator[StoredRecord]:
+        return itertools.chain.from_iterable(segment.records() for segment in self.segments)
 
     def _locate(self, row: int) -> tuple[Segment, int]:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1

@@ -51,4 +51,5 @@ def colour_embed(images: list[Any]) -> NDArray[np.float32]:
 
 def unit_rows(count: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
     rows = np.random.default_rng(seed).standard_normal((count, dim))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows.astype(np.float32)
