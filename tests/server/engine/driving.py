@@ -1,10 +1,14 @@
 """Running requests through an engine and keeping what comes back."""
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from fromage_server.engine import (
     Engine,
+    EngineConfig,
     ErrorEvent,
     Event,
     FinishEvent,
@@ -15,7 +19,7 @@ from fromage_server.engine import (
     ScoringRequest,
     TokenEvent,
 )
-from fromage_weights.grounded import Segment
+from fromage_weights.grounded import GroundedModel, Segment
 
 
 @dataclass
@@ -97,3 +101,20 @@ def answers(engine: Engine, requests: list[Any], steps_between: int = 0) -> list
             engine.step()
     drain(engine)
     return heard
+
+
+@contextmanager
+def running(model: GroundedModel, config: EngineConfig | None = None) -> Iterator[Engine]:
+    engine = Engine(model, config)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened in 30 s"
+        time.sleep(0.002)

@@ -1,0 +1,155 @@
+"""One request's failure is its own; the engine's own failure is told to everybody."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from fromage_server.engine import (
+    Engine,
+    EngineConfig,
+    EngineStopped,
+    Event,
+    ScoringRequest,
+)
+from fromage_weights.grounded import GroundedModel, ImageSegment
+from fromage_weights.tokenizer import FromageTokenizer
+
+from tests.server.engine.driving import Heard, answer, answers, drain, reply, running, wait_until
+from tests.server.engine.tiny import VISION_DIM, chain, generate, text
+
+
+def test_a_sequence_with_bad_numbers_fails_alone(model: GroundedModel) -> None:
+    """Its features are finite, its soft tokens are not."""
+    prompt = (text(model, "fine"),)
+    with torch.inference_mode():
+        expected = generate(model, prompt, 10)
+    huge = ImageSegment(torch.full((VISION_DIM,), 1e38) * torch.tensor([1.0, -1.0] * 6))
+    engine = Engine(model)
+    requests = [reply("a", prompt, 10), reply("bad", (huge,), 10), reply("b", prompt, 10)]
+    good, bad, other = answers(engine, requests, steps_between=2)
+    assert good.ids == other.ids == expected
+    assert "not finite" in bad.error
+    assert bad.tokens == []
+    bad_score = answer(engine, ScoringRequest("s", (text(model, "a"), huge, *prompt), (), 0))
+    assert "not finite" in bad_score.error
+
+
+def test_a_sequence_that_goes_bad_on_the_way_fails_alone() -> None:
+    model = chain({"?": "abc", "!": "uvwxyz"})
+    poisoned = model.tokenizer.encode("b")[0]
+    embedding: Any = model.lm.get_input_embeddings()
+    embedding.weight.data[poisoned] = torch.inf
+    engine = Engine(model)
+    requests = [reply(name, (text(model, end),)) for name, end in (("1", "!"), ("2", "?"))]
+    requests.append(reply("3", (text(model, "long!"),)))
+    fine, bad, late = answers(engine, requests, steps_between=1)
+    assert fine.text == late.text == "uvwxyz"
+    assert bad.text == "ab"
+    assert "not finite" in bad.error
+    again = answers(engine, [reply(str(i), (text(model, "!" * (i + 1)),)) for i in range(3)])
+    assert [h.text for h in again] == ["uvwxyz"] * 3
+
+
+class Fault:
+    """Makes the language model raise for batches of a given size."""
+
+    def __init__(self, model: GroundedModel, rows: int) -> None:
+        self.rows = rows
+        lm: Any = model.lm
+        self.handle = lm.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        embeds = kwargs["inputs_embeds"]
+        if embeds.shape[:2] == (self.rows, 1):
+            raise RuntimeError("no such kernel")
+
+
+def test_a_failing_step_ends_its_batch_and_not_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+    model = chain({"!": "uvwxyz"})
+    fault = Fault(model, rows=2)
+    prompt = (text(model, "so!"),)
+    with running(model) as engine:
+        heard = [Heard(), Heard()]
+        for i, listener in enumerate(heard):
+            engine.submit(reply(str(i), prompt), listener)
+        wait_until(lambda: all(h.ended for h in heard))
+        assert [h.error for h in heard] == ["the model failed: RuntimeError: no such kernel"] * 2
+        assert engine.alive
+        alone = Heard()
+        engine.submit(reply("after", prompt), alone)
+        wait_until(lambda: alone.ended)
+        assert alone.text == "uvwxyz"
+        assert engine.stats().counts.failed == 2
+    fault.handle.remove()
+    assert "no such kernel" in caplog.text
+
+
+def test_a_failing_prefill_ends_only_its_own_request() -> None:
+    model = chain({"!": "uvwxyz"})
+    fault = Fault(model, rows=1)  # only the prompt of a single token has this shape in prefill
+    engine = Engine(model)
+    first, bad = Heard(), Heard()
+    engine.submit(reply("long", (text(model, "so!"),), max_tokens=1), first)
+    engine.submit(reply("short", (text(model, "!"),)), bad)
+    drain(engine)
+    fault.handle.remove()
+    assert first.text == "u"
+    assert "no such kernel" in bad.error
+
+
+def test_text_that_cannot_be_decoded_ends_only_its_own_reply() -> None:
+    class Stumbling(FromageTokenizer):
+        def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+            text = super().decode(ids, skip_special)
+            if "c" in text:
+                raise ValueError("not my letter")
+            return text
+
+    model = chain({"?": "abcd", "!": "uvwxyz"})
+    model.tokenizer = Stumbling(model.tokenizer.hf)
+    requests = [reply("1", (text(model, "?"),)), reply("2", (text(model, "!"),))]
+    bad, fine = answers(Engine(model), requests)
+    assert bad.text == "ab"
+    assert "not my letter" in bad.error
+    assert fine.text == "uvwxyz"
+
+
+def test_a_caller_that_fails_loses_only_its_own_request(model: GroundedModel) -> None:
+    calls = itertools.count()
+
+    def broken(event: Event) -> None:
+        if next(calls) == 2:
+            raise ValueError("caller's own fault")
+
+    engine = Engine(model)
+    prompt = (text(model, "abc"),)
+    heard = Heard()
+    engine.submit(reply("broken", prompt, 50, ignore_eos=True), broken)
+    engine.submit(reply("fine", prompt, 10, ignore_eos=True), heard)
+    drain(engine)
+    assert len(heard.ids) == 10
+    assert next(calls) <= 5
+    assert engine.stats().running == 0
+
+
+def test_when_the_thread_dies_everybody_hears_of_it(
+    model: GroundedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    def deadly(event: Event) -> None:
+        raise SystemExit("gone")
+
+    engine = Engine(model, EngineConfig(max_batch=1))
+    heard = [Heard() for _ in range(3)]
+    prompt = (text(model, "abc"),)
+    engine.submit(reply("deadly", prompt), deadly)
+    for i, listener in enumerate(heard):
+        engine.submit(reply(str(i), prompt), listener)
+    engine.start()
+    wait_until(lambda: all(h.ended for h in heard))
+    assert not engine.alive
+    assert all("the engine has failed: SystemExit: gone" in h.error for h in heard)
+    with pytest.raises(EngineStopped, match="SystemExit: gone"):
+        engine.submit(reply("late", prompt), Heard())
+    assert "has died" in caplog.text
