@@ -42,6 +42,10 @@ class Startup:
     def start(self) -> None:
         self._thread.start()
 
+    def join(self) -> None:
+        """Waits until everything is loaded, or has failed to."""
+        self._thread.join()
+
     def stop(self) -> None:
         self._stopped = True
         if self._loaded is not None:

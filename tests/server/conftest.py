@@ -7,11 +7,10 @@ import httpx
 import pytest
 from fromage_server.cli import main
 
-from tests.server import tiny
+from tests.server import pictures
 from tests.server.process import serving
 from tests.server.recording import COLLECTION, Replay
-
-PICTURES = 9
+from tests.server.sizes import PICTURES
 
 
 @pytest.fixture(scope="session", params=["variant_a", "variant_b"])
@@ -38,6 +37,8 @@ def replay(
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.server import tiny
+
     path = tmp_path_factory.mktemp("bundle") / "tiny"
     tiny.write_bundle(path)
     return path
@@ -47,7 +48,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_collection(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built by the command; its images lie in the folder `pictures` beside it."""
     path = tmp_path_factory.mktemp("shelf")
-    tiny.write_pictures(path / "pictures", PICTURES)
+    pictures.write_pictures(path / "pictures", PICTURES)
     build = ["index", "build", str(path / "pictures"), "--collection", str(path / "collection")]
     assert main([*build, "--bundle", str(tiny_bundle), "--device", "cpu"]) == 0
     return path / "collection"

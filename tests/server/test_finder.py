@@ -1,6 +1,5 @@
 """Which images stand in for a [RET], over a real collection with files that don't open."""
 
-
 import numpy as np
 import pytest
 from fromage_index.collection import Collection
@@ -11,7 +10,7 @@ from fromage_server.finder import DistinctFinder, ReferenceFinder, best_readable
 from fromage_server.gallery import Gallery, Scope
 from fromage_server.schema.options import RetrievalOptions
 
-from tests.server.tiny import encoded, picture
+from tests.server.pictures import encoded, picture
 
 UNREADABLE = {1, 4}
 COUNT = 8

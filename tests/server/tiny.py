@@ -1,23 +1,18 @@
-"""A whole bundle of tiny random models with room for long replies, and pictures to search."""
+"""A whole bundle of tiny random models with room for long replies."""
 
-import io
-import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from fromage_weights.bundle import Bundle, ChatTemplate, FrozenModel, save_bundle
 from fromage_weights.fingerprint import fingerprint
 from fromage_weights.mappers import Mappers
 from fromage_weights.vision import VisionEncoder
-from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
+from tests.server.sizes import CONTEXT, SHARED_DIM, SOFT_TOKENS
 from tests.weights.tiny import tokenizer
 
-CONTEXT = 4096
-VISION_DIM, WIDTH, SHARED_DIM, SOFT_TOKENS = 24, 32, 8, 2
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}
+VISION_DIM, WIDTH = 24, 32
 
 
 def write_bundle(path: Path, seed: int = 7) -> Bundle:
@@ -71,30 +66,3 @@ def _tower() -> CLIPVisionModel:
 
 def _fingerprint(vision: Path) -> str:
     return VisionEncoder.load(str(vision)).fingerprint
-
-
-def picture(number: int, size: tuple[int, int] = (60, 40)) -> Image.Image:
-    """Noise over a colour, another one for every number."""
-    rng = np.random.default_rng(number)
-    base = np.array(list(COLOURS.values())[number % 3])
-    noise = rng.integers(-30, 30, size=(size[1], size[0], 3))
-    return Image.fromarray(np.clip(base + noise, 0, 255).astype(np.uint8))
-
-
-def encoded(image: Image.Image, format: str = "PNG") -> bytes:
-    out = io.BytesIO()
-    image.save(out, format)
-    return out.getvalue()
-
-
-def write_pictures(folder: Path, count: int) -> None:
-    """With metadata, and with one file that is no picture."""
-    folder.mkdir()
-    lines = []
-    for number in range(count):
-        name = f"pic {number:02d}.png"
-        (folder / name).write_bytes(encoded(picture(number)))
-        colour = list(COLOURS)[number % 3]
-        lines.append({"file_name": name, "colour": colour, "number": number})
-    (folder / "broken.png").write_text("this is text")
-    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))

@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from fromage_server.schema.base import AnswerModel
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+_IMAGE: Final[dict[str, Any]] = {
+    "id": "5f2b8c1d9e0a47b3c6d1",
+    "collection": "demo",
+    "key": "1-elephant-green.png",
+    "url": "/v1/images/demo/5f2b8c1d9e0a47b3c6d1",
+    "score": 0.71,
+    "width": 240,
+    "height": 240,
+    "metadata": {"caption": "an elephant on a green background", "count": 1},
+}
+_CONTENT: Final[list[dict[str, Any]]] = [
+    {"type": "text", "text": "here is an elephant"},
+    {"type": "image", "ret_index": 0, "image": _IMAGE, "alternatives": []},
+]
+_ENDING: Final[dict[str, Any]] = {
+    "finish_reason": "stop",
+    "usage": {
+        "prompt_tokens": 9,
+        "completion_tokens": 6,
+        "total_tokens": 15,
+        "cached_tokens": 0,
+        "images_in": 0,
+        "images_out": 1,
+        "dropped_turns": 0,
+    },
+    "timings": {"queue_ms": 0.2, "ttft_ms": 9.1, "total_ms": 31.8},
+}
+_TOKEN: Final[dict[str, Any]] = {"token_id": 41, "token": " here", "logprob": -0.02}
+
+
+def _example(**values: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [values]})
 
 
 class AnswerText(AnswerModel):
@@ -82,18 +115,33 @@ class AnswerMessage(AnswerModel):
 
 
 class ChatAnswer(Ending):
+    model_config = _example(
+        id="chat_8f3a", model="demo", message={"role": "assistant", "content": _CONTENT}, **_ENDING
+    )
+
     id: str
     model: str
     message: AnswerMessage
 
 
 class GenerateAnswer(Ending):
+    model_config = _example(
+        id="gen_8f3a",
+        model="demo",
+        content=_CONTENT,
+        **_ENDING,
+        token_ids=[41, 17, 3],
+        logprobs=[{**_TOKEN, "top": [_TOKEN]}],
+    )
+
     id: str
     model: str
     content: list[AnswerPart]
 
 
 class RetrieveAnswer(AnswerModel):
+    model_config = _example(images=[_IMAGE], query_embedding=[0.12, -0.08])
+
     images: list[Image]
     query_embedding: list[float] | None = None
 
@@ -105,10 +153,18 @@ class Score(AnswerModel):
 
 
 class ScoreAnswer(AnswerModel):
+    model_config = _example(
+        scores=[{"log_likelihood": -2.4, "mean_log_likelihood": -1.2, "tokens": 2}]
+    )
+
     scores: list[Score]
 
 
 class UploadAnswer(AnswerModel):
+    model_config = _example(
+        id="up_Xb2vR0tq7YkLw9ZsCe4A1mNd", width=640, height=480, expires_at=1795000000
+    )
+
     id: str
     width: int
     height: int
@@ -123,6 +179,11 @@ class ModelCard(AnswerModel):
 
 
 class ModelList(AnswerModel):
+    model_config = _example(
+        object="list",
+        data=[{"id": "demo", "object": "model", "created": 1795000000, "owned_by": "fromage"}],
+    )
+
     object: Literal["list"] = "list"
     data: list[ModelCard]
 
@@ -135,10 +196,16 @@ class CollectionCard(AnswerModel):
 
 
 class CollectionList(AnswerModel):
+    model_config = _example(
+        collections=[{"name": "demo", "size": 4500, "dim": 256, "default": True}]
+    )
+
     collections: list[CollectionCard]
 
 
 class Health(AnswerModel):
+    model_config = _example(status="ok")
+
     status: Literal["ok", "ready"]
 
 
@@ -150,4 +217,13 @@ class ErrorBody(AnswerModel):
 
 
 class ErrorEnvelope(AnswerModel):
+    model_config = _example(
+        error={
+            "type": "invalid_request_error",
+            "code": "invalid_value",
+            "message": "temperature: input should be less than or equal to 2; it is 3",
+            "param": "temperature",
+        }
+    )
+
     error: ErrorBody
