@@ -3,10 +3,11 @@
 import io
 
 import numpy as np
+from PIL import Image
+
 from fromage_weights.demo.classes import CLASSES
 from fromage_weights.demo.collection import DEMO_SIZE, demo_items, demo_scenes, describe
 from fromage_weights.demo.world import BACKGROUNDS, Scene
-from PIL import Image
 
 
 def test_every_object_is_there_alone_on_several_backgrounds_and_in_pairs() -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from fromage_weights.demo import tower_batches, tower_text
 from fromage_weights.demo.classes import CLASSES
 from fromage_weights.demo.contrastive import contrastive_loss, full_view, part_views, spread_loss
@@ -16,7 +18,6 @@ from fromage_weights.demo.tower import CHECKPOINT_NAME, TowerRecipe, TowerRun, t
 from fromage_weights.demo.tower_model import IMAGE_SIZE, build_tower, load_tower, save_tower
 from fromage_weights.demo.world import Scene
 from fromage_weights.vision import VisionEncoder
-from PIL import Image
 
 TINY = TowerRecipe(images=32, batch_size=8, variants=1, checkpoint_every=2)
 

@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
+
 from fromage_weights.demo.classes import CLASSES
 from fromage_weights.demo.scenes import MAX_ANGLE, place, render
 from fromage_weights.demo.splits import is_held_out, split_of

@@ -27,11 +27,11 @@ def part_views(scenes: list[Scene], *, plural: bool) -> list[tuple[float, tuple[
     objects = [[CLASS_INDEX[name] for name in scene.objects] for scene in scenes]
     colours = list(BACKGROUNDS)
     views = [
-        (1.0, tower_text.PLURAL_CAPTIONS if plural else tower_text.OBJECT_CAPTIONS, objects),
-        (0.5, tower_text.LEFT_CAPTIONS, [o[:1] if len(o) == 2 else [] for o in objects]),
-        (0.5, tower_text.RIGHT_CAPTIONS, [o[1:] for o in objects]),
+        (1.5, tower_text.PLURAL_CAPTIONS if plural else tower_text.OBJECT_CAPTIONS, objects),
+        (1.0, tower_text.LEFT_CAPTIONS, [o[:1] if len(o) == 2 else [] for o in objects]),
+        (1.0, tower_text.RIGHT_CAPTIONS, [o[1:] for o in objects]),
         (0.25, tower_text.BACKGROUND_CAPTIONS, [[colours.index(s.background)] for s in scenes]),
-        (0.25, tower_text.COUNT_CAPTIONS, [[3 if s.is_pair else s.count - 1] for s in scenes]),
+        (1.0, tower_text.COUNT_CAPTIONS, [[3 if s.is_pair else s.count - 1] for s in scenes]),
     ]
     return [(w, captions, match_matrix(rows, len(captions))) for w, captions, rows in views]
 
@@ -45,7 +45,7 @@ def full_view(scenes: list[Scene], *, background: bool) -> tuple[float, tuple[st
         if s.is_pair
     ]
     captions = {caption: i for i, caption in enumerate(dict.fromkeys((*own, *swapped)))}
-    return 1.0, tuple(captions), match_matrix([[captions[c]] for c in own], len(captions))
+    return 0.5, tuple(captions), match_matrix([[captions[c]] for c in own], len(captions))
 
 
 def contrastive_loss(logits: Tensor, match: Tensor) -> Tensor:

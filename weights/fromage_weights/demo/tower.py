@@ -23,7 +23,7 @@ from fromage_weights.demo.sprites import SpriteBank
 from fromage_weights.demo.tower_batches import batch
 from fromage_weights.demo.tower_model import IMAGE_SIZE, build_tower, save_tower, to_pixels
 
-MAX_LOGIT_SCALE = math.log(25.0)
+MAX_LOGIT_SCALE = math.log(15.0)
 CHECKPOINT_NAME = "checkpoint.pt"
 
 
@@ -31,7 +31,7 @@ CHECKPOINT_NAME = "checkpoint.pt"
 class TowerRecipe:
     """What a training run depends on. `images` is how many pictures it sees in all."""
 
-    images: int = 430_000
+    images: int = 518_400
     seed: int = 0
     batch_size: int = 192
     learning_rate: float = 1e-3
