@@ -183,6 +183,11 @@ def test_configuration() -> None:
     assert model.config.text_emb_layers == (-1,)
 
 
+def test_inner_layers_of_another_width_are_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="have 32 numbers, its head reads 24"):
+        grounded("opt", text_emb_layers=(-1, 1))
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -193,6 +193,13 @@ class GroundedModel:
                     f"the mappers were made for a language model with {name}={expected}, "
                     f"{type(self.lm).__name__} has {name}={value}"
                 )
+        inner_dim = int(self.lm.config.get_text_config().hidden_size)
+        if inner_dim != self.mappers.hidden_dim and any(i is not None for i in self._layers):
+            raise UnsupportedModel(
+                f"text_emb_layers is {self.mappers.text_emb_layers}: the inner layers of this "
+                f"{type(self.lm).__name__} have {inner_dim} numbers, its head reads "
+                f"{self.mappers.hidden_dim}; expected the last layer (-1) alone"
+            )
 
 
 def _positive_layers(lm: PreTrainedModel, layers: Sequence[int]) -> list[int | None]:

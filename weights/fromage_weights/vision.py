@@ -55,9 +55,10 @@ class VisionEncoder:
         """
         from PIL.Image import Resampling
 
+        image = image.convert("RGB")
         if mode == "squash":
             image = image.resize(_SQUASHED, Resampling.BICUBIC)
-        pixels: Tensor = self._transform(image.convert("RGB"))
+        pixels: Tensor = self._transform(image)
         return pixels
 
     @torch.inference_mode()
