@@ -10,10 +10,9 @@ from collections.abc import Sequence
 
 from fromage_client.errors import FromageError
 from fromage_index.errors import IndexFailure
-from fromage_weights.errors import WeightsError
-
 from fromage_server import commands
 from fromage_server.errors import ServiceError, SettingsError
+from fromage_weights.errors import WeightsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,12 +15,11 @@ from fromage_index.build import BuildReport, Item, Progress, build_from_folder, 
 from fromage_index.collection import Collection
 from fromage_index.errors import CollectionDamaged, CollectionNotFound
 from fromage_index.manifest import Provenance
-from fromage_weights.bundle import Bundle
-from fromage_weights.image_embedder import ImageEmbedder
-
 from fromage_server.errors import StartupError
 from fromage_server.settings import Settings
 from fromage_server.startup import Report
+from fromage_weights.bundle import Bundle
+from fromage_weights.image_embedder import ImageEmbedder
 
 if TYPE_CHECKING:
     from fromage_weights.loading import LoadedBundle

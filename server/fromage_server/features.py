@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 from fromage_index.decode import decode_image
 from fromage_index.errors import UnreadableImage
-
 from fromage_server.errors import ApiError
 from fromage_server.media import SourceImage
 
 if TYPE_CHECKING:
-    from fromage_weights.vision import PreprocessMode, VisionEncoder
     from torch import Tensor
+
+    from fromage_weights.vision import PreprocessMode, VisionEncoder
 
 _BATCH: Final = 16
 _REMEMBERED: Final = 4096

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
-from fromage_index.collection import Hit
 
+from fromage_index.collection import Hit
 from fromage_server.errors import ApiError
 from fromage_server.gallery import Scope
 

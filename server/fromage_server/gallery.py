@@ -10,10 +10,10 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import numpy as np
+
 from fromage_index.collection import Collection, Hit
 from fromage_index.errors import BadFilter, ImageNotFound, IndexFailure
 from fromage_index.filter import Filter
-
 from fromage_server.errors import ApiError
 from fromage_server.schema.options import RetrievalOptions
 from fromage_server.sse import LINE_LIMIT

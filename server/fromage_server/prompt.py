@@ -11,8 +11,9 @@ from fromage_server.schema.parts import ImagePart, ImageUrlPart, Part, TextPart
 from fromage_server.schema.requests import Message
 
 if TYPE_CHECKING:
-    from fromage_weights.grounded import Segment
     from torch import Tensor
+
+    from fromage_weights.grounded import Segment
 
 PictureSource = ImageUrlPart | ImagePart
 _CONTENT, _IMAGE = "{content}", "{image}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from fromage_weights.loading import load_grounded_model
-
 from fromage_server.collections import open_collections
 from fromage_server.compose import Composer
 from fromage_server.engine import Engine, EngineConfig
@@ -17,6 +15,7 @@ from fromage_server.settings import Settings
 from fromage_server.startup import Loaded, Report
 from fromage_server.uploads import UploadStore
 from fromage_server.workers import Workers
+from fromage_weights.loading import load_grounded_model
 
 log = logging.getLogger(__name__)
 

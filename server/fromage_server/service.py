@@ -37,9 +37,8 @@ from fromage_server.schema.requests import (
 from fromage_server.workers import Workers
 
 if TYPE_CHECKING:
-    from fromage_weights.tokenizer import FromageTokenizer
-
     from fromage_server.engine.engine import Engine
+    from fromage_weights.tokenizer import FromageTokenizer
 
 Json = dict[str, Any]
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fromage_index.errors import IndexFailure
-from fromage_weights.errors import WeightsError
-
 from fromage_server.errors import ApiError, ServiceError
+from fromage_weights.errors import WeightsError
 
 if TYPE_CHECKING:
     from fromage_server.service import Service

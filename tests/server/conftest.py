@@ -5,8 +5,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fromage_server.cli import main
 
+from fromage_server.cli import main
 from tests.server import pictures
 from tests.server.process import serving
 from tests.server.recording import COLLECTION, Replay

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from fromage_server.app import create_app
 from fromage_server.schema.requests import (
     ChatRequest,

@@ -1,12 +1,13 @@
 """The table of codes, and every package's error on its way to a status."""
 
 import pytest
+from pydantic import ValidationError
+
 from fromage_server.engine import errors as engine_errors
 from fromage_server.engine_stream import refusal
 from fromage_server.errors import ERROR_TABLE, ApiError
 from fromage_server.failures import from_validation
 from fromage_server.schema.requests import ChatRequest
-from pydantic import ValidationError
 
 STATUSES = {
     "invalid_json": 400,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from fromage_index.collection import Collection
 from fromage_index.manifest import Provenance
 from fromage_index.writer import CollectionWriter
@@ -9,7 +10,6 @@ from fromage_server.errors import ApiError
 from fromage_server.finder import DistinctFinder, ReferenceFinder, best_readable
 from fromage_server.gallery import Gallery, Scope
 from fromage_server.schema.options import RetrievalOptions
-
 from tests.server.pictures import encoded, picture
 
 UNREADABLE = {1, 4}

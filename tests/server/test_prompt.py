@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
+
 from fromage_server.prompt import (
     Item,
     Picture,

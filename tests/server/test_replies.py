@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fromage_client.sse import SSEParser
 
+from fromage_client.sse import SSEParser
 from tests.server.pictures import encoded, picture
 from tests.server.sizes import PICTURES, SHARED_DIM, SOFT_TOKENS
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from fromage_server.cli import main
 from fromage_server.errors import SettingsError
 from fromage_server.settings import Settings, load_settings

@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import FastAPI
+
 from fromage_server import runtime
 from fromage_server.app import create_app
 from fromage_server.cli import main
@@ -14,7 +15,6 @@ from fromage_server.startup import Loaded, Report, Startup
 from fromage_server.state import ServerState
 from fromage_server.uploads import UploadStore
 from fromage_server.workers import Workers
-
 from tests.server import pictures, tiny
 from tests.server.process import COMMAND, environment, start, wait_for
 from tests.server.sizes import PICTURES

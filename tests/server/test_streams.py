@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from fromage_client.sse import Frame, SSEParser
 
 LONG: dict[str, Any] = {

@@ -2,9 +2,9 @@
 
 import httpx
 import pytest
+
 from fromage_server.errors import ApiError
 from fromage_server.uploads import UploadStore
-
 from tests.server.pictures import encoded, picture
 
 

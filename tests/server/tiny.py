@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import torch
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+
 from fromage_weights.bundle import Bundle, ChatTemplate, FrozenModel, save_bundle
 from fromage_weights.fingerprint import fingerprint
 from fromage_weights.mappers import Mappers
 from fromage_weights.vision import VisionEncoder
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
-
 from tests.server.sizes import CONTEXT, SHARED_DIM, SOFT_TOKENS
 from tests.weights.tiny import tokenizer
 

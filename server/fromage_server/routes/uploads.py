@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from fromage_index.decode import decode_image
-from fromage_index.errors import UnreadableImage
 from starlette.datastructures import UploadFile
 
+from fromage_index.decode import decode_image
+from fromage_index.errors import UnreadableImage
 from fromage_server.errors import ApiError
 from fromage_server.schema.answers import UploadAnswer
 from fromage_server.state import State
