@@ -77,7 +77,7 @@ def served_pixels(
 
 def encode(encoder: VisionEncoder, pixels: Tensor) -> Tensor:
     """(N, 3, S, S) to pooled features (N, 1024)."""
-    return torch.cat([encoder.encode(batch) for batch in pixels.split(_BATCH)])
+    return torch.cat([encoder.encode(batch) for batch in torch.split(pixels, _BATCH)])
 
 
 def ridge_readout(

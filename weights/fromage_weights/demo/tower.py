@@ -71,14 +71,14 @@ class TowerRun:
         pixels = to_pixels(bank.draw(scenes, self.rng))
         with sdpa_kernel(SDPBackend.MATH):
             loss = scenes_loss(self.model, pixels, scenes, coin=int(self.rng.integers(4)))
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            self.model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)  # type: ignore[operator, union-attr]
+            self.model.get_parameter("logit_scale").clamp_(max=MAX_LOGIT_SCALE)
         self.step += 1
         return float(loss.detach())
 
