@@ -87,7 +87,7 @@ def draw_item(scene: Scene, seed: int) -> DemoItem:
     key = _key(scene)
     rng = np.random.default_rng([seed, *key.encode()])
     encoded = io.BytesIO()
-    Image.fromarray(render(scene, rng, LARGE)).save(encoded, "PNG", compress_level=4)
+    Image.fromarray(render(scene, rng, LARGE)).save(encoded, "PNG", compress_level=2)
     metadata: dict[str, str | int | list[str]] = {
         "caption": describe(scene),
         "objects": list(scene.objects),

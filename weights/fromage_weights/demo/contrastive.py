@@ -84,7 +84,7 @@ def scenes_loss(model: nn.Module, pixels: Tensor, scenes: list[Scene], *, coin: 
     sizes = [len(texts) for _, texts, _ in views]
     losses = [
         weight * contrastive_loss(scores, match)
-        for scores, (weight, _, match) in zip(logits.split(sizes, dim=1), views, strict=True)
+        for scores, (weight, _, match) in zip(torch.split(logits, sizes, dim=1), views, strict=True)
     ]
-    spread = [SPREAD_WEIGHT * spread_loss(part) for part in text.split(sizes)[:-1]]
+    spread = [SPREAD_WEIGHT * spread_loss(part) for part in torch.split(text, sizes)[:-1]]
     return torch.stack([*losses, *spread]).sum()

