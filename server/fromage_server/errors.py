@@ -89,7 +89,12 @@ class ApiError(ServiceError):
             "error": {
                 "type": self.kind.type,
                 "code": self.code,
-                "message": self.message,
-                "param": self.param,
+                "message": _encodable(self.message),
+                "param": self.param and _encodable(self.param),
             }
         }
+
+
+def _encodable(text: str) -> str:
+    """Without the lone surrogates that JSON can smuggle in and UTF-8 cannot hold."""
+    return text.encode(errors="replace").decode()

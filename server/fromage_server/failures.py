@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -15,7 +14,6 @@ from starlette.responses import JSONResponse, Response
 from fromage_server.errors import ApiError
 from fromage_server.streaming import ClientLeft
 
-log = logging.getLogger(__name__)
 _SHOWN: Final = 80
 # Discriminators and unions put their tag into the path, which is no field of the request.
 _TAGS: Final = frozenset({"text", "image_url", "image"})
@@ -55,8 +53,8 @@ async def _on_client_left(_: Request, error: Exception) -> Response:
     return Response(status_code=499)
 
 
-async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+async def _on_unexpected(_: Request, error: Exception) -> JSONResponse:
+    """The framework raises the error again, for the server's log."""
     return respond(ApiError("internal_error", "the server failed; its log says why"))
 
 

@@ -37,7 +37,7 @@ from fromage_server.schema.requests import (
 from fromage_server.workers import Workers
 
 if TYPE_CHECKING:
-    from fromage_server.engine.engine import Engine
+    from fromage_server.engine import Engine, EngineStats
     from fromage_weights.tokenizer import FromageTokenizer
 
 Json = dict[str, Any]
@@ -73,6 +73,9 @@ class Service:
     def alive(self) -> bool:
         return self._engine.alive
 
+    def stats(self) -> EngineStats:
+        return self._engine.stats()
+
     async def chat(self, body: ChatRequest) -> Reply:
         """A reply on its way. Raises ApiError for what is known to be wrong before it starts."""
         stream = self._admit("chat")
@@ -105,7 +108,7 @@ class Service:
         """A full queue is noticed before any work is done."""
         if not self._engine.alive:
             raise ApiError("engine_dead", "the engine has stopped; the server must be restarted")
-        if self._engine.stats().waiting >= self._max_queue:
+        if self.stats().waiting >= self._max_queue:
             raise queue_full(f"{self._max_queue} requests are waiting already; try again")
 
     def _start_chat(self, body: ChatRequest, stream: EngineStream) -> Reply:

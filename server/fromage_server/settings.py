@@ -29,31 +29,39 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    bundle: str = Field("demo", min_length=1, description="demo, a directory, or a hub id")
+    bundle: str = Field(default="demo", min_length=1, description="demo, a directory, or a hub id")
     collections: dict[str, Path] = Field(
         default_factory=dict, description="collections to search, NAME=DIR; the first is default"
     )
     images: dict[str, Path] = Field(
         default_factory=dict, description="folders of images to index at first start, NAME=FOLDER"
     )
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
-    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda")
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(default=8000, ge=1, le=65535, description="port to listen on")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="numbers to compute with"
+        default="auto", description="numbers to compute with"
     )
     cache_dir: Path = Field(
         default_factory=default_cache_dir, description="where built collections are kept"
     )
-    max_batch: int = Field(8, ge=1, le=1024, description="sequences decoded together")
-    max_queue: int = Field(64, ge=1, le=100_000, description="requests that may wait")
+    max_batch: int = Field(default=8, ge=1, le=1024, description="sequences decoded together")
+    max_queue: int = Field(default=64, ge=1, le=100_000, description="requests that may wait")
     max_context: int | None = Field(
-        None, ge=16, description="longest prompt and reply, in tokens (default: the model's)"
+        default=None,
+        ge=16,
+        description="longest prompt and reply, in tokens (default: the model's)",
     )
-    max_body_mib: int = Field(32, ge=1, le=1024, description="largest request body")
-    upload_ttl_s: int = Field(3600, ge=1, description="seconds for which an upload is kept")
-    upload_store_mib: int = Field(256, ge=1, description="memory for uploads, the oldest go first")
-    keepalive_s: float = Field(15.0, gt=0, description="seconds of silence before a keep-alive")
+    max_body_mib: int = Field(default=32, ge=1, le=1024, description="largest request body")
+    upload_ttl_s: int = Field(default=3600, ge=1, description="seconds for which an upload is kept")
+    upload_store_mib: int = Field(
+        default=256, ge=1, description="memory for uploads, the oldest go first"
+    )
+    keepalive_s: float = Field(
+        default=15.0, gt=0, description="seconds of silence before a keep-alive"
+    )
 
     @field_validator("collections", "images", mode="before")
     @classmethod

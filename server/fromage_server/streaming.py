@@ -81,8 +81,8 @@ class EventStreamResponse(Response):
             yield encoder.frame("error", error.envelope())
         except Exception:
             log.exception("a stream failed")
-            error = ApiError("internal_error", "the server failed; its log says why")
-            yield encoder.frame("error", error.envelope())
+            failure = ApiError("internal_error", "the server failed; its log says why")
+            yield encoder.frame("error", failure.envelope())
 
 
 async def _with_keepalive(frames: AsyncGenerator[bytes], seconds: float) -> AsyncGenerator[bytes]:

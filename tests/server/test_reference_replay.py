@@ -95,4 +95,5 @@ def test_what_the_reference_raises_on(replay: Replay) -> None:
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """(n, V) logits to natural log-probabilities."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    found: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return found

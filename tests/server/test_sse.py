@@ -9,6 +9,7 @@ from fromage_server.reply import (
     ImageShown,
     MessageEnd,
     MessageStart,
+    ReplyEvent,
     TextDelta,
     event_data,
     fold,
@@ -44,7 +45,7 @@ def test_long_data_goes_out_in_short_lines() -> None:
 def test_a_fold_is_the_reply() -> None:
     content = ContentBuilder()
     part: dict[str, Any] = {"type": "image", "ret_index": 0, "image": {"id": "x"}}
-    events = [
+    events: list[ReplyEvent] = [
         MessageStart("chat_1", "m"),
         *content.text("a "),
         *content.text(""),

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from fromage_weights.grounded import GroundedModel, ImageSegment, Segment
 
 from fromage_server.engine.errors import InvalidRequest, PromptTooLong
 from fromage_server.engine.request import GenerationRequest, ScoringRequest
+from fromage_weights.grounded import GroundedModel, ImageSegment, Segment
 
 
 def check_request(

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from fromage_weights.grounded import GroundedModel
 
 from fromage_server.engine.admission import check_request
 from fromage_server.engine.config import Counts, EngineConfig, EngineStats
@@ -20,6 +19,7 @@ from fromage_server.engine.runner import Runner, StepOutput
 from fromage_server.engine.sampling import Sampled, sample
 from fromage_server.engine.scheduler import Plan, Scheduler
 from fromage_server.engine.sequence import Job, ScoringJob, Sequence, Vocabulary
+from fromage_weights.grounded import GroundedModel
 
 logger = logging.getLogger(__name__)
 _NOT_FINITE = "the model's numbers are not finite for this prompt"

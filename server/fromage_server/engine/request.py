@@ -3,9 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from fromage_weights.grounded import Segment
-
 from fromage_server.engine.errors import InvalidRequest
+from fromage_weights.grounded import Segment
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fromage_weights.errors import UnsupportedModel
-from fromage_weights.grounded import ForwardOutput, GroundedModel, Segment, TextSegment
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
@@ -15,6 +13,8 @@ from transformers import DynamicCache
 from fromage_server.engine.events import ScoreEvent
 from fromage_server.engine.kv_cache import LayerStates, SlotCache
 from fromage_server.engine.sequence import ScoringJob, Sequence
+from fromage_weights.errors import UnsupportedModel
+from fromage_weights.grounded import ForwardOutput, GroundedModel, Segment, TextSegment
 
 _CACHEABLE = {"full_attention", "sliding_attention", "chunked_attention"}
 

@@ -1,6 +1,8 @@
 """What every body has in common."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 
 class RequestModel(BaseModel):
@@ -11,3 +13,17 @@ class RequestModel(BaseModel):
 
 class AnswerModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"character {error.start} is half of a surrogate pair, which is no character"
+        ) from None
+    return text
+
+
+# JSON can spell lone surrogates; tokenizers cannot take them.
+Text = Annotated[str, AfterValidator(_encodable)]

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
-from fromage_server.schema.base import RequestModel
+from fromage_server.schema.base import RequestModel, Text
 
 DEFAULT_MAX_TOKENS = 256
 DEFAULT_MAX_RETS = 4
 
-StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+StopString = Annotated[Text, StringConstraints(min_length=1, max_length=64)]
 FILTER_EXAMPLE = {"license": "CC BY-SA 4.0", "count": {"gte": 2, "lt": 4}}
 
 

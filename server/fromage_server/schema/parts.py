@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from fromage_server.schema.base import RequestModel
+from fromage_server.schema.base import RequestModel, Text
 
 
 class TextPart(RequestModel):
     type: Literal["text"] = "text"
-    text: str
+    text: Text
 
 
 class ImageUrl(RequestModel):

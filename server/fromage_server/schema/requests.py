@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from fromage_server.schema.base import RequestModel
+from fromage_server.schema.base import RequestModel, Text
 from fromage_server.schema.options import DEFAULT_MAX_TOKENS, GenerationOptions, RetrievalOptions
 from fromage_server.schema.parts import Part, Parts, TextPart
 
@@ -177,7 +177,7 @@ class ScoreRequest(RequestModel):
     )
 
     prompt: Parts = Field(min_length=1, max_length=4096, description="The context.")
-    candidates: list[str] | None = Field(
+    candidates: list[Text] | None = Field(
         None,
         min_length=1,
         max_length=1024,
