@@ -39,7 +39,7 @@ def server(reference_any: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """The address of the real server, with a tiny model and its collection `cc3m`."""
     work = tmp_path_factory.mktemp("client_server")
     bundle, collection = str(work / "bundle"), str(work / "collection")
-    model, hub = (str(reference_any / "variant_a" / name) for name in ("model_dir", "hub"))
+    model, hub = (str(reference_any / "variant_b" / name) for name in ("model_dir", "hub"))
     assert main(["weights", "import", model, bundle, "--lm", hub, "--vision", hub]) == 0
     importing = ["index", "import-reference", model, "--images", str(reference_any / "images")]
     assert main([*importing, "--collection", collection, "--bundle", bundle]) == 0
