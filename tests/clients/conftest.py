@@ -4,10 +4,10 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from fromage_client import Client
-from fromage_server.cli import main
 from PIL import Image
 
+from fromage_client import Client
+from fromage_server.cli import main
 from tests.clients.scripted import ScriptedServer, serving
 from tests.server.process import start, wait_for
 

@@ -7,6 +7,7 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
+
 from fromage_client import (
     Client,
     InvalidRequest,
@@ -23,7 +24,6 @@ from fromage_client import (
     fold,
 )
 from fromage_client.transport import retry_after
-
 from tests.clients.scripted import (
     END,
     END_FRAME,

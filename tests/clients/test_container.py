@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+
 from fromage_server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

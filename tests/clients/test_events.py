@@ -2,6 +2,7 @@ import json
 from typing import Any
 
 import pytest
+
 from fromage_client import (
     ImageShown,
     InvalidRequest,
@@ -17,7 +18,6 @@ from fromage_client import (
 )
 from fromage_client.events import Event, parse_event
 from fromage_client.sse import Frame, SSEParser
-
 from tests.clients.scripted import END, END_FRAME, START_FRAME, frame, image_part
 
 

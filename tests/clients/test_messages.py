@@ -2,6 +2,7 @@ import base64
 from pathlib import Path
 
 import pytest
+
 from fromage_client import ImageRef, TextPart, Upload
 from fromage_client.messages import INLINE_LIMIT, content_type, encode_content, encode_message
 from fromage_client.reply import ImagePart

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from fromage_client import (
     Client,
     InvalidRequest,
@@ -13,7 +14,6 @@ from fromage_client import (
     ServerError,
     fold,
 )
-
 from tests.clients.process import piped
 
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]

@@ -1,6 +1,7 @@
 from itertools import pairwise
 
 import pytest
+
 from fromage_client.sse import Frame, SSEParser
 
 TEXT = 'event: text.delta\nid: 7\ndata: {\ndata: "é\u2028\x85\x0b"}\n\n: keep-alive\n\ndata:end\n\n'

@@ -6,8 +6,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from fromage_server.commands import chat
 
+from fromage_server.commands import chat
 from tests.clients.process import open_pipes, piped
 from tests.clients.scripted import (
     END,
