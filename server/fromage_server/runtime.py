@@ -27,16 +27,15 @@ def load(settings: Settings, uploads: UploadStore, workers: Workers, report: Rep
     model, config = loaded.model, loaded.bundle.config
     log.info("%s on %s in %s", config.name, model.device, str(model.dtype).removeprefix("torch."))
     gallery = Gallery(open_collections(settings, loaded, report))
-    engine = Engine(
-        model, EngineConfig(settings.max_batch, settings.max_queue, settings.max_context)
-    )
+    limits = EngineConfig(settings.max_batch, settings.max_queue, settings.max_context)
+    engine = Engine(model, limits)
     assert loaded.vision is not None
     media = MediaReader(uploads, gallery)
     encoder = FeatureEncoder(loaded.vision, config.prompt_image)
     service = Service(
         model_name=config.name,
         engine=engine,
-        max_queue=settings.max_queue,
+        limits=limits,
         tokenizer=model.tokenizer,
         stop=config.stop,
         composer=Composer(config, model.tokenizer, engine.max_context, media, encoder),

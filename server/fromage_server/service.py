@@ -37,7 +37,7 @@ from fromage_server.schema.requests import (
 from fromage_server.workers import Workers
 
 if TYPE_CHECKING:
-    from fromage_server.engine import Engine, EngineStats
+    from fromage_server.engine import Engine, EngineConfig, EngineStats
     from fromage_weights.tokenizer import FromageTokenizer
 
 Json = dict[str, Any]
@@ -52,7 +52,7 @@ class Service:
         *,
         model_name: str,
         engine: Engine,
-        max_queue: int,
+        limits: EngineConfig,
         tokenizer: FromageTokenizer,
         stop: Sequence[str],
         composer: Composer,
@@ -63,7 +63,7 @@ class Service:
         self.created = int(time.time())
         self.gallery = gallery
         self._engine = engine
-        self._max_queue = max_queue
+        self._limits = limits
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._composer = composer
@@ -108,8 +108,11 @@ class Service:
         """A full queue is noticed before any work is done."""
         if not self._engine.alive:
             raise ApiError("engine_dead", "the engine has stopped; the server must be restarted")
-        if self.stats().waiting >= self._max_queue:
-            raise queue_full(f"{self._max_queue} requests are waiting already; try again")
+        stats = self.stats()
+        # Who has a free place coming does not wait: as many more may come at once.
+        free = self._limits.max_batch - stats.running
+        if stats.waiting >= self._limits.max_queue + free:
+            raise queue_full(f"{self._limits.max_queue} requests are waiting already; try again")
 
     def _start_chat(self, body: ChatRequest, stream: EngineStream) -> Reply:
         scope = self.gallery.scope(body)

@@ -123,7 +123,8 @@ class Sequence(Job):
 
     def _forbidden(self) -> tuple[int, ...]:
         params, vocabulary = self.params, self._vocabulary
-        too_early = len(self.generated) - self.rets < params.min_word_tokens
+        # No [RET] can be among these yet, so they all are words.
+        too_early = len(self.generated) < params.min_word_tokens
         used_up = (
             not params.compat
             and params.max_num_rets is not None
