@@ -25,7 +25,7 @@ from fromage_weights.demo.tower_text import full_caption, tokenize
 from fromage_weights.demo.world import BACKGROUNDS, MAX_COUNT, Scene, random_scene
 from fromage_weights.vision import PreprocessMode, VisionEncoder
 
-RIDGE = 1e-2
+RIDGE = 1e-3
 _BATCH = 256
 
 

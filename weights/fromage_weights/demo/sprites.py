@@ -23,7 +23,8 @@ _BANDS = ((0.32, 0.38), (0.38, 0.44), (0.44, 0.52), (0.52, 0.65), (0.65, 0.80), 
 _NOISE_SIDE = 512
 
 
-def _shrink(canvas: Image.Image, size: int, *, squash: bool) -> NDArray[np.uint8]:
+def shrink(canvas: Image.Image, size: int, *, squash: bool) -> NDArray[np.uint8]:
+    """As the server shrinks pictures: bicubic, uploads (`squash`) by way of 224 × 224."""
     if squash:
         canvas = canvas.resize((SQUASHED, SQUASHED), Image.Resampling.BICUBIC)
     return np.asarray(canvas.resize((size, size), Image.Resampling.BICUBIC))
@@ -44,7 +45,7 @@ def _small_sprite(
     canvas = Image.new("RGBa", (LARGE, LARGE))
     corner = rng.integers(0, LARGE - side + 1, size=2)
     canvas.paste(Image.fromarray(pixels, mode="RGBa"), (int(corner[0]), int(corner[1])))
-    return _cut(_shrink(canvas, size, squash=bool(rng.integers(2))))
+    return _cut(shrink(canvas, size, squash=bool(rng.integers(2))))
 
 
 class SpriteBank:
@@ -84,4 +85,5 @@ class SpriteBank:
         canvases = np.empty((len(scenes), self.size, self.size, 3), np.float32)
         for scene, canvas in zip(scenes, canvases, strict=True):
             self._draw_one(scene, canvas, rng)
-        return np.clip(canvases + 0.5, 0, 255).astype(np.uint8)
+        pixels: NDArray[np.uint8] = np.clip(canvases + 0.5, 0, 255).astype(np.uint8)
+        return pixels
