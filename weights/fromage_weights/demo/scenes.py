@@ -97,4 +97,5 @@ def render(scene: Scene, rng: np.random.Generator, size: int) -> NDArray[np.uint
         extent = max(1, round(spot.extent * size))
         pixels = sprite(CLASS_BY_NAME[spot.name].codepoint, extent, spot.angle)
         blend(canvas, pixels, spot.x * size, spot.y * size)
-    return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+    return pixels
