@@ -95,7 +95,7 @@ def render(scene: Scene, rng: np.random.Generator, size: int) -> NDArray[np.uint
     canvas[:] = background_colour(scene, rng)
     for spot in place(scene, rng):
         extent = max(1, round(spot.extent * size))
-        pixels = sprite(CLASS_BY_NAME[spot.name].codepoint, extent, spot.angle)
-        blend(canvas, pixels, spot.x * size, spot.y * size)
+        thing = sprite(CLASS_BY_NAME[spot.name].codepoint, extent, spot.angle)
+        blend(canvas, thing, spot.x * size, spot.y * size)
     pixels: NDArray[np.uint8] = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
     return pixels
