@@ -13,6 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models
+from transformers import AutoModelForCausalLM, OPTConfig, PreTrainedTokenizerFast
+
 from fromage_server.engine import (
     Engine,
     EngineConfig,
@@ -23,8 +26,6 @@ from fromage_server.engine import (
 from fromage_weights.grounded import GroundedModel, ImageSegment, Segment, TextSegment
 from fromage_weights.mappers import Mappers
 from fromage_weights.tokenizer import FromageTokenizer
-from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, OPTConfig, PreTrainedTokenizerFast
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 256, "ffn_dim": 1024, "num_hidden_layers": 4, "num_attention_heads": 4},

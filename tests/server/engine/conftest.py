@@ -1,8 +1,8 @@
 """Models that several modules share, and the recorded reference imported as a bundle."""
 
 import pytest
-from fromage_weights.grounded import GroundedModel
 
+from fromage_weights.grounded import GroundedModel
 from tests.server.engine.tiny import grounded
 from tests.weights.conftest import recording
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from fromage_server.engine import (
     Engine,
-    EngineConfig,
     ErrorEvent,
     Event,
     FinishEvent,
@@ -19,7 +18,7 @@ from fromage_server.engine import (
     ScoringRequest,
     TokenEvent,
 )
-from fromage_weights.grounded import GroundedModel, Segment
+from fromage_weights.grounded import Segment
 
 
 @dataclass
@@ -104,8 +103,7 @@ def answers(engine: Engine, requests: list[Any], steps_between: int = 0) -> list
 
 
 @contextmanager
-def running(model: GroundedModel, config: EngineConfig | None = None) -> Iterator[Engine]:
-    engine = Engine(model, config)
+def running(engine: Engine) -> Iterator[Engine]:
     engine.start()
     try:
         yield engine

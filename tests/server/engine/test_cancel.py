@@ -1,12 +1,12 @@
 """Cancelled requests leave nothing behind."""
 
 import torch
+
 from fromage_server.engine import (
     Engine,
     EngineConfig,
 )
 from fromage_weights.grounded import GroundedModel
-
 from tests.server.engine.driving import Heard, drain, reply
 from tests.server.engine.tiny import generate, text
 

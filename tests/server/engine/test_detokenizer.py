@@ -3,12 +3,12 @@
 import random
 
 import pytest
-from fromage_server.engine.detokenizer import Detokenizer
-from fromage_server.engine.stop import StopFinder
-from fromage_weights.tokenizer import FromageTokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from fromage_server.engine.detokenizer import Detokenizer
+from fromage_server.engine.stop import StopFinder
+from fromage_weights.tokenizer import FromageTokenizer
 from tests.server.engine.tiny import EOS, byte_tokenizer
 
 TEXTS = (

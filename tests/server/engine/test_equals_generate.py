@@ -4,9 +4,9 @@ from functools import cache
 
 import pytest
 import torch
+
 from fromage_server.engine import Engine, EngineConfig, GenerationRequest
 from fromage_weights.grounded import Segment
-
 from tests.server.engine.driving import answer, answers, reply
 from tests.server.engine.tiny import FAMILIES, generate, grounded, image, text
 

@@ -3,8 +3,9 @@
 import random
 
 import torch
-from fromage_server.engine.kv_cache import LayerStates, SlotCache
 from torch import Tensor
+
+from fromage_server.engine.kv_cache import LayerStates, SlotCache
 
 SHAPES = ((2, 3), (1, 4))  # heads and head_dim may differ from layer to layer
 CPU = torch.device("cpu")
@@ -99,19 +100,20 @@ def test_a_full_length_sequence_fits() -> None:
 
 
 def test_what_a_failed_sequence_leaves_behind_is_wiped() -> None:
+    """The newcomer gets the failed one's row, and the bad column is inside its padding."""
     cache, naive = SlotCache(max_rows=2, max_length=50), Naive()
-    for owner in ("bad", "good"):
+    for owner in ("good", "bad"):
         naive.stored[owner] = prompt(6)
         cache.join(owner, naive.stored[owner])
-    for layer, (h, d) in enumerate(SHAPES):
-        poison = torch.full((2, h, 1, d), torch.nan)
-        poison[1] = 0
-        cache.update(poison, poison, layer)
+    poison = [torch.zeros(2, h, 1, d) for h, d in SHAPES]
+    for layer, states in enumerate(poison):
+        states[1] = torch.nan
+        cache.update(states, states, layer)
     cache.finish_step()
-    zeros = [(torch.zeros(1, h, 1, d), torch.zeros(1, h, 1, d)) for h, d in SHAPES]
+    naive.extend(["good"], [(states, states) for states in poison])
     cache.leave("bad", wipe=True)
-    naive.extend(["good"], zeros)
-    naive.stored["new"] = prompt(20)
+    step(cache, naive)
+    naive.stored["new"] = prompt(1)
     cache.join("new", naive.stored["new"])
     step(cache, naive)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from fromage_server.engine import (
     DuplicateRequest,
     Engine,
@@ -13,7 +14,6 @@ from fromage_server.engine import (
     QueueFull,
 )
 from fromage_weights.grounded import GroundedModel, ImageSegment, TextSegment
-
 from tests.server.engine.driving import Heard, answer, drain, reply
 from tests.server.engine.tiny import VISION_DIM, grounded, image, text
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fromage_server.engine import (
     Engine,
     EngineConfig,
@@ -11,7 +12,6 @@ from fromage_server.engine import (
     SamplingParams,
     ScoringRequest,
 )
-
 from tests.server.engine.driving import answer, answers
 from tests.weights.recording import EMBEDDINGS, LIKELIHOODS, Case, Recording
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
+
 from fromage_server.engine import (
     Engine,
     ScoringRequest,
 )
 from fromage_weights.grounded import GroundedModel, TextSegment
-
 from tests.server.engine.driving import answer, answers, reply
 from tests.server.engine.tiny import chain, image, text
 

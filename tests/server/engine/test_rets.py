@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+
 from fromage_server.engine import (
     Engine,
     GenerationRequest,
@@ -13,8 +15,6 @@ from fromage_server.engine import (
     TokenEvent,
 )
 from fromage_weights.grounded import GroundedModel
-from numpy.typing import NDArray
-
 from tests.server.engine.driving import Heard, answer, answers, reply
 from tests.server.engine.tiny import chain, grounded, image, text
 

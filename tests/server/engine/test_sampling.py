@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from fromage_server.engine import InvalidRequest, SamplingParams
 from fromage_server.engine.sampling import Sampled, SamplingRow, sample
-from torch import Tensor
 
 RET = 4
 

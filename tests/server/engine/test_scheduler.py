@@ -1,14 +1,14 @@
 """Who runs when."""
 
 import pytest
+from transformers import AutoModelForCausalLM, Qwen3NextConfig
+
 from fromage_server.engine import Engine, EngineConfig, ScoringRequest
 from fromage_server.engine.scheduler import Plan, Scheduler
 from fromage_server.engine.sequence import ScoringJob, Sequence, Vocabulary
 from fromage_weights.errors import UnsupportedModel
 from fromage_weights.grounded import GroundedModel, TextSegment
 from fromage_weights.mappers import Mappers
-from transformers import AutoModelForCausalLM, Qwen3NextConfig
-
 from tests.server.engine.driving import Heard, reply
 from tests.server.engine.tiny import byte_tokenizer
 

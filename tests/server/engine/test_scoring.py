@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+
 from fromage_server.engine import Engine, InvalidRequest, ScoringRequest
 from fromage_weights.grounded import GroundedModel, Segment
-
 from tests.server.engine.driving import answer, answers, reply
 from tests.server.engine.tiny import generate, grounded, image, text
 

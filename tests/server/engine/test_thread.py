@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+
 from fromage_server.engine import (
     Engine,
     EngineConfig,
@@ -12,7 +13,6 @@ from fromage_server.engine import (
     TokenEvent,
 )
 from fromage_weights.grounded import GroundedModel
-
 from tests.server.engine.driving import Heard, reply, running, wait_until
 from tests.server.engine.tiny import generate, image, text
 
@@ -40,7 +40,7 @@ def test_requests_from_many_threads(model: GroundedModel) -> None:
     with torch.inference_mode():
         expected = {(i % 5, i % 3): generate(model, p, 15) for i, p in enumerate(prompts[:15])}
     heard = [Heard() for _ in prompts]
-    with running(model, EngineConfig(max_batch=6)) as engine:
+    with running(Engine(model, EngineConfig(max_batch=6))) as engine:
 
         def use(i: int) -> None:
             def listen(event: Event) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
 from fromage_weights.grounded import GroundedModel, ImageSegment, Segment, TextSegment
 from fromage_weights.language import is_tied
 from fromage_weights.mappers import Mappers
 from fromage_weights.tokenizer import FromageTokenizer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 VISION_DIM = 12
 CONTEXT = 160
