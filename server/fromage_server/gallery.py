@@ -16,13 +16,13 @@ from fromage_index.errors import BadFilter, ImageNotFound, IndexFailure
 from fromage_index.filter import Filter
 from fromage_server.errors import ApiError
 from fromage_server.schema.options import RetrievalOptions
-from fromage_server.sse import LINE_LIMIT
+from fromage_server.schema.answers import METADATA_BYTES
 
 Json = dict[str, Any]
 IMAGES_PATH: Final = "/v1/images"
 # A data URI has to fit into a frame: tried from the largest.
 _INLINE_SIZES: Final = (512, 256, 128)
-_INLINE_BYTES: Final = 40_000
+_INLINE_BYTES: Final = 30_000
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Scope:
 
 def _bounded(metadata: Json) -> Json:
     """What a frame has room for, four images in it: the fields that fit, in order."""
-    room = LINE_LIMIT // 16
+    room = METADATA_BYTES
     kept: Json = {}
     for field, value in metadata.items():
         room -= len(json.dumps({field: value}).encode())

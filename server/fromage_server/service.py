@@ -160,21 +160,21 @@ class Service:
     def _params(
         self, body: ChatRequest | GenerateRequest, max_tokens: int, scope: Scope | None
     ) -> SamplingParams:
-        chat = isinstance(body, ChatRequest)
+        raw = body if isinstance(body, GenerateRequest) else None
         return SamplingParams(
             max_tokens=max_tokens,
             temperature=body.temperature,
             top_p=body.top_p,
             top_k=body.top_k,
             seed=body.seed,
-            stop=(*(self._stop if chat else ()), *body.stop),
+            stop=(*(self._stop if raw is None else ()), *body.stop),
             ignore_eos=body.ignore_eos,
             ret_scale_factor=body.ret_scale_factor,
             # Without a collection there is nothing that [RET] could bring.
             max_num_rets=body.max_num_rets if scope is not None else 0,
             min_word_tokens=body.min_word_tokens,
-            logprobs=None if chat else body.logprobs,
-            compat=False if chat else body.reference_compat,
+            logprobs=raw.logprobs if raw is not None else None,
+            compat=raw is not None and raw.reference_compat,
         )
 
     def _plan(

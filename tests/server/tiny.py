@@ -32,7 +32,7 @@ def write_bundle(path: Path, seed: int = 7) -> Bundle:
             pad_token_id=1,
             tie_word_embeddings=False,
         )
-    ).eval()
+    )
     with torch.no_grad():
         for weight in lm.parameters():  # the usual 0.02 leaves every logit near zero
             weight.mul_(4.0)

@@ -8,6 +8,8 @@ from pydantic import ConfigDict, Field
 
 from fromage_server.schema.base import AnswerModel
 
+# Four images and their metadata fit into one frame of a stream.
+METADATA_BYTES: Final = 3750
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 _IMAGE: Final[dict[str, Any]] = {
@@ -57,7 +59,10 @@ class Image(AnswerModel):
     score: float = Field(description="Cosine, from -1 to 1.")
     width: int | None = Field(description="null where only an address is known.")
     height: int | None
-    metadata: dict[str, Any]
+    metadata: dict[str, Any] = Field(
+        description=f"What its owner says of it; the first fields, where they have more than "
+        f"{METADATA_BYTES:,} bytes as JSON."
+    )
 
 
 class AnswerImage(AnswerModel):

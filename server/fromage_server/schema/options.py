@@ -19,13 +19,17 @@ class RetrievalOptions(RequestModel):
     """Where the pictures come from."""
 
     collection: str | None = Field(
-        None, description="Which collection [RET] searches. Default: the server's first one."
+        default=None,
+        description="Which collection [RET] searches. Default: the server's first one.",
     )
     min_score: float | None = Field(
-        None, ge=-1, le=1, description="Least cosine that a picture must reach. Default: any."
+        default=None,
+        ge=-1,
+        le=1,
+        description="Least cosine that a picture must reach. Default: any.",
     )
     filter: dict[str, Any] | None = Field(
-        None,
+        default=None,
         description='Conditions on the metadata: {"field": value | {"in": […]} | '
         '{"gte": …, "lt": …}}. Default: none.',
         examples=[FILTER_EXAMPLE],
@@ -35,13 +39,18 @@ class RetrievalOptions(RequestModel):
 class GenerationOptions(RetrievalOptions):
     """Every option that chat and generate share."""
 
-    temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy.")
+    temperature: float = Field(default=0.0, ge=0, le=2, description="0 is greedy.")
     top_p: float = Field(
-        1.0, gt=0, le=1, description="Sample from the likeliest tokens that add up to this."
+        default=1.0, gt=0, le=1, description="Sample from the likeliest tokens that add up to this."
     )
-    top_k: int = Field(0, ge=0, le=1_000_000, description="Sample from this many; 0: from all.")
+    top_k: int = Field(
+        default=0, ge=0, le=1_000_000, description="Sample from this many; 0: from all."
+    )
     seed: int | None = Field(
-        None, ge=0, lt=2**63, description="The same seed gives the same reply. Default: random."
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="The same seed gives the same reply. Default: random.",
     )
     stop: list[StopString] = Field(
         default_factory=list,
@@ -49,20 +58,29 @@ class GenerationOptions(RetrievalOptions):
         description="The reply ends before any of these strings (1 to 64 characters each, or one "
         "string alone). A chat also stops where the model's chat template says.",
     )
-    ignore_eos: bool = Field(False, description="Go on after the end-of-text token.")
-    stream: bool = Field(False, description="Answer with server-sent events.")
+    ignore_eos: bool = Field(default=False, description="Go on after the end-of-text token.")
+    stream: bool = Field(default=False, description="Answer with server-sent events.")
     ret_scale_factor: float = Field(
-        1.0, ge=0, le=100, description="[RET]'s logit is multiplied by this before sampling."
+        default=1.0,
+        ge=0,
+        le=100,
+        description="[RET]'s logit is multiplied by this before sampling.",
     )
     max_num_rets: int = Field(
-        DEFAULT_MAX_RETS, ge=0, le=64, description="Most [RET]s (places with pictures) in a reply."
+        default=DEFAULT_MAX_RETS,
+        ge=0,
+        le=64,
+        description="Most [RET]s (places with pictures) in a reply.",
     )
-    max_img_per_ret: int = Field(1, ge=1, le=16, description="Most pictures at one place.")
+    max_img_per_ret: int = Field(default=1, ge=1, le=16, description="Most pictures at one place.")
     min_word_tokens: int = Field(
-        0, ge=0, le=4096, description="Words that must come before the first [RET] or the end."
+        default=0,
+        ge=0,
+        le=4096,
+        description="Words that must come before the first [RET] or the end.",
     )
     image_format: Literal["url", "base64"] = Field(
-        "url", description="How a reply brings pictures: by address, or as small data URIs."
+        default="url", description="How a reply brings pictures: by address, or as small data URIs."
     )
 
     @field_validator("stop", mode="before")

@@ -31,9 +31,9 @@ class ImageRef(RequestModel):
     """An upload, or an image of a collection. What a reply says beside `collection` and `id` is
     known, so that a reply can be sent back unchanged, and not used."""
 
-    upload: str | None = Field(None, description="An id that POST /v1/uploads gave.")
+    upload: str | None = Field(default=None, description="An id that POST /v1/uploads gave.")
     collection: str | None = None
-    id: str | None = Field(None, description="The image's id in that collection.")
+    id: str | None = Field(default=None, description="The image's id in that collection.")
     key: Any = None
     url: Any = None
     score: Any = None
@@ -54,7 +54,7 @@ class ImageRef(RequestModel):
 class ImagePart(RequestModel):
     type: Literal["image"]
     image: ImageRef
-    ret_index: int | None = Field(None, description="As it stood in the reply.")
+    ret_index: int | None = Field(default=None, description="As it stood in the reply.")
     alternatives: Any = None
     query_embedding: Any = None
 

@@ -61,12 +61,14 @@ class ChatRequest(GenerationOptions):
     messages: list[Message] = Field(
         min_length=1, max_length=4096, description="The history; the last message is the user's."
     )
-    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS_LIMIT, description=_MAX_TOKENS_TEXT)
+    max_tokens: int | None = Field(
+        default=None, ge=1, le=MAX_TOKENS_LIMIT, description=_MAX_TOKENS_TEXT
+    )
     exclude_shown: bool = Field(
-        True, description="Don't show a picture that the history has already shown."
+        default=True, description="Don't show a picture that the history has already shown."
     )
     truncation: Literal["error", "oldest_turns"] = Field(
-        "error",
+        default="error",
         description="When the history is longer than the context: refuse, or leave out the oldest "
         "turns (usage.dropped_turns says how many).",
     )
@@ -105,27 +107,28 @@ class GenerateRequest(GenerationOptions):
         min_length=1, max_length=4096, description="Text and images in order; no chat template."
     )
     max_tokens: int | None = Field(
-        None,
+        default=None,
         ge=0,
         le=MAX_TOKENS_LIMIT,
         description=_MAX_TOKENS_TEXT + " 0 reads the [RET]s of the prompt itself.",
     )
     exclude_shown: bool = Field(
-        False, description="Don't show a picture that the prompt refers to by collection and id."
+        default=False,
+        description="Don't show a picture that the prompt refers to by collection and id.",
     )
-    return_token_ids: bool = Field(False, description="Add `token_ids`: all generated ids.")
+    return_token_ids: bool = Field(default=False, description="Add `token_ids`: all generated ids.")
     logprobs: int | None = Field(
-        None,
+        default=None,
         ge=0,
         le=20,
         description="Add `logprobs`, of the distribution sampled from, with this many likeliest "
         "tokens each. Default: none.",
     )
     return_query_embedding: bool = Field(
-        False, description="Add the [RET]'s unit-norm query beside each image."
+        default=False, description="Add the [RET]'s unit-norm query beside each image."
     )
     reference_compat: bool = Field(
-        False, description="Behave exactly as the reference code's generation function."
+        default=False, description="Behave exactly as the reference code's generation function."
     )
 
     @field_validator("logprobs", mode="before")
@@ -156,11 +159,11 @@ class RetrieveRequest(RetrievalOptions):
         max_length=4096,
         description="The context; [RET] is appended where it doesn't end in one.",
     )
-    k: int = Field(10, ge=1, le=1000, description="How many images, best first.")
+    k: int = Field(default=10, ge=1, le=1000, description="How many images, best first.")
     exclude: list[str] = Field(
         default_factory=list, max_length=10_000, description="Ids that must not come back."
     )
-    return_query_embedding: bool = Field(False, description="Add the unit-norm query.")
+    return_query_embedding: bool = Field(default=False, description="Add the unit-norm query.")
 
 
 class ScoreRequest(RequestModel):
@@ -178,13 +181,13 @@ class ScoreRequest(RequestModel):
 
     prompt: Parts = Field(min_length=1, max_length=4096, description="The context.")
     candidates: list[Text] | None = Field(
-        None,
+        default=None,
         min_length=1,
         max_length=1024,
         description="Continuations to score. Default: the prompt itself is scored.",
     )
     reference_compat: bool = Field(
-        False,
+        default=False,
         description="Score candidates as the reference's evaluation script: logits at a position "
         "against the token at the same position, the begin token included.",
     )
