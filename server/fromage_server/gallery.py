@@ -15,8 +15,8 @@ from fromage_index.collection import Collection, Hit
 from fromage_index.errors import BadFilter, ImageNotFound, IndexFailure
 from fromage_index.filter import Filter
 from fromage_server.errors import ApiError
-from fromage_server.schema.options import RetrievalOptions
 from fromage_server.schema.answers import METADATA_BYTES
+from fromage_server.schema.options import RetrievalOptions
 
 Json = dict[str, Any]
 IMAGES_PATH: Final = "/v1/images"
