@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fromage_index import faiss_build
 from fromage_index.build import BuildReport, Item, Progress, build_from_folder, build_from_items
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Build = Callable[[Path, Progress], BuildReport]
-DEMO = "demo"
+DEMO: Final = "demo"
+_LOG_EVERY_S: Final = 5.0
 
 
 def open_collections(
@@ -128,15 +130,22 @@ class _Builder:
 
 @contextmanager
 def _progress(name: str, report: Report) -> Iterator[Progress]:
-    """To the log and /readyz, and as a bar where somebody is looking."""
+    """To /readyz; and as a bar where somebody is looking, else to the log now and then."""
     from tqdm import tqdm
 
     watched = sys.stderr.isatty()
+    next_line = time.monotonic()
     with tqdm(desc=f"building {name}", unit=" images", disable=not watched) as bar:
 
         def progress(done: int, total: int | None) -> None:
+            nonlocal next_line
             bar.total = total
             bar.update(done - bar.n)
-            report(f"building the collection {name}: {done:,} of {total or '?':,} images")
+            due = done == total or time.monotonic() >= next_line
+            if due:
+                next_line = time.monotonic() + _LOG_EVERY_S
+            of = "" if total is None else f" of {total:,}"
+            phase = f"building the collection {name}: {done:,}{of} images"
+            report(phase, quiet=watched or not due)
 
         yield progress

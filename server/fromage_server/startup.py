@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fromage_index.errors import IndexFailure
 from fromage_server.errors import ApiError, ServiceError
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from fromage_server.service import Service
 
 log = logging.getLogger(__name__)
-Report = Callable[[str], None]
+
+
+class Report(Protocol):
+    """Says what is being done, for /readyz; and in the log, unless ``quiet``."""
+
+    def __call__(self, phase: str, *, quiet: bool = False) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,9 @@ class Startup:
         loaded = self._loaded
         return loaded is not None and not loaded.service.alive
 
-    def _report(self, phase: str) -> None:
-        if phase != self._phase:
-            self._phase = phase
+    def _report(self, phase: str, *, quiet: bool = False) -> None:
+        self._phase = phase
+        if not quiet:
             log.info("%s", phase)
 
     def _run(self) -> None:

@@ -41,10 +41,10 @@ def test_health_at_once_and_ready_later(tiny_bundle: Path, tmp_path: Path) -> No
     assert f"building the collection pets: {PICTURES + 1} of {PICTURES + 1}" in log.read_text()
     assert "1 images could not be read" in log.read_text()
 
-    phases: list[str] = []
+    phases = Phases()
     folder = {"pets": tmp_path / "pictures"}
     again = Settings(bundle=str(tiny_bundle), images=folder, device="cpu", cache_dir=tmp_path)
-    load(again, phases.append).stop()
+    load(again, phases).stop()
     assert phases
     assert not any("building" in phase for phase in phases)
 
@@ -71,7 +71,14 @@ def test_a_collection_of_another_bundle_ends_the_start(
     assert "was made for bundle tiny" in ended.stderr.splitlines()[-1]
 
 
-def load(settings: Settings, report: Report = lambda phase: None) -> Loaded:
+class Phases(list[str]):
+    """What was reported."""
+
+    def __call__(self, phase: str, *, quiet: bool = False) -> None:
+        self.append(phase)
+
+
+def load(settings: Settings, report: Report) -> Loaded:
     return runtime.load(settings, UploadStore(ttl_s=1, max_bytes=1), Workers(), report)
 
 
@@ -95,7 +102,7 @@ async def test_a_dead_engine_is_neither_ready_nor_healthy(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
     settings = Settings(bundle=str(tiny_bundle), device="cpu", cache_dir=tmp_path)
-    loaded = load(settings)
+    loaded = load(settings, Phases())
     app: FastAPI = create_app(settings, on_failure=lambda message: None)
     startup = Startup(lambda report: loaded, lambda message: None)
     startup.start()
