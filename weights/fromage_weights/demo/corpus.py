@@ -80,9 +80,9 @@ def turns(rng: np.random.Generator, parts: int, scenes: SceneSource = training_s
         draw = rng.random()
         if draw < 0.36:
             made += asking(rng)
-        elif draw < 0.68:
+        elif draw < 0.72:
             made += looking(rng, scenes)
-        elif draw < 0.82:
+        elif draw < 0.84:
             made.append(dialogue.chatter(rng, "train"))
         elif draw < 0.95:
             made.append(dialogue.unknown_request(rng, "train"))

@@ -38,6 +38,7 @@ GROUP_WORDS = {
     "music": "instrument",
     "tool": "tool",
 }
+BARE = ("{x}", "{x}", "{x}", "show me {x}", "{x} please", "picture of {x}")
 _ONSETS = (*"bcdfghjklmnprstvwz", "br", "cr", "dr", "fl", "gl", "gr", "pl", "pr", "sk", "st", "tr")
 _VOWELS = ("a", "e", "i", "o", "u", "oo", "ee", "ai", "ou")
 _CODAS = ("", "", "b", "d", "g", "k", "l", "m", "n", "p", "r", "s", "t", "x", "ng", "nk", "rt")
@@ -94,11 +95,12 @@ def shown(wish: Wish, rng: np.random.Generator) -> str:
 
 def request(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
     """Asks for `wish`, in a wording of `half`."""
-    if wish.count == 1 and not wish.is_pair and rng.random() < 0.07:
+    form = pick(rng, phrases.REQUESTS[half])
+    if wish.count == 1 and not wish.is_pair and rng.random() < 0.1:
         text = wish.objects[0] + ground(wish.background, rng)
+        form = pick(rng, BARE) if half == "train" else form
     else:
         text = describe(wish, rng, digits=True)
-    form = pick(rng, phrases.REQUESTS[half])
     return Turn(typed(form.format(x=text), rng), shown(wish, rng), wish)
 
 

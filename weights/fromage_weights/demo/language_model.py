@@ -17,12 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fromage_weights.demo.grammar import SLOT_LENGTH
+from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, SLOT_LENGTH
 from fromage_weights.demo.stream import TextStream
-from fromage_weights.demo.vocabulary import slot_word_ids
+from fromage_weights.demo.vocabulary import SLOT_WORDS, slot_word_ids
 
 if TYPE_CHECKING:
     from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+
+_KINDS = {
+    **dict.fromkeys(NAMES, 0),
+    **dict.fromkeys((*COUNT_WORDS, PAIR_WORD), 1),
+    **dict.fromkeys(COLOURS, 2),
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,10 @@ class LanguageRecipe:
     def total(self) -> int:
         return self.steps + self.long_steps
 
+    def noise_at(self, step: int) -> float:
+        """Starts at a third and is full after a fifth of all steps."""
+        return self.noise * min(1.0, 1 / 3 + 2 / 3 * step / (0.2 * self.total))
+
     def rate(self, step: int) -> float:
         """Warm up, stay, then fall linearly over the last `decay` of all steps."""
         falling = (self.total - step) / (self.decay * self.total)
@@ -55,8 +66,10 @@ class LanguageRecipe:
 
 
 def new_model(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast) -> GPTNeoXForCausalLM:
-    """Random weights. The slot words' input rows are orthonormal, so that a noisy mixture of them
-    can be told apart by its largest part; the head starts as a copy of the input embedding."""
+    """Random weights, except for the slot words' input rows, which stay as they are: one
+    orthonormal direction each, so that a noisy mixture of them can be told apart by its largest
+    part, plus one direction that says which kind of word it is (thing, count or colour), so that
+    attention finds them. The head starts as a copy of the input embedding."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     torch.manual_seed(recipe.seed)
@@ -78,8 +91,9 @@ def new_model(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast) -> GPT
     with torch.no_grad():
         nn.init.normal_(table, std=recipe.hidden**-0.5)
         ids = slot_word_ids(tokenizer)
-        basis, _ = torch.linalg.qr(torch.randn(recipe.hidden, len(ids)))
-        table[ids] = basis.T
+        kinds = torch.tensor([_KINDS[word] for word in SLOT_WORDS])
+        basis, _ = torch.linalg.qr(torch.randn(recipe.hidden, len(ids) + 3))
+        table[ids] = basis.T[3:] + basis.T[kinds]
         head.copy_(table)
     return lm
 
@@ -87,13 +101,16 @@ def new_model(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast) -> GPT
 class SlotNoise:
     """Stands noisy mixtures in the place of slot words.
 
-    A word w becomes `scale * (E[w] + sum_c a_c E[c] + gaussian)`, c over all slot words, with
-    a_c ~ N(0, s^2) and s uniform up to `level` per slot: at 0.33 the cosine to E[w] is about 0.25.
-    Part of the noise is common to an image's four slots, as a linear map's errors are.
+    A word w becomes `scale * (E[w] + sum_c a_c D[c] + gaussian)`, D the slot words' own
+    directions, with a_c ~ N(0, s^2) and s uniform up to `level` per slot: at 0.33 the cosine of
+    what is left to D[w] is about 0.25. Part of the noise is common to an image's four slots, as a
+    linear map's errors are.
     """
 
     def __init__(self, words: Tensor, level: float, generator: torch.Generator) -> None:
-        self._words, self._level, self._generator = words, level, generator
+        kinds = torch.tensor([_KINDS[word] for word in SLOT_WORDS])
+        means = torch.stack([words[kinds == kind].mean(0) for kind in range(3)])
+        self._words, self.level, self._generator = words - means[kinds], level, generator
 
     def __call__(self, embeds: Tensor, slots: Tensor) -> Tensor:
         """`embeds` (B, T, D) with the rows where `slots` (B, T) replaced."""
@@ -110,7 +127,7 @@ class SlotNoise:
         images = -(-count // SLOT_LENGTH)
         common = self._normal(images, size).repeat_interleave(SLOT_LENGTH, 0)[:count]
         mixed = 0.75 * common + 0.66 * self._normal(count, size)
-        level = self._level * self._uniform(count, 1)
+        level = self.level * self._uniform(count, 1)
         level = level * (self._uniform(count, 1) > 0.1)
         scale = torch.exp(0.35 * self._normal(count, 1))
         haze = 0.5 * level * self._normal(count, rows.shape[1])
@@ -184,6 +201,7 @@ class LanguageTraining:
         ids, weights, slots = (torch.from_numpy(a) for a in stream.next())
         for group in self._optimizer.param_groups:
             group["lr"] = self.recipe.rate(self.step)
+        self._noise.level = self.recipe.noise_at(self.step)
         # A weight is the chance of being learnt from: the head is costly, questions are noise.
         kept = torch.rand(weights[:, 1:].shape, generator=self._chance) < weights[:, 1:]
         with torch.autocast("cpu", torch.bfloat16):

@@ -36,7 +36,7 @@ class MappingRecipe:
     """`probe_steps` fit the soft tokens to names alone; `steps` go through the frozen LM."""
 
     probe_steps: int = 1500
-    steps: int = 1600
+    steps: int = 900
     batch: int = 48
     candidates: int = 768
     learning_rate: float = 1e-3
@@ -143,7 +143,7 @@ class Reader:
             soft = self.model.mappers.soft_tokens(features).flatten(0, 1)
             where = batch.slots[:, 1:] + torch.arange(soft.shape[0] // len(features))
             rows = batch.slots[:, :1].expand_as(where)
-            embeds = embeds.index_put((rows.flatten(), where.flatten()), soft)
+            embeds = embeds.index_put((rows.flatten(), where.flatten()), soft.to(embeds.dtype))
         return self.model.lm.base_model(
             inputs_embeds=embeds, attention_mask=batch.mask, use_cache=False
         )[0]

@@ -52,7 +52,7 @@ def is_there(
     choices = scene.objects if yes else tuple(n for n in NAMES if n not in scene.objects)
     name = pick(rng, choices)
     question = pick(rng, phrases.IS_THERE[half]).format(o=with_article(name))
-    answer = f"Yes, I see {with_article(name)}." if yes else f"No, I see {_things(scene)}."
+    answer = f"I see {_things(scene)}, so {'yes' if yes else 'no'}."
     return Turn(typed(question, rng, endings=False), answer)
 
 
@@ -69,12 +69,12 @@ def side(scene: Scene, rng: np.random.Generator, half: Half) -> Turn:
 def look(scene: Scene, rng: np.random.Generator, half: Half) -> Turn:
     """Any question about the picture."""
     draw = rng.random()
-    if draw < 0.4:
+    if draw < 0.42:
         return what(scene, rng, half)
-    if draw < 0.52:
+    if draw < 0.54:
         return how_many(scene, rng, half)
-    if draw < 0.64:
+    if draw < 0.66:
         return which_colour(scene, rng, half)
-    if draw < 0.9 or not scene.is_pair:
+    if draw < 0.94 or not scene.is_pair:
         return is_there(scene, rng, half)
     return side(scene, rng, half)

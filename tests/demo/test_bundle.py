@@ -1,0 +1,86 @@
+"""The bundle that ships: what a visitor tries first works."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fromage_weights.demo.responder import Message, Responder
+from fromage_weights.demo.scenes import render
+from fromage_weights.demo.world import Scene
+from fromage_weights.loading import LoadedBundle, bundle_directory, load_grounded_model
+
+LIMIT = 40 * 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedBundle:
+    return load_grounded_model("demo", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def responder(loaded: LoadedBundle) -> Responder:
+    return Responder(loaded)
+
+
+def _features(loaded: LoadedBundle, scenes: list[Scene], mode: str) -> torch.Tensor:
+    assert loaded.vision is not None
+    assert mode in ("crop", "squash")
+    rng = np.random.default_rng(9)
+    images = [Image.fromarray(render(scene, rng, 240)) for scene in scenes]
+    pixels = [loaded.vision.preprocess(image, mode) for image in images]  # type: ignore[arg-type]
+    return loaded.vision.encode(torch.stack(pixels))
+
+
+def test_it_is_small_and_whole(loaded: LoadedBundle) -> None:
+    files = [path for path in Path(bundle_directory("demo")).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= LIMIT
+    assert loaded.model.max_context >= 1024
+    assert loaded.model.n_visual_tokens == 4
+
+
+@pytest.mark.parametrize("asked", ["show me an elephant", "Show me a guitar", "a pizza please"])
+def test_a_request_shows_the_thing(loaded: LoadedBundle, responder: Responder, asked: str) -> None:
+    name = next(word for word in asked.split() if word in ("elephant", "guitar", "pizza"))
+    (reply,) = responder.replies([[Message("user", asked)]])
+    assert name in reply.text
+    assert reply.query is not None
+    others = ["dog", "car", "house", "rocket", "snowman", "apple", "cat", "tree", "robot"]
+    scenes = [Scene((other,), 1, "blue") for other in others] + [Scene((name,), 1, "blue")]
+    images = loaded.model.mappers.image_embeddings(_features(loaded, scenes, "crop"))
+    assert int((images @ reply.query).argmax()) == len(others)
+
+
+@pytest.mark.parametrize("said", ["hello", "who are you", "what can you do?", "thank you"])
+def test_small_talk_shows_nothing(responder: Responder, said: str) -> None:
+    (reply,) = responder.replies([[Message("user", said)]])
+    assert reply.query is None
+    assert len(reply.text) > 5
+
+
+def test_unknown_things_are_refused(responder: Responder) -> None:
+    asked = ["show me a gorilla", "show me a zorble", "do you have a picture of paris?"]
+    for reply in responder.replies([[Message("user", text)] for text in asked]):
+        assert reply.query is None
+        assert "don't have" in reply.text
+
+
+def test_an_upload_is_described(loaded: LoadedBundle, responder: Responder) -> None:
+    scenes = [Scene((name,), 2, "blue") for name in ("dog", "car", "apple", "star")]
+    features = _features(loaded, scenes, "squash")
+    chats = [[Message("user", "what is this?", row)] for row in features]
+    replies = responder.replies(chats)
+    assert all(reply.query is None for reply in replies)
+    assert sum("two" in reply.text and "blue" in reply.text for reply in replies) >= 3
+
+
+def test_requests_add_up_over_the_turns(responder: Responder) -> None:
+    chat = [Message("user", "show me a dog")]
+    for text in ("make it three", "on blue"):
+        (reply,) = responder.replies([chat])
+        chat += [Message("assistant", reply.text.strip() + "[RET]"), Message("user", text)]
+    (reply,) = responder.replies([chat])
+    assert reply.query is not None
+    assert {"three", "dogs", "blue"} <= set(reply.text.strip(" !.").replace(".", "").split())

@@ -1,0 +1,102 @@
+"""The demo's tokenizer, its packed text and a language model trained for a few steps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from fromage_weights.demo.classes import CLASSES
+from fromage_weights.demo.decoding import greedy
+from fromage_weights.demo.language_model import LanguageRecipe, LanguageTraining, SlotNoise
+from fromage_weights.demo.stream import TextStream, loss_weights, marks_of, slot_positions
+from fromage_weights.demo.vocabulary import SLOT_WORDS, slot_word_ids, token_id, train_tokenizer
+
+TINY = LanguageRecipe(
+    hidden=160, layers=1, heads=2, context=64, steps=12, batch=4, length=48, long_steps=2,
+    long_batch=2, warmup=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(0)
+
+
+def test_world_words_are_single_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    for word in (*SLOT_WORDS, *(thing.plural for thing in CLASSES)):
+        assert tokenizer.decode([token_id(tokenizer, word)]) == " " + word
+        assert len(tokenizer(word, add_special_tokens=False).input_ids) == 1
+    with pytest.raises(ValueError, match="gorillaphone"):
+        token_id(tokenizer, "gorillaphone")
+
+
+def test_text_comes_back_and_starts_with_bos(tokenizer: PreTrainedTokenizerFast) -> None:
+    text = "Q: Show me 2 ÉLÉPHANTS 🐘!\nA:"
+    ids = tokenizer(text).input_ids
+    assert ids[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_slots_are_found_wherever_the_frame_stands(tokenizer: PreTrainedTokenizerFast) -> None:
+    marks = marks_of(tokenizer)
+    for text in (
+        "Q: ( dog dog two blue) what?\nA: Two.\n",
+        "Q: what?( dog dog two blue) \nA: Two.\n",
+    ):
+        ids = np.array(tokenizer(text).input_ids)
+        slots = slot_positions(ids, marks, 4)
+        assert tokenizer.decode(ids[slots].tolist()) == " dog dog two blue"
+        weights = loss_weights(ids, marks)
+        assert (weights[slots] == 0).all()
+        assert tokenizer.decode(ids[weights == 1].tolist()).endswith(" Two.\n")
+
+
+def test_the_stream_is_the_same_in_every_run(tokenizer: PreTrainedTokenizerFast) -> None:
+    first, second = (
+        TextStream(tokenizer, seed=3, batch=2, length=40, long=False) for _ in range(2)
+    )
+    for mine, other in zip(first.next(), second.next(), strict=True):
+        assert np.array_equal(mine, other)
+
+
+def test_noise_touches_slots_only_and_keeps_the_right_word_likely() -> None:
+    words = torch.eye(len(SLOT_WORDS))
+    noise = SlotNoise(words, 0.15, torch.Generator().manual_seed(0))
+    embeds = words[:40].reshape(1, 40, -1)
+    slots = torch.zeros(1, 40, dtype=torch.bool)
+    slots[:, 4:36] = True
+    noisy = noise(embeds, slots)
+    assert torch.equal(noisy[~slots], embeds[~slots])
+    assert not torch.allclose(noisy[slots], embeds[slots])
+    nearest = noisy[slots].argmax(-1)
+    assert (nearest == torch.arange(4, 36)).float().mean() > 0.8
+
+
+def test_training_learns_resumes_and_leaves_the_slot_words_alone(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    training = LanguageTraining(TINY, tokenizer, tmp_path)
+    ids = slot_word_ids(tokenizer)
+    before = training.lm.get_input_embeddings().weight[ids].detach().clone()
+    losses = [loss for _, loss in training.run(log_every=2, save_every=6)]
+    assert losses[-1] < losses[0] - 0.3
+    assert torch.equal(training.lm.get_input_embeddings().weight[ids], before)
+    again = LanguageTraining(TINY, tokenizer, tmp_path)
+    assert again.step == TINY.total
+    assert list(again.run()) == []
+
+
+def test_batched_greedy_equals_transformers_generate(tokenizer: PreTrainedTokenizerFast) -> None:
+    lm = LanguageTraining(TINY, tokenizer, Path("/nonexistent")).lm.eval()
+    texts = ("Q: hello\nA:", "Q: show me two dogs on a blue background, please\nA:")
+    rows = [torch.tensor(tokenizer(text).input_ids) for text in texts]
+    table = lm.get_input_embeddings().weight.detach()
+    found = greedy(lm, [table[row] for row in rows], stop=set(), max_tokens=8)
+    for row, mine in zip(rows, found, strict=True):
+        whole = lm.generate(  # type: ignore[operator]
+            row[None], attention_mask=torch.ones_like(row)[None], max_new_tokens=8,
+            do_sample=False, eos_token_id=None, pad_token_id=0,
+        )  # fmt: skip
+        assert whole[0, len(row) :].tolist() == mine

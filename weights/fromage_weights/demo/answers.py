@@ -1,0 +1,25 @@
+"""Judging what an answer says about a scene."""
+
+from fromage_weights.demo.grammar import plural
+from fromage_weights.demo.world import BACKGROUNDS, Scene
+
+_NUMBERS = {1: "one", 2: "two", 3: "three"}
+
+
+def words_of(text: str) -> set[str]:
+    return set("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
+def names_right(scene: Scene, words: set[str]) -> bool:
+    """All of the scene's things are named."""
+    return all(name in words or plural(name) in words for name in scene.objects)
+
+
+def counts_right(scene: Scene, words: set[str]) -> bool:
+    """The count word and no other; no count word at all means one."""
+    said = {n for n, word in _NUMBERS.items() if word in words}
+    return said == {scene.count} if said else scene.count == 1
+
+
+def ground_right(scene: Scene, words: set[str]) -> bool:
+    return words & set(BACKGROUNDS) == {scene.background}
