@@ -23,7 +23,7 @@ _REMEMBERED: Final = 4096
 
 class FeatureEncoder:
     """Decodes and encodes what the cache doesn't hold, several images a pass. Heavy: call it in a
-    worker thread, one call at a time."""
+    worker thread; several may."""
 
     def __init__(self, vision: VisionEncoder, mode: PreprocessMode) -> None:
         self._vision = vision

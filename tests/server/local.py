@@ -19,6 +19,7 @@ from tests.server.process import free_port
 class Local:
     url: str
     service: Service
+    shut_down: Callable[[], None]
 
     def until(self, holds: Callable[[], bool], seconds: float = 120) -> None:
         """Waits for something about the engine to become true."""
@@ -38,6 +39,11 @@ def local_server(settings: Settings) -> Iterator[Local]:
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
     thread = threading.Thread(target=server.run)
+
+    def shut_down() -> None:
+        """What SIGTERM does."""
+        server.should_exit = True
+
     thread.start()
     try:
         while not server.started:
@@ -45,7 +51,7 @@ def local_server(settings: Settings) -> Iterator[Local]:
         state: ServerState = app.state.server
         state.startup.join()
         assert not failures, failures
-        yield Local(f"http://127.0.0.1:{port}", state.service)
+        yield Local(f"http://127.0.0.1:{port}", state.service, shut_down)
     finally:
-        server.should_exit = True
+        shut_down()
         thread.join()

@@ -40,7 +40,8 @@ def test_leaving_a_stream_cancels_it(local: Local) -> None:
     before = local.service.stats().counts
     body = LONG | {"stream": True}
     with httpx.stream("POST", f"{local.url}/v1/generate", json=body, timeout=60) as response:
-        assert next(response.iter_bytes())
+        chunks = response.iter_bytes()  # kept: when it goes, the connection does
+        assert next(chunks)
         local.until(lambda: local.service.stats().running == 1)
     local.until_idle()
     after = local.service.stats().counts
@@ -55,21 +56,22 @@ def test_leaving_before_the_answer_cancels_it(local: Local) -> None:
         for _ in range(2):
             with pytest.raises(httpx.ReadTimeout):
                 hasty.post("/v1/generate", json=LONG)
-    local.until_idle()
-    assert local.service.stats().counts.cancelled == before + 2
+    local.until(lambda: local.service.stats().counts.cancelled == before + 2)
 
 
 def test_leaving_the_queue_cancels_it_too(local: Local) -> None:
     local.until_idle()
     before = local.service.stats().counts.cancelled
-    with ThreadPoolExecutor(3) as pool:
-        timeout = httpx.Timeout(60, read=1.5)
-        url = f"{local.url}/v1/generate"
-        for _ in range(3):
-            pool.submit(httpx.post, url, json=LONG, timeout=timeout)
-        local.until(lambda: local.service.stats().waiting == 1)
-    local.until_idle()
-    assert local.service.stats().counts.cancelled == before + 3
+    url, body = f"{local.url}/v1/generate", LONG | {"stream": True}
+    with (
+        httpx.stream("POST", url, json=body, timeout=60),
+        httpx.stream("POST", url, json=body, timeout=60),
+    ):
+        local.until(lambda: local.service.stats().running == 2)
+        with httpx.stream("POST", url, json=body, timeout=60):
+            local.until(lambda: local.service.stats().waiting == 1)
+        local.until(lambda: local.service.stats().waiting == 0)
+    local.until(lambda: local.service.stats().counts.cancelled == before + 3)
 
 
 def test_a_full_queue_says_when_to_come_back(local: Local) -> None:
@@ -101,3 +103,18 @@ def test_one_bad_request_does_not_hurt_the_others(local: Local) -> None:
         )
     assert bad.status_code == 400
     assert good.result().json()["content"] == alone
+
+
+def test_a_shutdown_lets_replies_finish(local: Local) -> None:
+    """The last test of this file: afterwards the server is gone."""
+    local.until_idle()
+    body = LONG | {"max_tokens": 300, "stream": True}
+    with httpx.stream("POST", f"{local.url}/v1/generate", json=body, timeout=60) as response:
+        chunks = response.iter_bytes()
+        sent = next(chunks)
+        local.shut_down()
+        sent += b"".join(chunks)
+    assert b"event: message.end" in sent
+    assert b'"completion_tokens":300' in sent
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{local.url}/healthz")

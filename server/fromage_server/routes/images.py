@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from fromage_server.gallery import IMAGES_PATH
@@ -22,6 +22,8 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
 }
+Name = Annotated[str, Path(examples=["demo"])]
+Id = Annotated[str, Path(description="As a reply's `image.id`.", examples=["5f2b8c1d9e0a47b3c6d1"])]
 Size = Annotated[
     int | None,
     Query(
@@ -29,6 +31,7 @@ Size = Annotated[
         le=4096,
         description="A JPEG of this many pixels on its longer side, rounded up to 128, 256, 512 or "
         "1024. Default: the image as it was indexed.",
+        examples=[256],
     ),
 ]
 
@@ -36,7 +39,7 @@ Size = Annotated[
 @router.head(_PATH, include_in_schema=False)
 @router.get(_PATH, response_class=Response, responses=_RESPONSES)
 async def image(
-    collection: str, id: str, state: State, request: Request, size: Size = None
+    collection: Name, id: Id, state: State, request: Request, size: Size = None
 ) -> Response:
     """An image of a collection."""
     found = await state.workers.files(
