@@ -24,6 +24,7 @@ from fromage_weights.demo.grammar import (
     with_article,
 )
 from fromage_weights.demo.phrases import Half
+from fromage_weights.demo.wordings import training_form
 from fromage_weights.demo.world import Scene
 
 GROUP_WORDS = {
@@ -93,9 +94,13 @@ def shown(wish: Wish, rng: np.random.Generator) -> str:
     return text + pick(rng, phrases.CLOSERS)
 
 
+def request_form(rng: np.random.Generator, half: Half) -> str:
+    return training_form(rng) if half == "train" else pick(rng, phrases.REQUESTS["eval"])
+
+
 def request(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
     """Asks for `wish`, in a wording of `half`."""
-    form = pick(rng, phrases.REQUESTS[half])
+    form = request_form(rng, half)
     if wish.count == 1 and not wish.is_pair and rng.random() < 0.1:
         text = wish.objects[0] + ground(wish.background, rng)
         form = pick(rng, BARE) if half == "train" else form
@@ -114,8 +119,7 @@ def group_request(rng: np.random.Generator) -> Turn:
     else:
         group = pick(rng, tuple(GROUP_WORDS))
         name = pick(rng, tuple(thing.name for thing in CLASSES if thing.group == group))
-        form = pick(rng, phrases.REQUESTS["train"])
-        asked = form.format(x=with_article(GROUP_WORDS[group]))
+        asked = training_form(rng).format(x=with_article(GROUP_WORDS[group]))
     wish = Wish((name,))
     return Turn(typed(asked, rng), shown(wish, rng), wish)
 
@@ -134,7 +138,7 @@ def unknown_request(rng: np.random.Generator, half: Half) -> Turn:
         both = [with_article(word), with_article(pick(rng, NAMES))]
         thing = " and ".join(both if rng.random() < 0.5 else both[::-1])
     colour = pick(rng, COLOURS) if rng.random() < 0.25 else None
-    asked = pick(rng, phrases.REQUESTS[half]).format(x=thing + ground(colour, rng))
+    asked = request_form(rng, half).format(x=thing + ground(colour, rng))
     return Turn(typed(asked, rng), pick(rng, phrases.REFUSALS))
 
 
@@ -143,7 +147,7 @@ def odd_background_request(rng: np.random.Generator, half: Half) -> Turn:
     wish = Wish((pick(rng, NAMES),), pick_count(rng))
     colour = pick(rng, phrases.ODD_COLOURS[half])
     asked = describe(wish, rng) + ground(colour, rng)
-    form = pick(rng, phrases.REQUESTS[half])
+    form = request_form(rng, half)
     return Turn(typed(form.format(x=asked), rng), pick(rng, phrases.NO_COLOUR))
 
 

@@ -63,6 +63,8 @@ def make_states(
         drafts = sorted((d for d in drafts if d.wishes), key=lambda d: len(d.text))
         for start in range(0, len(drafts), batch // 2):
             read = collate(drafts[start : start + batch // 2])
+            if not read.wishes:  # all of them too long
+                continue
             rows = [bank.row_of(scene, rng) for scene in read.uploads]
             with torch.autocast("cpu", torch.bfloat16):
                 hidden = reader.hidden(read, bank.features[rows])

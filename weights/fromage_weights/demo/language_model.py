@@ -40,10 +40,10 @@ class LanguageRecipe:
     layers: int = 5
     heads: int = 5
     context: int = 1024
-    steps: int = 2700
+    steps: int = 3350
     batch: int = 16
     length: int = 256
-    long_steps: int = 300
+    long_steps: int = 150
     long_batch: int = 4
     learning_rate: float = 2e-3
     warmup: int = 150

@@ -89,7 +89,7 @@ class Collator:
     def __call__(self, drafts: Sequence[Draft]) -> Batch:
         rows = [np.array(r) for r in self._tokenizer.hf([d.text for d in drafts]).input_ids]
         kept = [(d, r) for d, r in zip(drafts, rows, strict=True) if len(r) <= self._longest]
-        width = max(len(row) for _, row in kept)
+        width = max((len(row) for _, row in kept), default=1)
         ids = torch.full((len(kept), width), -1, dtype=torch.long)
         weights = torch.zeros(len(kept), width)
         slots, rets = [], []
