@@ -12,6 +12,7 @@ from fromage_weights.demo.decoding import greedy
 from fromage_weights.demo.language_model import LanguageRecipe, LanguageTraining, SlotNoise
 from fromage_weights.demo.stream import TextStream, loss_weights, marks_of, slot_positions
 from fromage_weights.demo.vocabulary import SLOT_WORDS, slot_word_ids, token_id, train_tokenizer
+from fromage_weights.language import input_embedding, weight_of
 
 TINY = LanguageRecipe(
     hidden=160, layers=1, heads=2, context=64, steps=12, batch=4, length=48, long_steps=2,
@@ -50,7 +51,7 @@ def test_slots_are_found_wherever_the_frame_stands(tokenizer: PreTrainedTokenize
         assert tokenizer.decode(ids[slots].tolist()) == " dog dog two blue"
         weights = loss_weights(ids, marks)
         assert (weights[slots] == 0).all()
-        assert tokenizer.decode(ids[weights == 1].tolist()).endswith(" Two.\n")
+        assert str(tokenizer.decode(ids[weights == 1].tolist())).endswith(" Two.\n")
 
 
 def test_the_stream_is_the_same_in_every_run(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -79,23 +80,24 @@ def test_training_learns_resumes_and_leaves_the_slot_words_alone(
 ) -> None:
     training = LanguageTraining(TINY, tokenizer, tmp_path)
     ids = slot_word_ids(tokenizer)
-    before = training.lm.get_input_embeddings().weight[ids].detach().clone()
+    before = weight_of(input_embedding(training.lm))[ids].detach().clone()
     losses = [loss for _, loss in training.run(log_every=2, save_every=6)]
     assert losses[-1] < losses[0] - 0.3
-    assert torch.equal(training.lm.get_input_embeddings().weight[ids], before)
+    assert torch.equal(weight_of(input_embedding(training.lm))[ids], before)
     again = LanguageTraining(TINY, tokenizer, tmp_path)
     assert again.step == TINY.total
     assert list(again.run()) == []
 
 
 def test_batched_greedy_equals_transformers_generate(tokenizer: PreTrainedTokenizerFast) -> None:
-    lm = LanguageTraining(TINY, tokenizer, Path("/nonexistent")).lm.eval()
+    lm = LanguageTraining(TINY, tokenizer, Path("/nonexistent")).lm
+    lm.train(False)
     texts = ("Q: hello\nA:", "Q: show me two dogs on a blue background, please\nA:")
     rows = [torch.tensor(tokenizer(text).input_ids) for text in texts]
-    table = lm.get_input_embeddings().weight.detach()
+    table = weight_of(input_embedding(lm)).detach()
     found = greedy(lm, [table[row] for row in rows], stop=set(), max_tokens=8)
     for row, mine in zip(rows, found, strict=True):
-        whole = lm.generate(  # type: ignore[operator]
+        whole = lm.generate(  # type: ignore[misc]
             row[None], attention_mask=torch.ones_like(row)[None], max_new_tokens=8,
             do_sample=False, eos_token_id=None, pad_token_id=0,
         )  # fmt: skip

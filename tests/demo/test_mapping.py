@@ -26,6 +26,7 @@ from fromage_weights.demo.samples import Collator, caption_draft, random_draft
 from fromage_weights.demo.vocabulary import train_tokenizer
 from fromage_weights.demo.world import Scene
 from fromage_weights.grounded import GroundedModel
+from fromage_weights.language import input_embedding, weight_of
 
 TINY = LanguageRecipe(hidden=160, layers=1, heads=2, context=256)
 DIM = 192
@@ -111,7 +112,7 @@ def test_soft_tokens_start_nearest_to_the_right_words(
     accuracy = fit_slots(model, bank, steps=150, seed=0, batch=512)
     assert min(accuracy) > 0.5
     soft = model.mappers.soft_tokens(bank.features[:300])
-    table = model.lm.get_input_embeddings().weight
+    table = weight_of(input_embedding(model.lm))
     grounds = [model.tokenizer.encode(" " + c)[0] for c in ("white", "gray", "red", "yellow")]
     grounds += [model.tokenizer.encode(" " + c)[0] for c in ("green", "blue", "purple", "pink")]
     nearest = (soft[:, 3] @ table[grounds].T.float()).argmax(1)

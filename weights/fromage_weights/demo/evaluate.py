@@ -94,7 +94,7 @@ class Evaluation:
         chats: list[list[Message]] = [[] for _ in queries]
         replies: list[Reply] = []
         uploads = [q.upload for q in queries if q.upload]
-        features = iter(self._features(uploads, "squash") if uploads else [])
+        features = iter([*self._features(uploads, "squash")] if uploads else [])
         for depth in range(max(len(q.turns) for q in queries)):
             for chat, query in zip(chats, queries, strict=True):
                 shown = next(features) if query.upload and depth == 0 else None

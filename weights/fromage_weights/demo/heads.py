@@ -153,7 +153,7 @@ class HeadTraining:
         for step in range(1, recipe.steps + 1):
             loss = self._loss()
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             total += float(loss.detach())

@@ -20,6 +20,7 @@ from torch.nn import functional
 from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, SLOT_LENGTH
 from fromage_weights.demo.stream import TextStream
 from fromage_weights.demo.vocabulary import SLOT_WORDS, slot_word_ids
+from fromage_weights.language import input_embedding, output_head, weight_of
 
 if TYPE_CHECKING:
     from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
@@ -80,14 +81,18 @@ def new_model(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast) -> GPT
         num_attention_heads=recipe.heads,
         intermediate_size=4 * recipe.hidden,
         max_position_embeddings=recipe.context,
-        rotary_pct=0.5,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.5,
+        },
         use_parallel_residual=False,
         tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
     lm = GPTNeoXForCausalLM(config)
-    table, head = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
+    table, head = weight_of(input_embedding(lm)), weight_of(output_head(lm))
     with torch.no_grad():
         nn.init.normal_(table, std=recipe.hidden**-0.5)
         ids = slot_word_ids(tokenizer)
@@ -150,8 +155,11 @@ class LanguageTraining:
         self.lm = new_model(recipe, tokenizer)
         self._path = directory / "lm.pt"
         self._ids = torch.tensor(slot_word_ids(tokenizer))
-        table = self.lm.get_input_embeddings().weight
-        table.register_hook(lambda grad: grad.index_fill(0, self._ids, 0.0))
+        table = weight_of(input_embedding(self.lm))
+        keep = self._ids
+        table.register_hook(  # type: ignore[no-untyped-call]
+            lambda grad: grad.index_fill(0, keep, 0.0)
+        )
         self._noise = SlotNoise(
             table.detach()[self._ids].clone(), recipe.noise, torch.Generator().manual_seed(1)
         )
@@ -205,12 +213,12 @@ class LanguageTraining:
         # A weight is the chance of being learnt from: the head is costly, questions are noise.
         kept = torch.rand(weights[:, 1:].shape, generator=self._chance) < weights[:, 1:]
         with torch.autocast("cpu", torch.bfloat16):
-            embeds = self._noise(self.lm.get_input_embeddings()(ids[:, :-1]), slots[:, :-1])
+            embeds = self._noise(input_embedding(self.lm)(ids[:, :-1]), slots[:, :-1])
             hidden = self.lm.base_model(inputs_embeds=embeds, use_cache=False)[0]
-            logits = self.lm.get_output_embeddings()(hidden[kept])
+            logits = output_head(self.lm)(hidden[kept])
         loss = functional.cross_entropy(logits.float(), ids[:, 1:][kept])
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.lm.parameters(), 1.0)
         self._optimizer.step()
         return float(loss.detach())
@@ -245,4 +253,5 @@ def train_language_model(
     for step, loss in training.run():
         pace = (time.monotonic() - start) / (step - first)
         print(f"lm {step}/{recipe.total} loss {loss:.4f} {pace:.3f} s/step", flush=True)
-    return training.lm.eval()
+    training.lm.eval()  # type: ignore[no-untyped-call]
+    return training.lm

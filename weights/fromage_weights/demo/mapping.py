@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from fromage_weights.demo.features import FeatureBank, admitted, codes, unjudged
 from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, slot_words
 from fromage_weights.demo.samples import Batch, Collator, random_draft
 from fromage_weights.demo.vocabulary import token_id
+from fromage_weights.language import input_embedding, output_head, weight_of
 
 if TYPE_CHECKING:
     from fromage_weights.grounded import GroundedModel
@@ -67,7 +68,7 @@ def fit_slots(
     whitened features; the whitening is folded into the layer. Returns each slot's accuracy on
     the pictures it was fitted to.
     """
-    table = model.lm.get_input_embeddings().weight.detach().float()
+    table = weight_of(input_embedding(model.lm)).detach().float()
     ids = [[token_id(model.tokenizer.hf, w) for w in words] for words in SLOT_CHOICES]
     words = [table[i] - table[i].mean(0) for i in ids]
     labels = slot_labels(bank)
@@ -83,7 +84,7 @@ def fit_slots(
         pairs = zip(scores, labels[rows].T, strict=True)
         loss = sum((functional.cross_entropy(s, y) for s, y in pairs), start=torch.zeros(()))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     accuracy = []
@@ -120,7 +121,7 @@ def start_ret(model: GroundedModel, tokenizer: FromageTokenizer) -> None:
     (mark,) = tokenizer.encode("!")
     mappers = model.mappers
     with torch.no_grad():
-        mappers.ret_embedding.copy_(model.lm.get_input_embeddings().weight[mark][None])
+        mappers.ret_embedding.copy_(weight_of(input_embedding(model.lm))[mark][None])
         if mappers.ret_head is not None:
             mappers.ret_head.zero_()
 
@@ -130,7 +131,7 @@ class Reader:
 
     def __init__(self, model: GroundedModel) -> None:
         self.model = model
-        self._table = model.lm.get_input_embeddings().weight.detach()
+        self._table = weight_of(input_embedding(model.lm)).detach()
         self._ret = model.ret_token_id
 
     def hidden(self, batch: Batch, features: Tensor) -> Tensor:
@@ -144,13 +145,14 @@ class Reader:
             where = batch.slots[:, 1:] + torch.arange(soft.shape[0] // len(features))
             rows = batch.slots[:, :1].expand_as(where)
             embeds = embeds.index_put((rows.flatten(), where.flatten()), soft.to(embeds.dtype))
-        return self.model.lm.base_model(
+        states: Tensor = self.model.lm.base_model(
             inputs_embeds=embeds, attention_mask=batch.mask, use_cache=False
         )[0]
+        return states
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, H) -> (N, V), the [RET] column from the mappers."""
-        weight = self.model.lm.get_output_embeddings().weight.detach()
+        weight = weight_of(output_head(self.model.lm)).detach()
         row = self.model.mappers.ret_head
         assert row is not None
         return torch.cat([hidden @ weight[: self._ret].T, hidden @ row.T.to(hidden.dtype)], dim=1)
@@ -193,7 +195,8 @@ class MapperTraining:
             states = hidden[batch.rets[:, 0], batch.rets[:, 1]].float()
             losses["match"] = 0.3 * self._contrast(states, batch)
         self._optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
+        total = torch.stack(list(losses.values())).sum()
+        total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([p for g in self._groups for p in g["params"]], 1.0)
         self._optimizer.step()
         is_ret = targets == self.model.ret_token_id
@@ -233,7 +236,7 @@ def _one_match_each(wishes: Tensor, scenes: Tensor, rng: np.random.Generator) ->
     return torch.tensor(found, dtype=torch.long)
 
 
-def _parameter_groups(model: GroundedModel) -> list[dict[str, object]]:
+def _parameter_groups(model: GroundedModel) -> list[dict[str, Any]]:
     """The [RET] rows are single vectors and learn faster than the layers."""
     mappers = model.mappers
     mappers.requires_grad_(True)

@@ -19,6 +19,7 @@ from fromage_weights.demo.language_model import SlotNoise
 from fromage_weights.demo.protocols import Queries, Query
 from fromage_weights.demo.stream import marks_of, slot_positions
 from fromage_weights.demo.vocabulary import slot_word_ids
+from fromage_weights.language import input_embedding, weight_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,8 +34,8 @@ class SlotOracle:
         self._lm, self._tokenizer, self._count = lm, tokenizer, count
         self._marks = marks_of(tokenizer)
         (self._newline,) = tokenizer("\n", add_special_tokens=False).input_ids
-        self._table = lm.get_input_embeddings().weight.detach()
-        words = self._table[slot_word_ids(tokenizer)]  # type: ignore[arg-type]
+        self._table = weight_of(input_embedding(lm)).detach()
+        words = self._table[slot_word_ids(tokenizer)]
         self._noise = SlotNoise(words, level, torch.Generator().manual_seed(0))
         self._queries = Queries("validation")
 
@@ -48,7 +49,7 @@ class SlotOracle:
     def answers(self, queries: Sequence[Query]) -> list[str]:
         prompts = [self._prompt(query) for query in queries]
         rows = greedy(self._lm, prompts, stop={self._newline}, max_tokens=24)
-        return [self._tokenizer.decode(row) for row in rows]
+        return [str(self._tokenizer.decode(row)) for row in rows]
 
     def report(self) -> dict[str, float]:
         """Share of right answers per kind of question."""

@@ -14,11 +14,11 @@ import numpy as np
 from fromage_weights.demo import dialogue, sight
 from fromage_weights.demo.dialogue import Turn, typed
 from fromage_weights.demo.grammar import NAMES, Wish, describe, pick, wish_of, with_article
-from fromage_weights.demo.phrases import REQUESTS
+from fromage_weights.demo.phrases import REQUESTS, Half
 from fromage_weights.demo.splits import Split, split_of
 from fromage_weights.demo.world import Scene, pair_scenes, single_scenes
 
-HALF = "eval"
+HALF: Half = "eval"
 
 
 @dataclass(frozen=True)

@@ -58,11 +58,13 @@ class Responder:
                 items += [before + opening, message.features, closing + message.text + after]
         texts = [item if isinstance(item, str) else None for item in items]
         encoded = self._tokenizer.encode_prompt(texts)
-        return [
-            TextSegment(ids) if ids is not None else ImageSegment(item)
-            for ids, item in zip(encoded, items, strict=True)
-            if ids is not None or isinstance(item, Tensor)
-        ]
+        segments: list[Segment] = []
+        for ids, item in zip(encoded, items, strict=True):
+            if isinstance(item, Tensor):
+                segments.append(ImageSegment(item))
+            elif ids:
+                segments.append(TextSegment(ids))
+        return segments
 
     def replies(self, chats: Sequence[Sequence[Message]]) -> list[Reply]:
         """One reply per chat."""

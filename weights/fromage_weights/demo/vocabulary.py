@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,7 @@ from fromage_weights.demo.corpus import document
 from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 SIZE = 2560
@@ -51,7 +50,7 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     core.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, core.token_to_id(END_OF_TEXT))]
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=core,
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
@@ -59,7 +58,7 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     )
 
 
-def token_id(tokenizer: PreTrainedTokenizerFast, word: str) -> int:
+def token_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
     """The one token of " word"; ValueError where the tokenizer splits it."""
     ids = tokenizer(" " + word, add_special_tokens=False).input_ids
     if len(ids) != 1:
@@ -67,10 +66,5 @@ def token_id(tokenizer: PreTrainedTokenizerFast, word: str) -> int:
     return int(ids[0])
 
 
-def slot_word_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def slot_word_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [token_id(tokenizer, word) for word in SLOT_WORDS]
-
-
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(directory)
