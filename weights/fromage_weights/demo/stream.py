@@ -12,7 +12,7 @@ from fromage_weights.demo.corpus import document
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_DOCUMENTS_PER_CHUNK = 8_000
+_DOCUMENTS_PER_CHUNK = 2_000
 QUESTION_WEIGHT = 0.15
 
 
