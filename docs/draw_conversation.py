@@ -8,9 +8,10 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from PIL import Image, ImageDraw, ImageFont
+
 from fromage_client import Client, TextPart
 from fromage_client.reply import ImagePart
-from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, MARGIN, GAP, PICTURE, FONT_SIZE = 760, 28, 14, 168, 19
 PAGE, USER, INK = "#ffffff", "#e7efe9", "#1f2a24"

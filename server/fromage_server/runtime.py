@@ -38,6 +38,7 @@ def load(settings: Settings, uploads: UploadStore, workers: Workers, report: Rep
         limits=limits,
         tokenizer=model.tokenizer,
         stop=config.stop,
+        stop_after_ret=config.stop_after_ret,
         composer=Composer(config, model.tokenizer, engine.max_context, media, encoder),
         gallery=gallery,
         workers=workers,

@@ -55,6 +55,7 @@ class Service:
         limits: EngineConfig,
         tokenizer: FromageTokenizer,
         stop: Sequence[str],
+        stop_after_ret: bool,
         composer: Composer,
         gallery: Gallery,
         workers: Workers,
@@ -66,6 +67,7 @@ class Service:
         self._limits = limits
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
+        self._stop_after_ret = stop_after_ret
         self._composer = composer
         self._workers = workers
 
@@ -168,6 +170,7 @@ class Service:
             top_k=body.top_k,
             seed=body.seed,
             stop=(*(self._stop if raw is None else ()), *body.stop),
+            stop_after_ret=self._stop_after_ret and raw is None,
             ignore_eos=body.ignore_eos,
             ret_scale_factor=body.ret_scale_factor,
             # Without a collection there is nothing that [RET] could bring.

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fromage_index.collection import Collection
-from fromage_index.writer import CollectionWriter
 from numpy.typing import NDArray
 
+from fromage_index.collection import Collection
+from fromage_index.writer import CollectionWriter
 from tests.index.pictures import PROVENANCE
 
 MakeCollection = Callable[..., Collection]

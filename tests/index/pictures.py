@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fromage_index.manifest import Provenance
 from numpy.typing import NDArray
 from PIL import Image
+
+from fromage_index.manifest import Provenance
 
 PROVENANCE = Provenance(bundle="test", bundle_hash="0" * 64)
 CORNERS = {"red": (230, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 230)}

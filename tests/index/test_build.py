@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from fromage_index.build import Item, build_from_folder, build_from_items
 from fromage_index.collection import Collection
 from fromage_index.errors import (
@@ -20,8 +22,6 @@ from fromage_index.errors import (
     UnreadableImage,
 )
 from fromage_index.filter import Filter
-from PIL import Image
-
 from tests.index.pictures import PROVENANCE, colour_embed, encode, plain, write_folder
 
 DEFAULTS: dict[str, Any] = {"dim": 4, "provenance": PROVENANCE, "batch_size": 3}

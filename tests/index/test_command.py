@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
+
 from fromage_index.collection import Collection
 from fromage_server.cli import main
-from safetensors.numpy import load_file
 
 
 @pytest.fixture(scope="module")

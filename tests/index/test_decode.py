@@ -6,11 +6,11 @@ import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from fromage_index.decode import MAX_PIXELS, decode_image, inspect_image
 from fromage_index.errors import UnreadableImage
 from fromage_index.sniff import ACCEPTED, sniff_content_type
-from PIL import Image
-
 from tests.index.pictures import CORNERS, corners, encode, plain
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
+
 from fromage_index import faiss_build
 from fromage_index.errors import FaissInstallation
 from fromage_index.flat import FlatIndex
-
 from tests.index.pictures import unit_rows
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from fromage_index.errors import BadFilter
 from fromage_index.filter import Filter
 

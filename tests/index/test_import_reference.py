@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fromage_index.collection import Collection
 from fromage_index.errors import BadPickle, BadVectors, DimensionMismatch, NothingToIndex
 from fromage_index.import_reference import import_reference
-
 from tests.index.pictures import PROVENANCE, encode, plain, unit_rows, write_folder
 from tests.index.test_build import keys
 

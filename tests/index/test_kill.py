@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from fromage_index.build import build_from_folder
 from fromage_index.collection import Collection
 from fromage_index.errors import CollectionExists, CollectionNotFound
-
 from tests.index.pictures import PROVENANCE, colour_embed, write_folder
 
 # Embeds one batch, says so, and hangs in the second.

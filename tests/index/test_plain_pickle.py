@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from fromage_index.errors import BadPickle
 from fromage_index.plain_pickle import load_plain_pickle
 

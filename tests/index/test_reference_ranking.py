@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fromage_index.collection import Collection
-from fromage_index.import_reference import import_reference
 from safetensors.numpy import load_file
 
+from fromage_index.collection import Collection
+from fromage_index.import_reference import import_reference
 from tests.index.pictures import PROVENANCE
 
 UNREADABLE = {"img_008.png", "img_111.png", "img_156.png"}

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from fromage_index.collection import Collection, Hit
 from fromage_index.errors import BadFilter, BadQuery, DimensionMismatch
 from fromage_index.filter import Filter
-from numpy.typing import NDArray
-
 from tests.index.conftest import MakeCollection
 from tests.index.pictures import unit_rows
 

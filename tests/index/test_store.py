@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fromage_index.collection import Collection
 from fromage_index.errors import (
     BadVectors,
@@ -20,7 +21,6 @@ from fromage_index.errors import (
 from fromage_index.manifest import read_manifest, write_manifest
 from fromage_index.store import verify
 from fromage_index.writer import CollectionWriter
-
 from tests.index.conftest import MakeCollection
 from tests.index.pictures import PROVENANCE, encode, plain, unit_rows
 

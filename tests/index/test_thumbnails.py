@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
-from fromage_index.build import Item, build_from_folder, build_from_items
-from fromage_index.collection import Collection
 from PIL import Image
 
+from fromage_index.build import Item, build_from_folder, build_from_items
+from fromage_index.collection import Collection
 from tests.index.pictures import PROVENANCE, colour_embed, encode, plain
 
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+
 from fromage_weights.importer import import_checkpoint
 from fromage_weights.loading import load_grounded_model
-
 from tests.weights.recording import Recording
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fromage_weights.grounded import ImageSegment, Segment, TextSegment
-from fromage_weights.loading import LoadedBundle
-from fromage_weights.vision import VisionEncoder
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
+
+from fromage_weights.grounded import ImageSegment, Segment, TextSegment
+from fromage_weights.loading import LoadedBundle
+from fromage_weights.vision import VisionEncoder
 
 # The recording's own tolerances, for float32.
 LOGITS = 2e-4

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fromage_weights.bundle import CONFIG_NAME, Bundle, ChatTemplate
 from fromage_weights.errors import BundleInvalid, BundleNotFound, DamagedFile
 from fromage_weights.mappers import FILE_NAME
-
 from tests.weights.tiny_bundle import write_bundle
 
 

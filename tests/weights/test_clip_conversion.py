@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from fromage_weights.errors import DamagedFile, ModelUnavailable, UnsupportedModel
-from fromage_weights.vision import VisionEncoder
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel
+
+from fromage_weights.errors import DamagedFile, ModelUnavailable, UnsupportedModel
+from fromage_weights.vision import VisionEncoder
 
 _VISION: dict[str, Any] = {
     "hidden_size": 24,

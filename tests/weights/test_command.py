@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fromage_server.cli import main
 
+from fromage_server.cli import main
 from tests.weights.recording import Recording
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from fromage_weights.fingerprint import fingerprint
 from fromage_weights.language import load_language_model
-
 from tests.weights.tiny import language_model
 
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from fromage_weights.errors import UnsupportedModel
-from fromage_weights.grounded import GroundedModel, ImageSegment, Segment, TextSegment
-from fromage_weights.language import input_embedding, output_head, weight_of
-from fromage_weights.mappers import Mappers
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import DynamicCache
 
+from fromage_weights.errors import UnsupportedModel
+from fromage_weights.grounded import GroundedModel, ImageSegment, Segment, TextSegment
+from fromage_weights.language import input_embedding, output_head, weight_of
+from fromage_weights.mappers import Mappers
 from tests.weights.tiny import FAMILIES, VISION_DIM, grounded, language_model, tokenizer
 
 _BOTH = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from fromage_weights.bundle import Bundle
 from fromage_weights.checkpoint import ARGS_NAME, WEIGHTS_NAME, read_checkpoint
 from fromage_weights.errors import CheckpointInvalid, ModelUnavailable, UnsupportedModel
@@ -15,7 +16,6 @@ from fromage_weights.grounded import GroundedModel
 from fromage_weights.importer import import_checkpoint, resolve
 from fromage_weights.language import input_embedding, weight_of
 from fromage_weights.loading import load_grounded_model
-
 from tests.weights.recording import Recording
 
 

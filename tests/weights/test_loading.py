@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from fromage_weights.bundle import Bundle
 from fromage_weights.devices import choose_device, choose_dtype
 from fromage_weights.errors import (
@@ -18,8 +20,6 @@ from fromage_weights.errors import (
 )
 from fromage_weights.grounded import TextSegment
 from fromage_weights.loading import bundle_directory, load_grounded_model
-from safetensors.torch import load_file, save_file
-
 from tests.weights.tiny_bundle import write_bundle
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from fromage_weights.errors import DamagedFile
-from fromage_weights.mappers import FILE_NAME, Mappers
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
+
+from fromage_weights.errors import DamagedFile
+from fromage_weights.mappers import FILE_NAME, Mappers
 
 
 def _mappers(*, tied: bool = True) -> Mappers:

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from fromage_weights.grounded import ImageSegment, Segment, TextSegment
-from fromage_weights.scoring import layout, token_log_likelihoods
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from fromage_weights.grounded import ImageSegment, Segment, TextSegment
+from fromage_weights.scoring import layout, token_log_likelihoods
 from tests.weights.recording import EMBEDDINGS, SCORES, SUMMED_LOSSES, Recording, check_close
 
 

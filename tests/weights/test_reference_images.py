@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fromage_weights.vision import VisionEncoder
 from PIL import Image, UnidentifiedImageError
 
+from fromage_weights.vision import VisionEncoder
 from tests.weights.recording import EMBEDDINGS, SCORES, Recording, check_close
 
 

@@ -1,8 +1,8 @@
 """Every recorded prompt case, through the model: tokens, logits, embeddings, likelihoods."""
 
 import torch
-from fromage_weights.scoring import token_log_likelihoods
 
+from fromage_weights.scoring import token_log_likelihoods
 from tests.weights.recording import (
     EMBEDDINGS,
     LIKELIHOODS,

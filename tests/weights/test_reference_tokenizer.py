@@ -2,7 +2,6 @@
 
 from fromage_weights.language import input_embedding, weight_of
 from fromage_weights.tokenizer import IMAGE_TOKEN, truncate_caption
-
 from tests.weights.recording import Recording
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from fromage_weights.scoring import IMAGE, layout, token_log_likelihoods
 from torch.testing import assert_close
+
+from fromage_weights.scoring import IMAGE, layout, token_log_likelihoods
 
 
 def _log_probs(logits: torch.Tensor, pairs: list[tuple[int, int]]) -> torch.Tensor:

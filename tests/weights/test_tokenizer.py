@@ -1,9 +1,9 @@
 """Tokenizers of other families, and texts beyond the recorded ones."""
 
 import pytest
+
 from fromage_weights.errors import ModelUnavailable
 from fromage_weights.tokenizer import load_tokenizer, truncate_caption
-
 from tests.weights.recording import Recording
 from tests.weights.tiny import tokenizer
 

@@ -5,15 +5,16 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from fromage_weights.errors import ModelUnavailable, UnsupportedModel
-from fromage_weights.towers import OPENAI_CLIP, canonical_name, load_tower
-from fromage_weights.vision import VisionEncoder, remove_projection
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 from torch.testing import assert_close
+
+from fromage_weights.errors import ModelUnavailable, UnsupportedModel
+from fromage_weights.towers import OPENAI_CLIP, canonical_name, load_tower
+from fromage_weights.vision import VisionEncoder, remove_projection
 
 _VIT = {"image_size": 32, "patch_size": 16, "width": 24, "layers": 1, "heads": 2, "mlp_ratio": 2.0}
 _POOL = {"attn_pooler_queries": 4, "attn_pooler_heads": 2, "output_dim": 20}

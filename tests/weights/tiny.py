@@ -4,14 +4,15 @@ from typing import Any
 
 import torch
 import transformers
-from fromage_weights.grounded import GroundedModel
-from fromage_weights.language import input_embedding, is_tied, output_head, weight_of
-from fromage_weights.mappers import Mappers
-from fromage_weights.tokenizer import FromageTokenizer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from fromage_weights.grounded import GroundedModel
+from fromage_weights.language import input_embedding, is_tied, output_head, weight_of
+from fromage_weights.mappers import Mappers
+from fromage_weights.tokenizer import FromageTokenizer
 
 VOCABULARY = 97
 VISION_DIM = 12

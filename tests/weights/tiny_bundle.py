@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import torch
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
 from fromage_weights.bundle import Bundle, FrozenModel, save_bundle
 from fromage_weights.fingerprint import fingerprint
 from fromage_weights.mappers import Mappers
 from fromage_weights.vision import VisionEncoder
-from transformers import CLIPVisionConfig, CLIPVisionModel
-
 from tests.weights.tiny import language_model, tokenizer
 
 VISION_DIM = 24

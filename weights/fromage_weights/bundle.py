@@ -73,6 +73,8 @@ class BundleConfig(_Strict):
     tokenizer_rules: TokenizerRules = "plain"
     chat_template: ChatTemplate = ChatTemplate()
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    # The model was trained on replies that end with their picture.
+    stop_after_ret: bool = False
     prompt_image: Literal["squash", "crop"] = "crop"
     mappers_sha256: Sha256
 

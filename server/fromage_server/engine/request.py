@@ -15,6 +15,7 @@ class SamplingParams:
     multiplies the raw logit of [RET]. After ``max_num_rets`` [RET]s that token is impossible;
     before ``min_word_tokens`` other tokens, [RET] and the end token are. ``logprobs``: how many
     alternatives to report with each token, None for no log-probabilities at all.
+    ``stop_after_ret``: the first [RET] ends the reply, and still brings its query.
     ``compat`` is the reference's loop: exactly ``max_tokens`` steps, neither end token nor stop
     strings end it, no mask after ``max_num_rets``, and a [RET] in the very last place has no query.
     """
@@ -30,6 +31,7 @@ class SamplingParams:
     max_num_rets: int | None = None
     min_word_tokens: int = 0
     logprobs: int | None = None
+    stop_after_ret: bool = False
     compat: bool = False
 
     def __post_init__(self) -> None:

@@ -92,6 +92,7 @@ class Sequence(Job):
         self.rets = 0
         # Set when the reply is complete. With ``query_due`` one forward is still to come.
         self.finish_reason: FinishReason | None = None
+        self._ended_by_ret = False
         self._vocabulary = vocabulary
         self._detokenizer = Detokenizer(vocabulary.decode)
         self._stop = StopFinder(() if self.params.compat else self.params.stop)
@@ -113,9 +114,13 @@ class Sequence(Job):
         """Whether the next forward feeds a [RET], whose hidden state is its query."""
         if not self.generated or self.generated[-1] != self._vocabulary.ret_token_id:
             return False
-        return self.finish_reason is None or (
-            self.finish_reason == "length" and not self.params.compat
-        )
+        match self.finish_reason:
+            case None:
+                return True
+            case "length":
+                return not self.params.compat
+            case _:
+                return self._ended_by_ret
 
     def sampling_row(self) -> SamplingRow:
         uniform = self._random.random() if self.params.temperature > 0 else 0.0
@@ -140,7 +145,8 @@ class Sequence(Job):
         self.generated.append(token)
         ends = self._ends_with(token)
         text = "" if ends else self._text_of(token)
-        reason: FinishReason | None = "stop" if ends else None
+        self._ended_by_ret = self._is_last_ret(token)
+        reason: FinishReason | None = "stop" if ends or self._ended_by_ret else None
         if reason is None and len(self.generated) >= self.params.max_tokens:
             reason = "length"
         if reason is not None:
@@ -153,6 +159,11 @@ class Sequence(Job):
         if self.params.compat or self.params.ignore_eos:
             return False
         return token in self._vocabulary.eos_token_ids
+
+    def _is_last_ret(self, token: int) -> bool:
+        """Whether the reply ends with this [RET]; a stop string in front of it ends it sooner."""
+        is_ret = token == self._vocabulary.ret_token_id
+        return is_ret and self.params.stop_after_ret and not self._stop.found
 
     def _text_of(self, token: int) -> str:
         if token != self._vocabulary.ret_token_id:

@@ -121,6 +121,20 @@ def test_ret_as_the_last_token_allowed_has_its_query() -> None:
     assert heard.finish.usage.completion_tokens == 5
 
 
+def test_the_first_ret_can_end_the_reply() -> None:
+    model = chain({"!": "One ◆xyz"})
+    request = reply("a", (text(model, "!"),), max_tokens=20)
+    whole = answer(Engine(model), request)
+    ended = answer(
+        Engine(model), replace(request, params=replace(request.params, stop_after_ret=True))
+    )
+    assert whole.ids[-1] != model.ret_token_id
+    assert ended.ids == whole.ids[: whole.ids.index(model.ret_token_id) + 1]
+    assert len(ended.rets) == 1
+    np.testing.assert_allclose(ended.rets[0].query, whole.rets[0].query, atol=1e-5)
+    assert ended.finish.reason == "stop"
+
+
 def test_ret_as_the_last_token_has_none_in_compat_mode() -> None:
     model = chain(SAYS)
     heard = answer(Engine(model), reply("a", (text(model, "!"),), max_tokens=5, compat=True))

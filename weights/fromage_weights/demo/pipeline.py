@@ -201,5 +201,6 @@ def assemble(lm: Path, vision: Path, mappers: Path, out: Path) -> None:
         vision=FrozenModel(id="./vision", hash=encoder.fingerprint),
         chat_template=ChatTemplate(user=USER, assistant=ASSISTANT, image="({image}) "),
         stop=("\n",),
+        stop_after_ret=True,
         prompt_image="squash",
     )
