@@ -127,7 +127,7 @@ def _square_size(tower: Any) -> int:
 
 def _make_transform(preprocessing: dict[str, Any]) -> Any:
     from open_clip.transform import PreprocessCfg, image_transform_v2
-    from torchvision.transforms import CenterCrop  # type: ignore[import-untyped]
+    from torchvision.transforms import CenterCrop
 
     transform = image_transform_v2(PreprocessCfg(**preprocessing), is_train=False)
     transform.transforms = [
