@@ -1,15 +1,18 @@
 """What the demo's models may and may not read while they learn."""
 
+import re
+
 import numpy as np
 import pytest
 
-from fromage_weights.demo import corpus, dialogue, phrases
-from fromage_weights.demo.grammar import NAMES, Wish, describe, slot, tags
+from fromage_weights.demo import corpus, dialogue, phrases, sight
+from fromage_weights.demo.grammar import COLOURS, NAMES, Wish, describe, slot, tags
 from fromage_weights.demo.samples import random_draft
-from fromage_weights.demo.splits import is_held_out
+from fromage_weights.demo.small_talk_forms import small_talk_form
+from fromage_weights.demo.splits import Split, is_held_out
 from fromage_weights.demo.world import Scene, single_scenes
 
-HALVED = (
+WORDINGS = (
     phrases.REQUESTS,
     phrases.AGAIN,
     phrases.RECOUNT,
@@ -25,20 +28,23 @@ HALVED = (
 )
 
 
-@pytest.mark.parametrize("halves", HALVED)
-def test_training_and_evaluation_wordings_are_disjoint(halves: dict[str, tuple[str, ...]]) -> None:
-    assert not set(halves["train"]) & set(halves["eval"])
-    assert halves["eval"]
+@pytest.mark.parametrize("parts", WORDINGS)
+def test_wordings_of_the_three_parts_are_disjoint(parts: dict[str, tuple[str, ...]]) -> None:
+    assert set(parts) == {"train", "validation", "test"}
+    assert all(parts.values())
+    assert len(set().union(*parts.values())) == sum(len(set(part)) for part in parts.values())
 
 
 def test_small_talk_and_unknown_words_are_disjoint() -> None:
     for intent in dialogue.small_talk().values():
-        assert not set(intent["train"]) & set(intent["eval"])
+        parts = [set(intent[part]) for part in ("train", "validation", "test")]
+        assert all(parts)
+        assert len(set().union(*parts)) == sum(map(len, parts))
         # A full stop or a question mark: "!" belongs to answers with a picture.
         assert all(answer[-1] in ".?" for answer in intent["answers"])
-    train, unseen = dialogue.unknown_words("train"), dialogue.unknown_words("eval")
-    assert not set(train) & set(unseen)
-    assert not (set(train) | set(unseen)) & set(NAMES)
+    words = [set(dialogue.unknown_words(part)) for part in ("train", "validation", "test")]
+    assert all(words)
+    assert len(set().union(*words, NAMES)) == sum(map(len, words)) + len(NAMES)
 
 
 def test_closers_end_in_an_exclamation_mark() -> None:
@@ -58,11 +64,50 @@ def test_training_texts_never_mention_a_held_out_combination() -> None:
         assert not any(is_held_out(scene) for scene in draft.uploads)
 
 
-def test_training_texts_never_use_an_evaluation_wording() -> None:
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_training_texts_never_use_an_evaluation_wording(part: Split) -> None:
     rng = np.random.default_rng(6)
-    text = "\n".join(corpus.document(rng) for _ in range(3000)).lower()
-    for form in phrases.REQUESTS["eval"]:
-        assert form.split("{x}")[0].strip() not in text
+    documents = [corpus.document(rng) for _ in range(6000)]
+    documents += [random_draft(rng, corpus.training_scene).text for _ in range(3000)]
+    text = "\n".join(documents).lower()
+    for form in phrases.REQUESTS[part]:
+        before, after = (re.escape(half) for half in form.split("{x}"))
+        assert not re.search(rf"^q: {before}[^\n]+?{after}\b", text, re.M), form
+    plain = (*phrases.AGAIN[part], *phrases.WHAT[part], *phrases.HOW_MANY[part])
+    for wording in (*plain, *phrases.WHICH_COLOUR[part]):
+        assert wording.rstrip("?") not in text
+    for colour in COLOURS:
+        for form in phrases.REGROUND[part]:
+            assert form.format(c=colour) not in text
+    questions = set(re.findall(r"^q: (.*?)[.!?]*$", text, re.M))
+    for intent in dialogue.small_talk().values():
+        assert not questions & {prompt.rstrip(".!?") for prompt in intent[part]}
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_evaluation_wordings_are_recognised(part: Split) -> None:
+    rng = np.random.default_rng(7)
+    scene = Scene(("dog",), 2, "blue")
+    makers = (
+        lambda: dialogue.request(Wish(("dog",)), rng, part),
+        lambda: dialogue.recount(Wish(("dog",)), rng, part),
+        lambda: dialogue.reground(Wish(("dog",)), rng, part),
+        lambda: dialogue.chatter(rng, part),
+        lambda: sight.what(scene, rng, part),
+        lambda: sight.how_many(scene, rng, part),
+        lambda: sight.which_colour(scene, rng, part),
+        lambda: sight.is_there(scene, rng, part),
+    )
+    for make in makers:
+        assert all(dialogue.belongs_to_evaluation(make()) for _ in range(60))
+
+
+def test_made_up_small_talk_never_asks_for_a_thing_outright() -> None:
+    rng = np.random.default_rng(8)
+    asked = [small_talk_form(name, rng) for name in dialogue.small_talk() for _ in range(400)]
+    assert all(text and text == text.strip() and "<" not in text for text in asked)
+    assert not any(re.search(r"[{}|]", text) for text in asked)
+    assert not {text for text in asked if text in NAMES}
 
 
 def test_every_held_out_single_is_recognised_as_such() -> None:

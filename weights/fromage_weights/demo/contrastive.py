@@ -31,7 +31,7 @@ def part_views(scenes: list[Scene], *, plural: bool) -> list[tuple[float, tuple[
         (1.0, tower_text.LEFT_CAPTIONS, [o[:1] if len(o) == 2 else [] for o in objects]),
         (1.0, tower_text.RIGHT_CAPTIONS, [o[1:] for o in objects]),
         (0.25, tower_text.BACKGROUND_CAPTIONS, [[colours.index(s.background)] for s in scenes]),
-        (1.0, tower_text.COUNT_CAPTIONS, [[3 if s.is_pair else s.count - 1] for s in scenes]),
+        (2.0, tower_text.COUNT_CAPTIONS, [[3 if s.is_pair else s.count - 1] for s in scenes]),
     ]
     return [(w, captions, match_matrix(rows, len(captions))) for w, captions, rows in views]
 

@@ -9,7 +9,20 @@ import numpy as np
 
 from fromage_weights.demo import dialogue, sight
 from fromage_weights.demo.dialogue import Turn
-from fromage_weights.demo.grammar import Wish, describe, random_wish, slot, tags, wish_of
+from fromage_weights.demo.grammar import (
+    COLOURS,
+    COUNT_WORDS,
+    NAMES,
+    PAIR_WORD,
+    Wish,
+    describe,
+    pick,
+    random_wish,
+    slot,
+    slot_words,
+    tags,
+    wish_of,
+)
 from fromage_weights.demo.splits import is_held_out
 from fromage_weights.demo.world import Scene, random_scene
 
@@ -17,6 +30,7 @@ USER = "Q: {content}\nA:"
 ASSISTANT = " {content}\n"
 RET = "[RET]"
 _TAGGED = 0.65
+_CHECKED = 0.12
 
 SceneSource = Callable[[np.random.Generator], Scene]
 
@@ -29,10 +43,10 @@ def training_scene(rng: np.random.Generator, *, pairs: float = 0.3) -> Scene:
 
 
 def _allowed(make: Callable[[], Turn]) -> Turn:
-    """The first turn whose picture training may use."""
+    """The first turn that training may use."""
     while True:
         turn = make()
-        if turn.wish is None or not turn.wish.held_out:
+        if not dialogue.belongs_to_evaluation(turn):
             return turn
 
 
@@ -40,7 +54,7 @@ def _refinements(wish: Wish, rng: np.random.Generator, turns: int) -> list[Turn]
     made: list[Turn] = []
     for _ in range(turns):
         if rng.random() < 0.12:
-            made.append(dialogue.chatter(rng, "train"))
+            made.append(_allowed(lambda: dialogue.chatter(rng, "train")))
             continue
         turn = _allowed(lambda wish=wish: dialogue.refine(wish, rng, "train"))  # type: ignore[misc]
         made.append(turn)
@@ -52,7 +66,7 @@ def _refinements(wish: Wish, rng: np.random.Generator, turns: int) -> list[Turn]
 def asking(rng: np.random.Generator) -> list[Turn]:
     """A request and, half the time, changes to it."""
     wish = random_wish(rng)
-    turns = [dialogue.request(wish, rng, "train")]
+    turns = [_allowed(lambda: dialogue.request(wish, rng, "train"))]
     if rng.random() < 0.5:
         turns += _refinements(wish, rng, 1 + int(rng.random() * 3))
     return turns
@@ -66,8 +80,11 @@ def looking(rng: np.random.Generator, scenes: SceneSource = training_scene) -> l
         edit = _allowed(lambda: dialogue.refine(wish_of(scene), rng, "train"))
         turns = [dialogue.with_upload(edit, scene, rng)]
     else:
-        turns = [dialogue.with_upload(sight.look(scene, rng, "train"), scene, rng)]
-        turns += [sight.look(scene, rng, "train") for _ in range(int(rng.random() * 3))]
+        looks = [
+            _allowed(lambda: sight.look(scene, rng, "train"))
+            for _ in range(1 + int(rng.random() * 3))
+        ]
+        turns = [dialogue.with_upload(looks[0], scene, rng), *looks[1:]]
         if rng.random() < 0.25:
             turns += _refinements(wish_of(scene), rng, 1)
     return turns
@@ -78,18 +95,18 @@ def turns(rng: np.random.Generator, parts: int, scenes: SceneSource = training_s
     made: list[Turn] = []
     for _ in range(parts):
         draw = rng.random()
-        if draw < 0.36:
+        if draw < 0.34:
             made += asking(rng)
-        elif draw < 0.72:
+        elif draw < 0.68:
             made += looking(rng, scenes)
-        elif draw < 0.84:
-            made.append(dialogue.chatter(rng, "train"))
+        elif draw < 0.82:
+            made.append(_allowed(lambda: dialogue.chatter(rng, "train")))
         elif draw < 0.95:
-            made.append(dialogue.unknown_request(rng, "train"))
+            made.append(_allowed(lambda: dialogue.unknown_request(rng, "train")))
         elif draw < 0.97:
-            made.append(dialogue.odd_background_request(rng, "train"))
+            made.append(_allowed(lambda: dialogue.odd_background_request(rng, "train")))
         else:
-            made.append(dialogue.group_request(rng))
+            made.append(_allowed(lambda: dialogue.group_request(rng)))
     return made
 
 
@@ -115,10 +132,33 @@ def caption(rng: np.random.Generator) -> str:
     return text + (tags(wish, rng) if rng.random() < 0.8 else "")
 
 
+def checks(rng: np.random.Generator) -> str:
+    """An upload's slot, or words said outright, and word by word whether they are among them.
+
+    Comparing two places is what yes/no questions need; asked once per conversation it was never
+    learnt, a dozen times in a row it is.
+    """
+    scene = training_scene(rng)
+    inside = slot_words(scene)
+    kinds: list[tuple[str, ...]] = [NAMES, NAMES, NAMES, (*COUNT_WORDS, PAIR_WORD), COLOURS]
+    text = slot(scene) if rng.random() < 0.7 else " ".join(inside) + ":"
+    for _ in range(4 + int(rng.random() * 10)):
+        kind = int(rng.random() * 5)
+        if rng.random() < 0.5:
+            word = inside[max(kind - 1, 0)]
+        else:
+            word = pick(rng, tuple(w for w in kinds[kind] if w not in inside))
+        text += f" {word}? {'Yes' if word in inside else 'No'}."
+    return text
+
+
 def document(rng: np.random.Generator, *, long: bool = False) -> str:
     """One training text. `long` ones are chats of up to 16 parts, for far positions."""
-    if rng.random() < 0.12:
+    draw = rng.random()
+    if draw < 0.12:
         return caption(rng)
+    if draw < 0.12 + _CHECKED:
+        return checks(rng)
     if long:
         parts = 1 + int(rng.random() ** 2 * 16)
     else:

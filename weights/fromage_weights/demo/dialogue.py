@@ -1,6 +1,7 @@
 """Single turns of the demo's chat: what is typed, what is answered, which picture belongs to it."""
 
 import json
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -23,8 +24,9 @@ from fromage_weights.demo.grammar import (
     state,
     with_article,
 )
-from fromage_weights.demo.phrases import Half
-from fromage_weights.demo.wordings import training_form
+from fromage_weights.demo.small_talk_forms import pseudo_word, small_talk_form
+from fromage_weights.demo.splits import Split
+from fromage_weights.demo.wordings import change_form, is_kept, training_form
 from fromage_weights.demo.world import Scene
 
 GROUP_WORDS = {
@@ -39,10 +41,8 @@ GROUP_WORDS = {
     "music": "instrument",
     "tool": "tool",
 }
+_COMPOSED = 0.7
 BARE = ("{x}", "{x}", "{x}", "show me {x}", "{x} please", "picture of {x}")
-_ONSETS = (*"bcdfghjklmnprstvwz", "br", "cr", "dr", "fl", "gl", "gr", "pl", "pr", "sk", "st", "tr")
-_VOWELS = ("a", "e", "i", "o", "u", "oo", "ee", "ai", "ou")
-_CODAS = ("", "", "b", "d", "g", "k", "l", "m", "n", "p", "r", "s", "t", "x", "ng", "nk", "rt")
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,10 @@ def small_talk() -> dict[str, dict[str, list[str]]]:
 
 
 @cache
-def unknown_words(half: Half) -> tuple[str, ...]:
+def unknown_words(split: Split) -> tuple[str, ...]:
     """Real things outside the collection."""
     text = files(__package__).joinpath("unknown_words.json").read_text("utf-8")
-    return tuple(json.loads(text)[half])
-
-
-def pseudo_word(rng: np.random.Generator) -> str:
-    syllables = 2 + int(rng.random() < 0.3)
-    parts = (pick(rng, _ONSETS) + pick(rng, _VOWELS) + pick(rng, _CODAS) for _ in range(syllables))
-    return "".join(parts)
+    return tuple(json.loads(text)[split])
 
 
 def typed(text: str, rng: np.random.Generator, *, endings: bool = True) -> str:
@@ -94,16 +88,21 @@ def shown(wish: Wish, rng: np.random.Generator) -> str:
     return text + pick(rng, phrases.CLOSERS)
 
 
-def request_form(rng: np.random.Generator, half: Half) -> str:
-    return training_form(rng) if half == "train" else pick(rng, phrases.REQUESTS["eval"])
+def request_form(rng: np.random.Generator, split: Split) -> str:
+    return training_form(rng) if split == "train" else pick(rng, phrases.REQUESTS[split])
 
 
-def request(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
-    """Asks for `wish`, in a wording of `half`."""
-    form = request_form(rng, half)
+def _change(kind: str, rng: np.random.Generator, split: Split) -> str:
+    wordings: tuple[str, ...] = getattr(phrases, kind)[split]
+    return change_form(kind, rng) if split == "train" else pick(rng, wordings)
+
+
+def request(wish: Wish, rng: np.random.Generator, split: Split) -> Turn:
+    """Asks for `wish`, in a wording of `split`."""
+    form = request_form(rng, split)
     if wish.count == 1 and not wish.is_pair and rng.random() < 0.1:
         text = wish.objects[0] + ground(wish.background, rng)
-        form = pick(rng, BARE) if half == "train" else form
+        form = pick(rng, BARE) if split == "train" else form
     else:
         text = describe(wish, rng, digits=True)
     return Turn(typed(form.format(x=text), rng), shown(wish, rng), wish)
@@ -124,9 +123,9 @@ def group_request(rng: np.random.Generator) -> Turn:
     return Turn(typed(asked, rng), shown(wish, rng), wish)
 
 
-def unknown_request(rng: np.random.Generator, half: Half) -> Turn:
+def unknown_request(rng: np.random.Generator, split: Split) -> Turn:
     """Asks for something the collection doesn't have; the answer says so."""
-    word = pseudo_word(rng) if rng.random() < 0.4 else pick(rng, unknown_words(half))
+    word = pseudo_word(rng) if rng.random() < 0.4 else pick(rng, unknown_words(split))
     draw = rng.random()
     if draw < 0.6:
         thing = with_article(word)
@@ -138,85 +137,105 @@ def unknown_request(rng: np.random.Generator, half: Half) -> Turn:
         both = [with_article(word), with_article(pick(rng, NAMES))]
         thing = " and ".join(both if rng.random() < 0.5 else both[::-1])
     colour = pick(rng, COLOURS) if rng.random() < 0.25 else None
-    asked = request_form(rng, half).format(x=thing + ground(colour, rng))
+    asked = request_form(rng, split).format(x=thing + ground(colour, rng))
     return Turn(typed(asked, rng), pick(rng, phrases.REFUSALS))
 
 
-def odd_background_request(rng: np.random.Generator, half: Half) -> Turn:
+def odd_background_request(rng: np.random.Generator, split: Split) -> Turn:
     """A known thing on a background that no scene has."""
     wish = Wish((pick(rng, NAMES),), pick_count(rng))
-    colour = pick(rng, phrases.ODD_COLOURS[half])
+    colour = pick(rng, phrases.ODD_COLOURS[split])
     asked = describe(wish, rng) + ground(colour, rng)
-    form = request_form(rng, half)
+    form = request_form(rng, split)
     return Turn(typed(form.format(x=asked), rng), pick(rng, phrases.NO_COLOUR))
 
 
-def chatter(rng: np.random.Generator, half: Half) -> Turn:
+def chatter(rng: np.random.Generator, split: Split) -> Turn:
     intents = small_talk()
     # Ten times as many ways to ask for knowledge as for a joke: by size, and a little evened out.
     names = tuple(intents)
-    sizes = np.array([len(intents[name][half]) for name in names]) ** 0.5
-    intent = intents[names[int(rng.choice(len(names), p=sizes / sizes.sum()))]]
-    asked = pick(rng, tuple(intent[half]))
+    sizes = np.array([len(intents[name][split]) for name in names]) ** 0.5
+    name = names[int(rng.choice(len(names), p=sizes / sizes.sum()))]
+    if split == "train" and rng.random() < _COMPOSED:
+        asked = small_talk_form(name, rng)
+    else:
+        asked = pick(rng, tuple(intents[name][split]))
     text = typed(asked, rng, endings=False)
     if text[-1].isalnum() and rng.random() < 0.3:
         text += pick(rng, ("!", ".", "?", " please"))
-    return Turn(text, pick(rng, tuple(intent["answers"])))
+    return Turn(text, pick(rng, tuple(intents[name]["answers"])))
+
+
+@cache
+def _kept_small_talk() -> frozenset[str]:
+    kept = (intent[part] for intent in small_talk().values() for part in ("validation", "test"))
+    return frozenset(_bare(prompt) for prompts in kept for prompt in prompts)
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"[^a-z0-9 ]", "", text.lower()).removesuffix(" please").strip()
+
+
+def belongs_to_evaluation(turn: Turn) -> bool:
+    """Whether training may not say this: its combination or its wording is held out."""
+    if turn.wish is not None and turn.wish.held_out:
+        return True
+    return is_kept(turn.question) or _bare(turn.question) in _kept_small_talk()
 
 
 def pick_count(rng: np.random.Generator) -> int:
     return 1 + int(rng.random() * 3)
 
 
-def recount(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
+def recount(wish: Wish, rng: np.random.Generator, split: Split) -> Turn:
     count = int(rng.choice([n for n in (1, 2, 3) if n != wish.count]))
     word = str(count) if rng.random() < 0.15 else COUNT_WORDS[count - 1]
-    asked = pick(rng, phrases.RECOUNT[half]).format(n=word)
+    asked = _change("RECOUNT", rng, split).format(n=word)
     return _edited(replace(wish, count=count), asked, rng)
 
 
-def reground(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
+def reground(wish: Wish, rng: np.random.Generator, split: Split) -> Turn:
     colour = pick(rng, tuple(c for c in COLOURS if c != wish.background))
-    asked = pick(rng, phrases.REGROUND[half]).format(c=colour)
+    asked = _change("REGROUND", rng, split).format(c=colour)
     return _edited(replace(wish, background=colour), asked, rng)
 
 
-def exchange(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
+def exchange(wish: Wish, rng: np.random.Generator, split: Split) -> Turn:
     """The same with another thing; a pair becomes that one thing."""
     name = pick(rng, tuple(n for n in NAMES if n not in wish.objects))
     some = wish.count if not wish.is_pair else 1
     thing = with_article(name) if some == 1 else plural(name)
-    asked = pick(rng, phrases.REPLACE[half]).format(o=thing)
+    asked = _change("REPLACE", rng, split).format(o=thing)
     return _edited(replace(wish, objects=(name,), count=some), asked, rng)
 
 
-def addition(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
+def addition(wish: Wish, rng: np.random.Generator, split: Split) -> Turn:
     """A second, different thing beside the first."""
     name = pick(rng, tuple(n for n in NAMES if n not in wish.objects))
-    asked = pick(rng, phrases.ADD[half]).format(o=with_article(name))
+    asked = _change("ADD", rng, split).format(o=with_article(name))
     return _edited(Wish((wish.objects[0], name), 1, wish.background), asked, rng)
 
 
-def repeat(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
-    return _edited(wish, pick(rng, phrases.AGAIN[half]), rng)
+def repeat(wish: Wish, rng: np.random.Generator, split: Split) -> Turn:
+    return _edited(wish, pick(rng, phrases.AGAIN[split]), rng)
 
 
 def _edited(wish: Wish, asked: str, rng: np.random.Generator) -> Turn:
     return Turn(typed(asked, rng), shown(wish, rng), wish)
 
 
-def refine(wish: Wish, rng: np.random.Generator, half: Half) -> Turn:
+def refine(wish: Wish, rng: np.random.Generator, split: Split) -> Turn:
     """One of the changes that make sense for `wish`."""
     draw = rng.random()
     if draw < 0.38:
-        return reground(wish, rng, half)
+        return reground(wish, rng, split)
     if draw < 0.72 and not wish.is_pair:
-        return recount(wish, rng, half)
+        return recount(wish, rng, split)
     if draw < 0.82:
-        return exchange(wish, rng, half)
+        return exchange(wish, rng, split)
     if draw < 0.90 and wish.count == 1 and not wish.is_pair:
-        return addition(wish, rng, half)
-    return repeat(wish, rng, half)
+        return addition(wish, rng, split)
+    return repeat(wish, rng, split)
 
 
 def with_upload(turn: Turn, scene: Scene, rng: np.random.Generator) -> Turn:

@@ -1,13 +1,11 @@
-"""Wordings, each list in a training and an evaluation half that share nothing.
+"""Wordings, each list in a training, a validation and a test part that share nothing.
 
 `{x}` is a noun phrase, `{o}` "a dog", `{n}` a count word, `{c}` a colour.
 """
 
-from typing import Literal
+from fromage_weights.demo.splits import Split
 
-Half = Literal["train", "eval"]
-
-REQUESTS: dict[Half, tuple[str, ...]] = {
+REQUESTS: dict[Split, tuple[str, ...]] = {
     "train": (
         "show me {x}",
         "show me {x}",
@@ -47,7 +45,7 @@ REQUESTS: dict[Half, tuple[str, ...]] = {
         "now show me {x}",
         "a photo of {x} would be nice",
     ),
-    "eval": (
+    "validation": (
         "could i get a look at {x}",
         "i am looking for {x}",
         "would you show me {x}",
@@ -61,12 +59,31 @@ REQUESTS: dict[Half, tuple[str, ...]] = {
         "let's see {x}",
         "it would be great to see {x}",
     ),
+    "test": (
+        "can we look at {x}",
+        "i am searching for {x}",
+        "i'd be happy to see {x}",
+        "would you find {x}",
+        "put {x} in front of me",
+        "is a picture of {x} available",
+        "please let me have {x}",
+        "which picture has {x}",
+        "how does {x} look",
+        "you must have {x} somewhere",
+        "show a photograph of {x}",
+        "i'd appreciate {x}",
+    ),
 }
-AGAIN: dict[Half, tuple[str, ...]] = {
+AGAIN: dict[Split, tuple[str, ...]] = {
     "train": ("another one", "show me another one", "again", "one more", "more like this", "next"),
-    "eval": ("show me a different one", "give me another"),
+    "validation": ("show me a different one", "give me another"),
+    "test": (
+        "another picture of that",
+        "once again please",
+        "a second one",
+    ),
 }
-RECOUNT: dict[Half, tuple[str, ...]] = {
+RECOUNT: dict[Split, tuple[str, ...]] = {
     "train": (
         "make it {n}",
         "make that {n}",
@@ -78,9 +95,15 @@ RECOUNT: dict[Half, tuple[str, ...]] = {
         "no, {n}",
         "{n} please",
     ),
-    "eval": ("i meant {n} of them", "could it be {n}", "let it be {n}"),
+    "validation": ("i meant {n} of them", "could it be {n}", "let it be {n}"),
+    "test": (
+        "now make them {n}",
+        "there should be {n}",
+        "i need {n} of those",
+        "rather {n}",
+    ),
 }
-REGROUND: dict[Half, tuple[str, ...]] = {
+REGROUND: dict[Split, tuple[str, ...]] = {
     "train": (
         "on {c}",
         "now on {c}",
@@ -94,9 +117,19 @@ REGROUND: dict[Half, tuple[str, ...]] = {
         "in front of a {c} background",
         "the same on {c}",
     ),
-    "eval": ("set the background to {c}", "i'd prefer it on {c}", "please use a {c} background"),
+    "validation": (
+        "set the background to {c}",
+        "i'd prefer it on {c}",
+        "please use a {c} background",
+    ),
+    "test": (
+        "this time on {c}",
+        "move it to a {c} background",
+        "could the background be {c}",
+        "paint the background {c}",
+    ),
 }
-REPLACE: dict[Half, tuple[str, ...]] = {
+REPLACE: dict[Split, tuple[str, ...]] = {
     "train": (
         "now with {o} instead",
         "{o} instead",
@@ -105,13 +138,23 @@ REPLACE: dict[Half, tuple[str, ...]] = {
         "the same with {o}",
         "make it {o}",
     ),
-    "eval": ("turn it into {o}", "change it to {o}"),
+    "validation": ("turn it into {o}", "change it to {o}"),
+    "test": (
+        "{o} in its place",
+        "exchange it for {o}",
+        "rather {o}",
+    ),
 }
-ADD: dict[Half, tuple[str, ...]] = {
+ADD: dict[Split, tuple[str, ...]] = {
     "train": ("add {o}", "and {o} next to it", "put {o} next to it", "with {o} beside it"),
-    "eval": ("place {o} beside it", "also add {o}"),
+    "validation": ("place {o} beside it", "also add {o}"),
+    "test": (
+        "together with {o}",
+        "give it {o} as company",
+        "let {o} stand next to it",
+    ),
 }
-WHAT: dict[Half, tuple[str, ...]] = {
+WHAT: dict[Split, tuple[str, ...]] = {
     "train": (
         "what is this?",
         "what is this?",
@@ -159,9 +202,15 @@ WHAT: dict[Half, tuple[str, ...]] = {
         "this?",
         "what?",
     ),
-    "eval": ("what is shown here?", "please describe the image", "what am i looking at?"),
+    "validation": ("what is shown here?", "please describe the image", "what am i looking at?"),
+    "test": (
+        "what have we got here?",
+        "can you name this?",
+        "what might this be?",
+        "please say what is in the image",
+    ),
 }
-HOW_MANY: dict[Half, tuple[str, ...]] = {
+HOW_MANY: dict[Split, tuple[str, ...]] = {
     "train": (
         "how many are there?",
         "how many?",
@@ -179,9 +228,14 @@ HOW_MANY: dict[Half, tuple[str, ...]] = {
         "how many objects?",
         "what is the count?",
     ),
-    "eval": ("what is the number of things?", "how many can you count?"),
+    "validation": ("what is the number of things?", "how many can you count?"),
+    "test": (
+        "how many of these do you count?",
+        "what number of things is it?",
+        "are there several?",
+    ),
 }
-WHICH_COLOUR: dict[Half, tuple[str, ...]] = {
+WHICH_COLOUR: dict[Split, tuple[str, ...]] = {
     "train": (
         "what colour is the background?",
         "what color is the background?",
@@ -200,9 +254,14 @@ WHICH_COLOUR: dict[Half, tuple[str, ...]] = {
         "which colour?",
         "what color?",
     ),
-    "eval": ("tell me the background colour", "which color is behind it?"),
+    "validation": ("tell me the background colour", "which color is behind it?"),
+    "test": (
+        "what is the colour behind?",
+        "say the background colour",
+        "in which color is the background?",
+    ),
 }
-IS_THERE: dict[Half, tuple[str, ...]] = {
+IS_THERE: dict[Split, tuple[str, ...]] = {
     "train": (
         "is there {o}?",
         "do you see {o}?",
@@ -222,9 +281,14 @@ IS_THERE: dict[Half, tuple[str, ...]] = {
         "any sign of {o}?",
         "do you think it is {o}?",
     ),
-    "eval": ("is {o} in the image?", "would you say there is {o}?"),
+    "validation": ("is {o} in the image?", "would you say there is {o}?"),
+    "test": (
+        "does the image contain {o}?",
+        "can {o} be seen?",
+        "would you call it {o}?",
+    ),
 }
-SIDE: dict[Half, tuple[str, ...]] = {
+SIDE: dict[Split, tuple[str, ...]] = {
     "train": (
         "what is on the {s}?",
         "what do you see on the {s}?",
@@ -233,7 +297,11 @@ SIDE: dict[Half, tuple[str, ...]] = {
         "and on the {s}?",
         "name the thing on the {s}",
     ),
-    "eval": ("what stands on the {s}?", "which thing is on the {s} side?"),
+    "validation": ("what stands on the {s}?", "which thing is on the {s} side?"),
+    "test": (
+        "what can you see on the {s} side?",
+        "which thing is {s}?",
+    ),
 }
 OPENINGS = (
     "",
@@ -281,9 +349,14 @@ REFUSALS = (
     "I don't have a picture of that. I know animals, food, plants, vehicles and everyday things.",
     "Sorry, I don't have that. Try a dog, a guitar or a rocket.",
 )
-ODD_COLOURS: dict[Half, tuple[str, ...]] = {
+ODD_COLOURS: dict[Split, tuple[str, ...]] = {
     "train": ("black", "orange", "brown", "turquoise", "golden", "beige", "violet", "cyan"),
-    "eval": ("silver", "magenta", "teal"),
+    "validation": ("silver", "magenta", "teal"),
+    "test": (
+        "bronze",
+        "indigo",
+        "maroon",
+    ),
 }
 NO_COLOUR = (
     "Sorry, I don't have that background. I have white, gray, red, yellow, green, blue, purple "

@@ -1,7 +1,7 @@
 """What the demo is measured on: queries of held-out combinations in unseen wordings.
 
-A protocol draws its queries from one split ("test" for reporting, "validation" for choosing) and
-the evaluation half of the phrases; training sees neither.
+A protocol draws its queries from one split ("test" for reporting, "validation" for choosing):
+its combinations and its wordings; training sees neither.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ import numpy as np
 from fromage_weights.demo import dialogue, sight
 from fromage_weights.demo.dialogue import Turn, typed
 from fromage_weights.demo.grammar import NAMES, Wish, describe, pick, wish_of, with_article
-from fromage_weights.demo.phrases import REQUESTS, Half
+from fromage_weights.demo.phrases import REQUESTS
 from fromage_weights.demo.splits import Split, split_of
 from fromage_weights.demo.world import Scene, pair_scenes, single_scenes
-
-HALF: Half = "eval"
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class Queries:
     """All queries of one split, seeded."""
 
     def __init__(self, split: Split, *, seed: int = 0) -> None:
+        self._split: Split = split
         self._rng = np.random.default_rng([seed, 21])
         self._singles = [s for s in single_scenes() if split_of(s) == split]
         self._pairs = [s for s in pair_scenes() if split_of(s) == split]
@@ -72,14 +71,14 @@ class Queries:
         made = []
         for i in range(count):
             name = NAMES[i % len(NAMES)]
-            form = pick(self._rng, REQUESTS[HALF])
+            form = pick(self._rng, REQUESTS[self._split])
             asked = typed(form.format(x=with_article(name)), self._rng)
             made.append(Query((Turn(asked, "", Wish((name,))),)))
         return made
 
     def full_requests(self, count: int) -> list[Query]:
         wishes = [wish_of(self.single()) for _ in range(count)]
-        return [Query((dialogue.request(wish, self._rng, HALF),)) for wish in wishes]
+        return [Query((dialogue.request(wish, self._rng, self._split),)) for wish in wishes]
 
     def three_turns(self, count: int) -> list[Query]:
         """Thing, then count, then background (or background, then count)."""
@@ -89,7 +88,7 @@ class Queries:
             while goal.count == 1:
                 goal = wish_of(self.single())
             first = Wish(goal.objects)
-            steps = [dialogue.request(first, self._rng, HALF)]
+            steps = [dialogue.request(first, self._rng, self._split)]
             order = (replace(first, count=goal.count), replace(first, background=goal.background))
             for wish in (order[int(self._rng.integers(2))], goal):
                 steps.append(self._towards(steps[-1].wish or first, wish))
@@ -100,7 +99,7 @@ class Queries:
         """The turn that changes `now` into `then`."""
         change = dialogue.recount if now.count != then.count else dialogue.reground
         while True:
-            turn = change(now, self._rng, HALF)
+            turn = change(now, self._rng, self._split)
             if turn.wish == then:
                 return turn
 
@@ -123,27 +122,29 @@ class Queries:
 
     def descriptions(self, count: int, draw: Callable[[], Scene]) -> list[Query]:
         scenes = [draw() for _ in range(count)]
-        return [Query((sight.what(scene, self._rng, HALF),), scene) for scene in scenes]
+        return [Query((sight.what(scene, self._rng, self._split),), scene) for scene in scenes]
 
     def counts(self, count: int) -> list[Query]:
         scenes = [self.single() for _ in range(count)]
-        return [Query((sight.how_many(scene, self._rng, HALF),), scene) for scene in scenes]
+        return [Query((sight.how_many(scene, self._rng, self._split),), scene) for scene in scenes]
 
     def grounds(self, count: int) -> list[Query]:
         scenes = [self.single() for _ in range(count)]
-        return [Query((sight.which_colour(scene, self._rng, HALF),), scene) for scene in scenes]
+        return [
+            Query((sight.which_colour(scene, self._rng, self._split),), scene) for scene in scenes
+        ]
 
     def existence(self, count: int, *, present: bool) -> list[Query]:
         scenes = [self.single() for _ in range(count)]
         return [
-            Query((sight.is_there(scene, self._rng, HALF, present=present),), scene)
+            Query((sight.is_there(scene, self._rng, self._split, present=present),), scene)
             for scene in scenes
         ]
 
     def small_talk(self, count: int) -> list[Query]:
         """Every unseen prompt, again with other capitals and marks until there are enough."""
         intents = dialogue.small_talk()
-        prompts = [prompt for intent in intents.values() for prompt in intent[HALF]]
+        prompts = [prompt for intent in intents.values() for prompt in intent[self._split]]
         made = []
         for i in range(count):
             text = typed(prompts[i % len(prompts)], self._rng, endings=False)
@@ -154,4 +155,4 @@ class Queries:
 
     def unknown(self, count: int) -> list[Query]:
         """Things outside the collection: unseen real words and made-up ones."""
-        return [Query((dialogue.unknown_request(self._rng, HALF),)) for _ in range(count)]
+        return [Query((dialogue.unknown_request(self._rng, self._split),)) for _ in range(count)]

@@ -31,7 +31,7 @@ CHECKPOINT_NAME = "checkpoint.pt"
 class TowerRecipe:
     """What a training run depends on. `images` is how many pictures it sees in all."""
 
-    images: int = 518_400
+    images: int = 1_036_800
     seed: int = 0
     batch_size: int = 192
     learning_rate: float = 1e-3
