@@ -16,7 +16,6 @@ from fromage_weights.demo.grammar import (
     PAIR_WORD,
     Wish,
     describe,
-    pick,
     random_wish,
     slot,
     slot_words,
@@ -30,7 +29,7 @@ USER = "Q: {content}\nA:"
 ASSISTANT = " {content}\n"
 RET = "[RET]"
 _TAGGED = 0.65
-_CHECKED = 0.12
+_CHECKED = 0.16
 
 SceneSource = Callable[[np.random.Generator], Scene]
 
@@ -133,22 +132,30 @@ def caption(rng: np.random.Generator) -> str:
 
 
 def checks(rng: np.random.Generator) -> str:
-    """An upload's slot, or words said outright, and word by word whether they are among them.
+    """An upload's slot, or things in a row, and word by word whether they are among them.
 
     Comparing two places is what yes/no questions need; asked once per conversation it was never
-    learnt, a dozen times in a row it is.
+    learnt, many times in a row it is. No word is asked about twice: its first answer would do.
     """
-    scene = training_scene(rng)
-    inside = slot_words(scene)
-    kinds: list[tuple[str, ...]] = [NAMES, NAMES, NAMES, (*COUNT_WORDS, PAIR_WORD), COLOURS]
-    text = slot(scene) if rng.random() < 0.7 else " ".join(inside) + ":"
-    for _ in range(4 + int(rng.random() * 10)):
-        kind = int(rng.random() * 5)
-        if rng.random() < 0.5:
-            word = inside[max(kind - 1, 0)]
+    if rng.random() < 0.5:
+        scene = training_scene(rng)
+        inside, text = slot_words(scene), slot(scene)
+        words = (*NAMES, *COUNT_WORDS, PAIR_WORD, *COLOURS)
+    else:
+        inside = tuple(rng.choice(NAMES, 2 + int(rng.random() * 8), replace=False).tolist())
+        words, text = NAMES, " ".join(inside) + ":"
+    plainly = rng.random() < 0.5
+    if not plainly:
+        inside, words = tuple(word for word in inside if word in NAMES), NAMES
+    there = list(dict.fromkeys(inside))
+    absent = rng.choice([w for w in words if w not in inside], len(there), replace=False).tolist()
+    for word in rng.permutation([*there, *absent]).tolist():
+        if plainly:
+            question = f" {word}?"
         else:
-            word = pick(rng, tuple(w for w in kinds[kind] if w not in inside))
-        text += f" {word}? {'Yes' if word in inside else 'No'}."
+            asked = sight.existence_question(word, rng, "train")
+            question = f" {asked}" if rng.random() < 0.5 else f" Q: {asked} A:"
+        text += f"{question} {'Yes' if word in inside else 'No'}."
     return text
 
 

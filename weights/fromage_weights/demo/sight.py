@@ -50,14 +50,17 @@ def which_colour(scene: Scene, rng: np.random.Generator, split: Split) -> Turn:
     return Turn(typed(question, rng, endings=False), f"The background is {scene.background}.")
 
 
+def existence_question(name: str, rng: np.random.Generator, split: Split) -> str:
+    return _asked("IS_THERE", rng, split).format(o=with_article(name))
+
+
 def is_there(
     scene: Scene, rng: np.random.Generator, split: Split, *, present: bool | None = None
 ) -> Turn:
     """A yes/no question about one thing, balanced unless `present` says which."""
     yes = rng.random() < 0.5 if present is None else present
     choices = scene.objects if yes else tuple(n for n in NAMES if n not in scene.objects)
-    name = pick(rng, choices)
-    question = _asked("IS_THERE", rng, split).format(o=with_article(name))
+    question = existence_question(pick(rng, choices), rng, split)
     answer = f"{'Yes' if yes else 'No'}, I see {_things(scene)}."
     return Turn(typed(question, rng, endings=False), answer)
 
