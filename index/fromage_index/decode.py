@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fromage_index.errors import UnreadableImage
@@ -15,6 +16,7 @@ from fromage_index.sniff import ACCEPTED, CONTENT_TYPES, describe, sniff_content
 MAX_PIXELS = 64_000_000
 # Resizing the short edge of a 1 x 1,000,000 strip to 224 would take 150 GB.
 MAX_ASPECT = 200
+_STRIP_PIXELS = 1_000_000
 
 _FORMATS = tuple(CONTENT_TYPES)
 _TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH, _ORIENTATION = 322, 323, 0x0112
@@ -126,10 +128,22 @@ def _deep_grey(image: Image.Image) -> Image.Image:
     The full scale is 65535 for 16-bit; for the wider types, which have no convention, the
     smallest usual one that holds the values (1.0 for floats, 255, 65535), else their own range.
     """
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
+    values = np.asarray(image)
+    rows = max(1, _STRIP_PIXELS // values.shape[1])
+    strips = range(0, len(values), rows)
+    low = min(float(_finite(values[at : at + rows]).min()) for at in strips)
+    high = max(float(_finite(values[at : at + rows]).max()) for at in strips)
     scales = {"I": (255.0, 65535.0), "F": (1.0, 255.0)}.get(image.mode, (65535.0,))
     full = next((scale for scale in scales if low >= 0 and high <= scale), None)
     if full is None:
-        values, full = values - low, max(high - low, 1e-12)
-    return Image.fromarray(np.rint(values * (255.0 / full)).astype(np.uint8))
+        full = max(high - low, 1e-12)
+    else:
+        low = 0.0
+    grey = np.empty(values.shape, np.uint8)
+    for at in strips:  # in strips: floats of a whole large image would take 16 times its size
+        grey[at : at + rows] = np.rint((_finite(values[at : at + rows]) - low) * (255.0 / full))
+    return Image.fromarray(grey)
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
+    return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)

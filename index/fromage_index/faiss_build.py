@@ -32,6 +32,15 @@ def check(installed: Iterable[str] | None = None) -> None:
         )
 
 
+def nearest_device(wanted: str) -> str:
+    """``wanted`` ("cpu", "cuda" or "cuda:N") where this FAISS can, else "cpu"."""
+    import faiss
+
+    if wanted == "cpu" or not hasattr(faiss, "StandardGpuResources"):
+        return "cpu"
+    return wanted if int(wanted.partition(":")[2] or 0) < faiss.get_num_gpus() else "cpu"
+
+
 def _distributions() -> list[str]:
     return [
         distribution.metadata["Name"] or "" for distribution in importlib.metadata.distributions()

@@ -77,21 +77,29 @@ def _condition(field: str, want: Any) -> Condition:
         return Condition(field, frozenset(_value(field, value) for value in want["in"]))
     if isinstance(want, Mapping) and want and set(want) <= set(_RANGE):
         return Condition(field, None, tuple((name, _bound(field, b)) for name, b in want.items()))
-    raise BadFilter(field, f"{want!r} is no condition; {_FORMS}")
+    raise BadFilter(field, f"{_short(want)} is no condition; {_FORMS}")
 
 
 def _value(field: str, value: Any) -> tuple[str, Scalar]:
     if not _is_scalar(value):
-        raise BadFilter(field, f"{value!r} is no value; use a string, number, boolean or null")
+        raise BadFilter(
+            field, f"{_short(value)} is no value; use a string, number, boolean or null"
+        )
     return _comparable(value)
 
 
 def _bound(field: str, bound: Any) -> float | str:
     if isinstance(bound, bool) or not isinstance(bound, str | int | float):
-        raise BadFilter(field, f"a range ends at a number or a string, not at {bound!r}")
+        raise BadFilter(field, f"a range ends at a number or a string, not at {_short(bound)}")
     if isinstance(bound, float) and math.isnan(bound):
         raise BadFilter(field, "a range cannot end at NaN")
     return bound
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str | int | float):
+        return repr(value if not isinstance(value, str) else value[:80])
+    return f"a {type(value).__name__}"
 
 
 def _is_scalar(value: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from fromage_index import faiss_build
 from fromage_index.errors import FaissInstallation
 from fromage_index.segment import Float32
 
-Device = Literal["auto", "cpu", "cuda"]
+# "auto", "cpu", "cuda" or "cuda:N".
+Device = str
 # What a GPU index can return in one search.
 MAX_FETCH = 2048
 
@@ -36,7 +37,7 @@ class FlatIndex:
         self._lock = threading.Lock()
         if self.on_gpu:
             self._resources = faiss.StandardGpuResources()
-            index = faiss.index_cpu_to_gpu(self._resources, 0, index)
+            index = faiss.index_cpu_to_gpu(self._resources, _number(device), index)
         self._index = index
 
     def search(self, queries: Float32, fetch: int) -> tuple[Float32, NDArray[np.int64]]:
@@ -49,9 +50,13 @@ class FlatIndex:
         return scores, rows
 
 
+def _number(device: Device) -> int:
+    return int(device.partition(":")[2] or 0)
+
+
 def _use_gpu(faiss: Any, device: Device) -> bool:
     available = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
-    if device == "cuda" and not available:
+    if device.startswith("cuda") and not available:
         raise FaissInstallation(
             "the index was asked to run on the GPU, but this FAISS has no GPU support or sees no "
             "GPU; install fromage-server[gpu], or choose the device cpu"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fromage_index.errors import ImageNotFound, ImageUnavailable
+from fromage_index.errors import CollectionDamaged, ImageNotFound, ImageUnavailable
 from fromage_index.manifest import Manifest, check_content, read_manifest
 from fromage_index.record import StoredRecord
 from fromage_index.segment import Float32, Segment
@@ -26,10 +26,7 @@ class Store:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.manifest: Manifest = read_manifest(directory)
-        self.segments = [
-            Segment(directory, entry, self.manifest.dim) for entry in self.manifest.segments
-        ]
+        self.manifest, self.segments = _open_segments(directory)
         sizes = [segment.rows for segment in self.segments]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         ids: list[str] = []
@@ -97,6 +94,17 @@ class Store:
     def _locate(self, row: int) -> tuple[Segment, int]:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         return self.segments[number], row - int(self._starts[number])
+
+
+def _open_segments(directory: Path) -> tuple[Manifest, list[Segment]]:
+    """The manifest and its segments; read again where they were replaced in between."""
+    while True:
+        manifest = read_manifest(directory)
+        try:
+            return manifest, [Segment(directory, e, manifest.dim) for e in manifest.segments]
+        except CollectionDamaged:
+            if read_manifest(directory).generation == manifest.generation:
+                raise
 
 
 def verify(directory: Path) -> Manifest:

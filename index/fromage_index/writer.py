@@ -32,6 +32,7 @@ SEGMENT_ROWS = 65_536
 UNREADABLE_LOG = "unreadable.log"
 THUMBNAILS = "thumbnails"
 _WORK = ".building-"
+_LOCK = ".lock"
 _SEGMENT = "segment-"
 
 
@@ -67,12 +68,17 @@ class CollectionWriter:
 
     def __enter__(self) -> Self:
         check_target(self._out, overwrite=self._overwrite)
-        self._created = not self._out.exists()
-        self._out.mkdir(parents=True, exist_ok=True)
-        _remove_stale_work(self._out)
-        self._work.mkdir()
-        self._lock = os.open(self._work / ".lock", os.O_CREAT | os.O_RDWR)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._created = _make_directories(self._out)
+        self._lock = _lock(self._out)
+        try:
+            # Another build may have committed between the first look and the lock.
+            check_target(self._out, overwrite=self._overwrite)
+            for stale in self._out.glob(f"{_WORK}*"):
+                shutil.rmtree(stale)
+            self._work.mkdir()
+        except BaseException:
+            os.close(self._lock)
+            raise
         self._log = (self._work / UNREADABLE_LOG).open("w", encoding="utf-8", errors="replace")
         self._logged = False
         return self
@@ -147,9 +153,9 @@ class CollectionWriter:
             self._open_segment.abandon()
         self._log.close()
         shutil.rmtree(self._work, ignore_errors=True)
+        if self._created and {child.name for child in self._out.iterdir()} == {_LOCK}:
+            shutil.rmtree(self._out)
         os.close(self._lock)
-        if self._created and not any(self._out.iterdir()):
-            self._out.rmdir()
 
     def _segment(self) -> SegmentWriter:
         if self._open_segment is not None and self._open_segment.rows >= self._segment_rows:
@@ -205,20 +211,28 @@ def _is_ours(child: Path) -> bool:
     return child.name.startswith((_WORK, _SEGMENT, f".{MANIFEST}.")) or child.name in (
         UNREADABLE_LOG,
         THUMBNAILS,
+        _LOCK,
     )
 
 
-def _remove_stale_work(out: Path) -> None:
-    """Removes work folders whose build has died; a living build holds its folder's lock."""
-    for work in out.glob(f"{_WORK}*"):
-        descriptor = os.open(work / ".lock", os.O_CREAT | os.O_RDWR)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(work)
-        except BlockingIOError as error:
-            raise CollectionExists(f"another build is writing {out}") from error
-        finally:
-            os.close(descriptor)
+def _make_directories(out: Path) -> bool:
+    """Makes `out` and what is missing above it, durably; False where it is there already."""
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_directory(folder.parent)
+    return bool(missing)
+
+
+def _lock(out: Path) -> int:
+    """The one build that may write `out` holds its lock file, until it ends or dies."""
+    descriptor = os.open(out / _LOCK, os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise CollectionExists(f"another build is writing {out}") from error
+    return descriptor
 
 
 def _remove_unnamed(out: Path, manifest: Manifest) -> None:

@@ -36,8 +36,12 @@ def open_collections(
 ) -> dict[str, Collection]:
     """By name, the default first. Raises StartupError where one belongs to another bundle."""
     faiss_build.check()
+    device = str(loaded.model.device)
     builder = _Builder(settings.cache_dir / "collections", loaded, report)
-    found = {name: _open(name, path, loaded.bundle) for name, path in settings.collections.items()}
+    found = {
+        name: _open(name, path, loaded.bundle, device)
+        for name, path in settings.collections.items()
+    }
     for name, folder in settings.images.items():
         if name in found:
             raise StartupError(f"{name!r} is the name of a collection and of an images folder")
@@ -49,8 +53,8 @@ def open_collections(
     return found
 
 
-def _open(name: str, path: Path, bundle: Bundle) -> Collection:
-    collection = Collection.open(path)
+def _open(name: str, path: Path, bundle: Bundle, device: str) -> Collection:
+    collection = Collection.open(path, device=faiss_build.nearest_device(device))
     made_for, dim = collection.provenance, bundle.config.shared_dim
     if made_for.bundle_hash != bundle.hash or collection.dim != dim:
         raise StartupError(
@@ -68,6 +72,7 @@ class _Builder:
         assert loaded.vision is not None
         self._cache = cache
         self._bundle = loaded.bundle
+        self._device = str(loaded.model.device)
         self._embedder = ImageEmbedder(loaded.vision, loaded.bundle.mappers)
         self._report = report
         self._provenance = Provenance(
@@ -92,7 +97,7 @@ class _Builder:
         return self._kept(name, f"{name}-{source}", build)
 
     def of_demo(self) -> Collection:
-        from fromage_weights.demo.collection import DEMO_SIZE, demo_items
+        from fromage_weights.demo.collection import DEMO_SIZE, DEMO_VERSION, demo_items
 
         items = (Item(item.key, item.image, item.metadata) for item in demo_items())
 
@@ -110,13 +115,13 @@ class _Builder:
                 overwrite=True,
             )
 
-        return self._kept(DEMO, DEMO, build)
+        return self._kept(DEMO, f"{DEMO}-{DEMO_VERSION}", build)
 
     def _kept(self, name: str, directory: str, build: Build) -> Collection:
         """Opened where it was built before with this bundle, else built."""
         out = self._cache / f"{directory}-{self._bundle.hash[:12]}"
         try:
-            return _open(name, out, self._bundle)
+            return _open(name, out, self._bundle, self._device)
         except CollectionNotFound:
             log.info("building the collection %s in %s", name, out)
         except CollectionDamaged as error:
@@ -125,7 +130,7 @@ class _Builder:
             built = build(out, progress)
         if built.unreadable:
             log.warning("%s images could not be read: see %s", f"{built.unreadable:,}", built.log)
-        return _open(name, out, self._bundle)
+        return _open(name, out, self._bundle, self._device)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -33,21 +34,26 @@ class EngineStream:
         self.id = request_id
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._lock = threading.Lock()  # submit and cancel may meet
         self._submitted = False
         self._ended = False
 
     def submit(self, request: GenerationRequest | ScoringRequest) -> None:
-        """Raises ApiError for what the engine refuses."""
-        try:
-            self._engine.submit(request, self._arrive)
-        except EngineError as error:
-            raise refusal(error) from error
-        self._submitted = True
+        """Raises ApiError for what the engine refuses; does nothing after ``cancel``."""
+        with self._lock:
+            if self._ended:
+                return
+            try:
+                self._engine.submit(request, self._arrive)
+            except EngineError as error:
+                raise refusal(error) from error
+            self._submitted = True
 
     def cancel(self) -> None:
         """Frees the sequence; does nothing where it has ended."""
-        if self._submitted and not self._ended:
-            self._engine.cancel(self.id)
+        with self._lock:
+            if self._submitted and not self._ended:
+                self._engine.cancel(self.id)
             self._ended = True
 
     async def events(self) -> AsyncIterator[Event]:

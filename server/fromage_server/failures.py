@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from fromage_server.errors import ApiError
+from fromage_server.limits import UPLOADS_PATH
 from fromage_server.streaming import ClientLeft
 
 _SHOWN: Final = 80
@@ -65,6 +66,8 @@ def _from_status(status: int, request: Request, detail: str) -> ApiError:
         return ApiError(
             "method_not_allowed", f"{request.url.path} does not take {request.method}; see /docs"
         )
+    if status == 400 and request.url.path.rstrip("/") == UPLOADS_PATH:
+        return ApiError("bad_request", f"the form cannot be read: {detail}")
     if status == 400:
         return ApiError(
             "invalid_json", "the body cannot be parsed: it is not UTF-8, or nested too deeply"
@@ -104,7 +107,7 @@ def _path(location: Sequence[int | str]) -> str:
         for i, name in enumerate(names)
         if not (name in _TAGS and i > 0 and isinstance(names[i - 1], int))
     ]
-    return ".".join(map(str, kept))
+    return _short(".".join(_short(str(name)) for name in kept))
 
 
 def _explain(error: Mapping[str, Any], param: str) -> tuple[str, str]:
@@ -119,8 +122,18 @@ def _explain(error: Mapping[str, Any], param: str) -> tuple[str, str]:
 
 
 def _show(value: object) -> str:
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):
-        text = type(value).__name__
+    if isinstance(value, list):
+        return f"a list of {len(value):,}" if value else "an empty list"
+    if isinstance(value, dict):
+        return f"an object with {_short(', '.join(map(str, list(value)[:8])))}" if value else "{}"
+    if isinstance(value, str):
+        return json.dumps(_short(value), ensure_ascii=False)
+    return _short(str(json.dumps(value))) if _is_plain(value) else type(value).__name__
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, int | float)
+
+
+def _short(text: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

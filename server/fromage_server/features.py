@@ -50,7 +50,8 @@ class FeatureEncoder:
         import torch
 
         features = self._vision.encode(torch.stack([self._pixels(image) for image in batch]))
-        rows = list(features.unbind())
+        # Copies: a view would keep its whole batch alive.
+        rows = [row.clone() for row in features.unbind()]
         with self._lock:
             self._cache.update(zip((image.digest for image in batch), rows, strict=True))
             while len(self._cache) > _REMEMBERED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ _INLINE_BYTES: Final = 30_000
 class ImageFile:
     data: bytes
     content_type: str
+    etag: str
+
+    @classmethod
+    def of(cls, data: bytes, content_type: str) -> ImageFile:
+        return cls(data, content_type, f'"{hashlib.sha256(data).hexdigest()[:32]}"')
 
 
 class Gallery:
@@ -66,9 +72,7 @@ class Gallery:
         try:
             wanted = Filter.parse(options.filter) if options.filter is not None else None
             if wanted is not None:
-                # Only a search says whether the fields exist.
-                any_query = np.eye(1, collection.dim, dtype=np.float32)
-                collection.search(any_query, 1, filter=wanted)
+                collection.check_filter(wanted)
         except BadFilter as error:
             raise ApiError("invalid_filter", str(error), param=f"filter.{error.field}") from None
         return Scope(self, name, collection, wanted, options.min_score)
@@ -79,7 +83,9 @@ class Gallery:
         """The image as indexed, or a JPEG about ``size`` pixels on its longer side."""
         found = self.collection(collection, param=param and f"{param}.collection")
         try:
-            return ImageFile(*(found.open_bytes(id) if size is None else found.thumbnail(id, size)))
+            return ImageFile.of(
+                *(found.open_bytes(id) if size is None else found.thumbnail(id, size))
+            )
         except ImageNotFound:
             raise ApiError(
                 "image_not_found",

@@ -11,6 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fromage_server.errors import ApiError
 
 UPLOADS_PATH = "/v1/uploads"
+# Parsing holds the event loop up; a body within the limit may be all commas.
+_MAX_VALUES = 200_000
 
 
 class BodyLimits:
@@ -30,6 +32,8 @@ class BodyLimits:
             check_content_type(scope["path"], headers.get("content-type"))
             self._check_length(headers.get("content-length"))
             body = await self._read(receive)
+            if body is not None and scope["path"].rstrip("/") != UPLOADS_PATH:
+                _check_values(body)
         except ApiError as error:
             response = JSONResponse(error.envelope(), error.kind.status, headers=error.headers)
             await response(scope, receive, send)
@@ -60,6 +64,15 @@ class BodyLimits:
         return ApiError(
             "body_too_large",
             f"the body has {found}; at most {self._max_bytes:,} bytes are accepted",
+        )
+
+
+def _check_values(body: bytes) -> None:
+    values = body.count(b",") + body.count(b"[") + body.count(b"{")
+    if values > _MAX_VALUES:
+        raise ApiError(
+            "body_too_large",
+            f"the body has about {values:,} values; at most {_MAX_VALUES:,} are accepted",
         )
 
 

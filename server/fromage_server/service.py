@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fromage_server import reference
 from fromage_server.compose import Composer
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from fromage_weights.tokenizer import FromageTokenizer
 
 Json = dict[str, Any]
+Body = TypeVar("Body")
+Started = TypeVar("Started")
 
 
 class Service:
@@ -70,6 +73,7 @@ class Service:
         self._stop_after_ret = stop_after_ret
         self._composer = composer
         self._workers = workers
+        self._preparing = 0
 
     @property
     def alive(self) -> bool:
@@ -80,31 +84,47 @@ class Service:
 
     async def chat(self, body: ChatRequest) -> Reply:
         """A reply on its way. Raises ApiError for what is known to be wrong before it starts."""
-        stream = self._admit("chat")
-        return await self._workers.prepare(self._start_chat, body, stream)
+        return await self._prepared("chat", self._start_chat, body)
 
     async def generate(self, body: GenerateRequest) -> Reply:
-        stream = self._admit("gen")
         start = self._start_generation if body.max_tokens != 0 else self._start_prompt_scan
-        return await self._workers.prepare(start, body, stream)
+        return await self._prepared("gen", start, body)
 
     async def retrieve(self, body: RetrieveRequest) -> Json:
-        stream = self._admit("ret")
-        scope = await self._workers.prepare(self._start_retrieval, body, stream)
+        scope, stream = await self._prepared("ret", self._start_retrieval, body)
         query: Query = (await stream.score()).queries[0]
         images = await self._workers.search(_ranked, scope, query, body)
         embedding = {"query_embedding": query.tolist()} if body.return_query_embedding else {}
         return {"images": images, **embedding}
 
     async def score(self, body: ScoreRequest) -> Json:
-        self._check_room()
-        jobs = await self._workers.prepare(self._scoring_jobs, body)
+        with self._place():
+            jobs = await self._workers.prepare(self._scoring_jobs, body)
         # One at a time: a long list of candidates leaves room for others in the queue.
         return {"scores": [await self._score(*job) for job in jobs]}
 
-    def _admit(self, prefix: str) -> EngineStream:
+    async def _prepared(
+        self, prefix: str, start: Callable[[Body, EngineStream], Started], body: Body
+    ) -> Started:
+        """Prepare a request and hand it to the engine; a caller who leaves takes it along."""
+        with self._place():
+            stream = EngineStream(self._engine, _new_id(prefix))
+            try:
+                return await self._workers.prepare(start, body, stream)
+            except BaseException:
+                stream.cancel()
+                raise
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """A place in the queue, taken before any work is done and given back when the engine has
+        the request: what is being prepared waits, too."""
         self._check_room()
-        return EngineStream(self._engine, _new_id(prefix))
+        self._preparing += 1
+        try:
+            yield
+        finally:
+            self._preparing -= 1
 
     def _check_room(self) -> None:
         """A full queue is noticed before any work is done."""
@@ -113,7 +133,7 @@ class Service:
         stats = self.stats()
         # Who has a free place coming does not wait: as many more may come at once.
         free = self._limits.max_batch - stats.running
-        if stats.waiting >= self._limits.max_queue + free:
+        if stats.waiting + self._preparing >= self._limits.max_queue + free:
             raise queue_full(f"{self._limits.max_queue} requests are waiting already; try again")
 
     def _start_chat(self, body: ChatRequest, stream: EngineStream) -> Reply:
@@ -206,7 +226,9 @@ class Service:
             compat=raw is not None and raw.reference_compat,
         )
 
-    def _start_retrieval(self, body: RetrieveRequest, stream: EngineStream) -> Scope:
+    def _start_retrieval(
+        self, body: RetrieveRequest, stream: EngineStream
+    ) -> tuple[Scope, EngineStream]:
         scope = self.gallery.scope(body)
         if scope is None:
             raise ApiError(
@@ -219,7 +241,7 @@ class Service:
         last = prompt.positions_of(self._tokenizer.ret_token_id)[-1]
         segments = self._composer.segments(prompt)
         stream.submit(ScoringRequest(stream.id, segments, query_positions=(last,)))
-        return scope
+        return scope, stream
 
     def _scoring_jobs(self, body: ScoreRequest) -> list[tuple[ScoringRequest, str]]:
         """What to score, each with the field it comes from."""

@@ -23,6 +23,7 @@ from fromage_client import (
     UnexpectedAnswer,
     fold,
 )
+from fromage_client.messages import INLINE_LIMIT
 from fromage_client.transport import retry_after
 from tests.clients.scripted import (
     END,
@@ -261,3 +262,41 @@ def test_usage_and_timings_are_whole(scripted: ScriptedServer, client: Client) -
     reply = fold(client.stream(HELLO))
     assert vars(reply.usage) == USAGE
     assert vars(reply.timings) == TIMINGS
+
+
+LARGE = b"\x89PNG\r\n\x1a\n" + b"\0" * INLINE_LIMIT
+
+
+def held(id: str, seconds: int = 3600) -> Answer:
+    return answer({"id": id, "width": 9, "height": 9, "expires_at": int(time.time()) + seconds})
+
+
+def test_a_large_image_is_uploaded_once_for_a_whole_conversation(
+    scripted: ScriptedServer, client: Client
+) -> None:
+    scripted.script["/v1/uploads"] = [held("first")]
+    scripted.script["/v1/chat"] = [reply_stream()]
+    history = [{"role": "user", "content": [LARGE, "what is this?"]}]
+    for _ in range(3):
+        list(client.stream(history))
+    assert len(scripted.asked_for("/v1/uploads")) == 1
+    for request in scripted.asked_for("/v1/chat"):
+        shown = request.json["messages"][0]["content"][0]
+        assert shown == {"type": "image", "image": {"upload": "first"}}
+
+
+def test_an_upload_that_expires_soon_or_was_dropped_is_sent_again(
+    scripted: ScriptedServer, client: Client
+) -> None:
+    scripted.script["/v1/uploads"] = [held("short", 30), held("long"), held("again")]
+    dropped = {"type": "not_found_error", "code": "upload_not_found", "message": "", "param": ""}
+    scripted.script["/v1/chat"] = [
+        reply_stream(),
+        reply_stream(),
+        answer({"error": dropped}, status=404),
+        reply_stream(),
+    ]
+    for _ in range(3):
+        list(client.stream([{"role": "user", "content": [LARGE]}]))
+    asked = [r.json["messages"][0]["content"][0] for r in scripted.asked_for("/v1/chat")]
+    assert [part["image"]["upload"] for part in asked] == ["short", "long", "long", "again"]

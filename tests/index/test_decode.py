@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -225,3 +226,16 @@ def test_a_tiff_with_a_giant_tile_is_refused() -> None:
     assert decode_image(tiled_tiff(16)).getpixel((3, 3)) == (128, 128, 128)
     with pytest.raises(UnreadableImage, match="at most"):
         decode_image(tiled_tiff(30_000))
+
+
+def test_a_deep_image_takes_little_more_than_its_pixels() -> None:
+    """16 million 16-bit pixels are 32 MB; as float64 they would be 128 MB, several times over."""
+    data = encode(Image.fromarray(np.full((4000, 4000), 40_000, np.uint16)), "PNG")
+    tracemalloc.start()
+    try:
+        image = decode_image(data)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert image.getpixel((5, 5)) == (156, 156, 156)
+    assert peak < 150_000_000

@@ -263,3 +263,43 @@ def test_unusual_images_are_read(server: httpx.Client, mode: str) -> None:
     else:
         image.convert(mode).save(out, "PNG")
     assert server.post("/v1/chat", json=with_image(out.getvalue())).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("content", "[" + "0," * 50_000 + "0]"), ("content", '["' + "x" * 500_000 + '"]')],
+)
+def test_a_long_wrong_list_is_told_once_and_shortly(
+    server: httpx.Client, field: str, value: str
+) -> None:
+    body = f'{{"messages": [{{"role": "user", "{field}": {value}}}]}}'
+    error = refused(server.post("/v1/chat", content=body, headers=JSON), 400, "invalid_value")
+    assert error["param"] == "messages.0.content.0"
+    assert len(error["message"]) < 400
+
+
+@pytest.mark.parametrize(
+    "value", ["[" + "0," * 150_000 + "0]", '"' + "x" * 900_000 + '"', '{"a": {"b": [1, 2, 3]}}']
+)
+def test_a_wrong_value_is_shown_shortly(server: httpx.Client, value: str) -> None:
+    body = f'{{"messages": [{{"role": "user", "content": "a"}}], "temperature": {value}}}'
+    error = refused(server.post("/v1/chat", content=body, headers=JSON), 400, "invalid_value")
+    assert error["param"] == "temperature"
+    assert len(error["message"]) < 400
+
+
+def test_a_body_of_very_many_values_is_refused_unparsed(server: httpx.Client) -> None:
+    body = '{"messages": [' + "0," * 300_000 + "0]}"
+    error = refused(server.post("/v1/chat", content=body, headers=JSON), 413, "body_too_large")
+    assert "values" in error["message"]
+
+
+def test_a_long_unknown_key_is_not_echoed(server: httpx.Client) -> None:
+    error = refused(server.post("/v1/chat", json={**CHAT, "k" * 50_000: 1}), 400, "unknown_field")
+    assert len(json.dumps(error)) < 600
+
+
+def test_a_broken_form_is_named_as_such(server: httpx.Client) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    response = server.post("/v1/uploads", content=b"--y\r\nnonsense", headers=headers)
+    assert "form" in refused(response, 400, "bad_request")["message"]

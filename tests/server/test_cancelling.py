@@ -1,5 +1,6 @@
 """Who leaves is cancelled, and a full queue says so: seen in the engine's counts."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
@@ -72,6 +73,57 @@ def test_leaving_the_queue_cancels_it_too(local: Local) -> None:
             local.until(lambda: local.service.stats().waiting == 1)
         local.until(lambda: local.service.stats().waiting == 0)
     local.until(lambda: local.service.stats().counts.cancelled == before + 3)
+
+
+def test_what_is_being_prepared_counts_as_waiting(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two places, one that waits: of twelve that arrive at once, nine are refused unprepared."""
+    local.until_idle()
+    go_on, prepared = threading.Event(), []
+    compose = local.service._composer.raw
+
+    def slow(parts: Any) -> Any:
+        prepared.append(parts)
+        assert go_on.wait(60)
+        return compose(parts)
+
+    monkeypatch.setattr(local.service._composer, "raw", slow)
+    with ThreadPoolExecutor(12) as pool:
+        asked = [
+            pool.submit(httpx.post, f"{local.url}/v1/generate", json=SHORT, timeout=120)
+            for _ in range(12)
+        ]
+        refused = list(islice((f.result().status_code for f in as_completed(asked)), 9))
+        go_on.set()
+        answered = [f.result().status_code for f in asked]
+    assert refused == [429] * 9
+    assert sorted(answered) == [200] * 3 + [429] * 9
+    assert len(prepared) == 3
+
+
+def test_who_leaves_before_the_preparation_is_not_generated_for(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.until_idle()
+    go_on, begun = threading.Event(), threading.Event()
+    compose = local.service._composer.raw
+
+    def slow(parts: Any) -> Any:
+        begun.set()
+        assert go_on.wait(60)
+        return compose(parts)
+
+    monkeypatch.setattr(local.service._composer, "raw", slow)
+    before = local.service.stats().counts
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{local.url}/v1/generate", json=LONG, timeout=httpx.Timeout(60, read=1))
+    assert begun.is_set()
+    local.until(lambda: local.service._preparing == 0)
+    go_on.set()
+    assert httpx.post(f"{local.url}/v1/generate", json=SHORT, timeout=120).status_code == 200
+    local.until_idle()
+    assert local.service.stats().counts.finished == before.finished + 1
 
 
 def test_a_full_queue_says_when_to_come_back(local: Local) -> None:

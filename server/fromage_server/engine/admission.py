@@ -16,7 +16,7 @@ def check_request(
     """The prompt's length in positions; raises InvalidRequest or PromptTooLong."""
     prompt_tokens = sum(_length(segment, model) for segment in request.segments)
     if prompt_tokens == 0:
-        raise InvalidRequest("segments", request.segments, "at least one token or image")
+        raise InvalidRequest("prompt", "empty", "at least one token or image")
     max_tokens = request.params.max_tokens if isinstance(request, GenerationRequest) else 0
     if prompt_tokens + max_tokens > max_context:
         raise PromptTooLong(prompt_tokens, max_tokens, max_context)

@@ -1,12 +1,7 @@
 """Token ids to text, a token at a time: what is given out is never taken back."""
 
-import re
 from collections.abc import Callable
 
-# Clean-up joins " ." " ,", " n't", " 've" and the like to the word before, and " ' " to both sides
-# unless punctuation follows: trailing spaces, apostrophes and beginnings of such endings may still
-# change. U+FFFD stands for a character cut in two.
-_UNSETTLED = re.compile(r"(?:\ufffd|'| (?:n'?|'[vr])?)+$")
 # Ids of context that a window keeps when it moves on: more than any clean-up pattern spans.
 _CONTEXT = 16
 
@@ -23,8 +18,7 @@ class Detokenizer:
         """The text that is final now."""
         self._ids.append(token_id)
         text = self._decode(self._ids)
-        unsettled = _UNSETTLED.search(text)
-        return self._give(text, unsettled.start() if unsettled else len(text))
+        return self._give(text, settled_length(text))
 
     def flush(self) -> str:
         """The rest, unfinished characters included; the next token starts a new text."""
@@ -47,3 +41,23 @@ class Detokenizer:
         waiting = len(text) - self._shown
         if len(tail) > waiting and text.endswith(tail[1:]):
             self._ids, self._shown = kept, len(tail) - waiting
+
+
+def settled_length(text: str) -> int:
+    """How many characters of ``text`` no later token can change.
+
+    Clean-up joins " ." " ,", " n't", " 've" and the like to the word before, and " ' " to both
+    sides unless punctuation follows: trailing spaces, apostrophes and beginnings of such endings
+    may still change. U+FFFD stands for a character cut in two.
+    """
+    end = len(text)
+    while end:
+        if text[end - 1] in " '\ufffd":
+            end -= 1
+        elif text.endswith(" n", 0, end):
+            end -= 2
+        elif text.endswith((" 'v", " 'r"), 0, end):
+            end -= 3
+        else:
+            break
+    return end

@@ -93,8 +93,9 @@ class Runner:
         output = self._forward_prompt(request.segments, (*read_at, *request.query_positions), None)
         queries = self._queries(output.hidden[0, len(read_at) :])
         tokens = torch.tensor([token for _, token in targets], dtype=torch.long)
-        logprobs = output.logits[0, : len(read_at)].log_softmax(dim=-1)
-        chosen = logprobs.gather(-1, tokens.to(logprobs.device)[:, None])[:, 0]
+        chosen = -torch.nn.functional.cross_entropy(
+            output.logits[0, : len(read_at)], tokens.to(output.logits.device), reduction="none"
+        )
         return ScoreEvent(
             positions=tuple(position for position, _ in targets),
             token_ids=tuple(tokens.tolist()),

@@ -34,6 +34,8 @@ class Scheduler:
         self._prefill_tokens = prefill_tokens
         self._waiting: deque[Job] = deque()
         self._running: list[Sequence] = []
+        # Started, without a slot, and over within their step.
+        self._passing: list[Job] = []
 
     @property
     def waiting(self) -> int:
@@ -89,22 +91,27 @@ class Scheduler:
             self._waiting.remove(job)
         if job in self._running:
             self._running.remove(job)
+        if job in self._passing:
+            self._passing.remove(job)
 
     def drain(self) -> list[Job]:
         """Remove and return everything."""
         jobs = self._all()
         self._waiting.clear()
         self._running.clear()
+        self._passing.clear()
         return jobs
 
     def _start(self, job: Job, plan: Plan) -> None:
         job.start()
+        if isinstance(job, Sequence) and job.needs_slot:
+            self._running.append(job)
+        else:
+            self._passing.append(job)
         if isinstance(job, ScoringJob):
             plan.score.append(job)
         elif isinstance(job, Sequence):
             plan.prefill.append(job)
-            if job.needs_slot:
-                self._running.append(job)
 
     def _all(self) -> list[Job]:
-        return [*self._running, *self._waiting]
+        return [*self._running, *self._passing, *self._waiting]

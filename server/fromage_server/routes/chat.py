@@ -11,6 +11,7 @@ from fromage_server.routes.answering import STREAM_RESPONSE, answer
 from fromage_server.schema.answers import ChatAnswer
 from fromage_server.schema.requests import ChatRequest
 from fromage_server.state import State
+from fromage_server.streaming import unless_gone
 
 router = APIRouter(tags=["replies"])
 
@@ -18,7 +19,7 @@ router = APIRouter(tags=["replies"])
 @router.post("/v1/chat", response_model=ChatAnswer, responses=STREAM_RESPONSE)
 async def chat(body: ChatRequest, state: State, request: Request) -> Response:
     """The next message of a conversation: text, and pictures where the model shows them."""
-    reply = await state.service.chat(body)
+    reply = await unless_gone(request, state.service.chat(body))
     return await answer(state, request, reply, stream=body.stream, shape=_as_message)
 
 

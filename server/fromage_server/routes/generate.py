@@ -11,6 +11,7 @@ from fromage_server.routes.answering import STREAM_RESPONSE, answer
 from fromage_server.schema.answers import GenerateAnswer
 from fromage_server.schema.requests import GenerateRequest
 from fromage_server.state import State
+from fromage_server.streaming import unless_gone
 
 router = APIRouter(tags=["replies"])
 
@@ -18,7 +19,7 @@ router = APIRouter(tags=["replies"])
 @router.post("/v1/generate", response_model=GenerateAnswer, responses=STREAM_RESPONSE)
 async def generate(body: GenerateRequest, state: State, request: Request) -> Response:
     """What the model makes of a raw interleaved prompt; no chat template."""
-    reply = await state.service.generate(body)
+    reply = await unless_gone(request, state.service.generate(body))
     return await answer(state, request, reply, stream=body.stream, shape=_unchanged)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request
@@ -45,9 +44,8 @@ async def image(
     found = await state.workers.files(
         state.service.gallery.image_bytes, collection, id, size=size, param=None
     )
-    etag = f'"{hashlib.sha256(found.data).hexdigest()[:32]}"'
-    headers = {**_HEADERS, "ETag": etag}
-    if etag in _known_tags(request):
+    headers = {**_HEADERS, "ETag": found.etag}
+    if found.etag in _known_tags(request):
         return Response(status_code=304, headers=headers)
     return Response(found.data, media_type=found.content_type, headers=headers)
 

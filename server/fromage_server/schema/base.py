@@ -2,13 +2,21 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast
 
 
 class RequestModel(BaseModel):
     """Unknown keys, wrong types (no "1" for 1) and NaN are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+# A list stops at its first wrong element: one report per element of a hostile body is a lot.
+class _StopAtFirst(FailFast):
+    __hash__ = object.__hash__  # a part of a union has to be hashable
+
+
+STOP_AT_FIRST = _StopAtFirst()
 
 
 class AnswerModel(BaseModel):

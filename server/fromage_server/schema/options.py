@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
-from fromage_server.schema.base import RequestModel, Text
+from fromage_server.schema.base import STOP_AT_FIRST, RequestModel, Text
 
 DEFAULT_MAX_TOKENS = 256
 DEFAULT_MAX_RETS = 4
@@ -52,7 +52,7 @@ class GenerationOptions(RetrievalOptions):
         lt=2**63,
         description="The same seed gives the same reply. Default: random.",
     )
-    stop: list[StopString] = Field(
+    stop: Annotated[list[StopString], STOP_AT_FIRST] = Field(
         default_factory=list,
         max_length=16,
         description="The reply ends before any of these strings (1 to 64 characters each, or one "

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from fromage_server.schema.base import RequestModel, Text
+from fromage_server.schema.base import STOP_AT_FIRST, RequestModel, Text
 
 
 class TextPart(RequestModel):
@@ -66,4 +66,10 @@ def _as_parts(value: object) -> object:
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 
-Parts = Annotated[list[Part], BeforeValidator(_as_parts, json_schema_input_type=str | list[Part])]
+MAX_PARTS = 4096
+Parts = Annotated[
+    list[Part],
+    Field(max_length=MAX_PARTS),
+    STOP_AT_FIRST,
+    BeforeValidator(_as_parts, json_schema_input_type=str | list[Part]),
+]

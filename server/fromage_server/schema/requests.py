@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from fromage_server.schema.base import RequestModel, Text
+from fromage_server.schema.base import STOP_AT_FIRST, RequestModel, Text
 from fromage_server.schema.options import DEFAULT_MAX_TOKENS, GenerationOptions, RetrievalOptions
 from fromage_server.schema.parts import Part, Parts, TextPart
 
@@ -58,7 +58,7 @@ class ChatRequest(GenerationOptions):
         }
     )
 
-    messages: list[Message] = Field(
+    messages: Annotated[list[Message], STOP_AT_FIRST] = Field(
         min_length=1, max_length=4096, description="The history; the last message is the user's."
     )
     max_tokens: int | None = Field(
@@ -103,9 +103,7 @@ class GenerateRequest(GenerationOptions):
         }
     )
 
-    prompt: Parts = Field(
-        min_length=1, max_length=4096, description="Text and images in order; no chat template."
-    )
+    prompt: Parts = Field(min_length=1, description="Text and images in order; no chat template.")
     max_tokens: int | None = Field(
         default=None,
         ge=0,
@@ -156,11 +154,10 @@ class RetrieveRequest(RetrievalOptions):
 
     prompt: Parts = Field(
         min_length=1,
-        max_length=4096,
         description="The context; [RET] is appended where it doesn't end in one.",
     )
     k: int = Field(default=10, ge=1, le=1000, description="How many images, best first.")
-    exclude: list[str] = Field(
+    exclude: Annotated[list[str], STOP_AT_FIRST] = Field(
         default_factory=list, max_length=10_000, description="Ids that must not come back."
     )
     return_query_embedding: bool = Field(default=False, description="Add the unit-norm query.")
@@ -179,8 +176,8 @@ class ScoreRequest(RequestModel):
         }
     )
 
-    prompt: Parts = Field(min_length=1, max_length=4096, description="The context.")
-    candidates: list[Text] | None = Field(
+    prompt: Parts = Field(min_length=1, description="The context.")
+    candidates: Annotated[list[Text], STOP_AT_FIRST] | None = Field(
         default=None,
         min_length=1,
         max_length=1024,

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from fromage_server.engine.detokenizer import Detokenizer
+from fromage_server.engine.detokenizer import Detokenizer, settled_length
 from fromage_server.engine.stop import StopFinder
 from fromage_weights.tokenizer import FromageTokenizer
 from tests.server.engine.tiny import EOS, byte_tokenizer
@@ -123,3 +123,30 @@ def test_stop_strings_across_pieces(
     stops: tuple[str, ...], texts: tuple[str, ...], expected: tuple[list[str], bool]
 ) -> None:
     assert fed(stops, *texts) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "settled"),
+    [
+        ("", ""),
+        ("a dog", "a dog"),
+        ("a dog ", "a dog"),
+        ("is n", "is"),
+        ("is n'", "is"),
+        ("is n't", "is n't"),
+        ("they 'v", "they"),
+        ("they 've", "they 've"),
+        ("they'v", "they'v"),
+        ("so ' ' n", "so"),
+        ("in", "in"),
+        ("a\ufffd\ufffd", "a"),
+    ],
+)
+def test_what_later_tokens_may_change_is_held_back(text: str, settled: str) -> None:
+    assert text[: settled_length(text)] == settled
+
+
+def test_a_long_unsettled_text_costs_its_length() -> None:
+    """Every " n'" can be read in two ways: 2**20000 readings, were they all tried."""
+    assert settled_length(" n'" * 20_000 + "x") == 60_001
+    assert settled_length(" n'" * 20_000) == 0

@@ -151,3 +151,25 @@ def test_when_the_thread_dies_everybody_hears_of_it(
     with pytest.raises(EngineStopped, match="SystemExit: gone"):
         engine.submit(reply("late", prompt), Heard())
     assert "has died" in caplog.text
+
+
+def test_when_the_thread_dies_started_jobs_without_a_slot_hear_of_it(
+    model: GroundedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scoring and prompts of which nothing is generated are over within their step."""
+
+    def lost(*_: object) -> None:
+        raise SystemExit("the device is lost")
+
+    engine = Engine(model)
+    prompt = (text(model, "abc"),)
+    heard = [Heard() for _ in range(3)]
+    for i, listener in enumerate(heard[:2]):
+        engine.submit(ScoringRequest(str(i), prompt, (), 0), listener)
+    engine.submit(reply("nothing", prompt, max_tokens=0), heard[2])
+    monkeypatch.setattr(engine._runner, "score", lost)
+    monkeypatch.setattr(engine._runner, "prefill", lost)
+    engine.start()
+    wait_until(lambda: not engine.alive)
+    engine.stop()
+    assert all("the device is lost" in listener.error for listener in heard)

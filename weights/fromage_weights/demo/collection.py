@@ -16,6 +16,8 @@ from fromage_weights.demo.scenes import render
 from fromage_weights.demo.sprites import LARGE
 from fromage_weights.demo.world import BACKGROUNDS, MAX_COUNT, Scene
 
+# Raise it when the same bundle should draw other pictures: caches go by it.
+DEMO_VERSION = 1
 DEMO_SIZE = 4_500
 CONTENT_TYPE = "image/png"
 _SINGLES_IN = (2, 3)  # two items of three show one kind of thing

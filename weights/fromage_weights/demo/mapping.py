@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from fromage_weights.demo.features import FeatureBank, admitted, codes, unjudged
 from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, slot_words
-from fromage_weights.demo.samples import Batch, Collator, random_draft
+from fromage_weights.demo.samples import Batch, Collator, Draft, random_draft
 from fromage_weights.demo.vocabulary import token_id
 from fromage_weights.language import input_embedding, output_head, weight_of
 
@@ -34,7 +34,10 @@ _IGNORED = -100
 
 @dataclass(frozen=True)
 class MappingRecipe:
-    """`probe_steps` fit the soft tokens to names alone; `steps` go through the frozen LM."""
+    """`probe_steps` fit the soft tokens to names alone; `steps` go through the frozen LM.
+
+    `uploads`: how often a text without a soft token is drawn again.
+    """
 
     probe_steps: int = 1500
     steps: int = 900
@@ -42,6 +45,7 @@ class MappingRecipe:
     candidates: int = 768
     learning_rate: float = 1e-3
     warmup: int = 50
+    uploads: float = 0.4
     seed: int = 0
 
     def rate(self, step: int) -> float:
@@ -181,7 +185,7 @@ class MapperTraining:
                 sums = {}
 
     def _step(self) -> dict[str, float]:
-        drafts = [random_draft(self._rng, self.bank.any_scene) for _ in range(self.recipe.batch)]
+        drafts = [self._draft() for _ in range(self.recipe.batch)]
         batch = self._collate(drafts)
         rows = [self.bank.row_of(scene, self._rng) for scene in batch.uploads]
         with torch.autocast("cpu", torch.bfloat16):
@@ -205,6 +209,12 @@ class MapperTraining:
         numbers["ret"] = float((chosen & is_ret).sum() / is_ret.sum().clamp(min=1))
         numbers["stray"] = float((chosen & ~is_ret).float().mean())
         return numbers
+
+    def _draft(self) -> Draft:
+        draft = random_draft(self._rng, self.bank.any_scene)
+        while not draft.uploads and self._rng.random() < self.recipe.uploads:
+            draft = random_draft(self._rng, self.bank.any_scene)
+        return draft
 
     def _contrast(self, states: Tensor, batch: Batch) -> Tensor:
         drawn = self._rng.integers(len(self.bank.scenes), size=self.recipe.candidates)
