@@ -8,7 +8,9 @@ WeightsError
 ├── CheckpointInvalid    not a checkpoint of the original FROMAGe code
 ├── ModelUnavailable     a frozen model is neither on disk nor on the hub
 ├── UnsupportedModel     a language model or vision tower that FROMAGe cannot stand on
-└── DeviceUnavailable    a device or dtype that this machine does not have
+├── DeviceUnavailable    a device or dtype that this machine does not have
+├── TrainingDataInvalid  pairs of images and captions that cannot be read
+└── TrainingInvalid      a run that cannot start, or go on, as it was asked to
 """
 
 import re
@@ -72,4 +74,12 @@ class UnsupportedModel(WeightsError):
 
 
 class DeviceUnavailable(WeightsError):
+    pass
+
+
+class TrainingDataInvalid(WeightsError):
+    pass
+
+
+class TrainingInvalid(WeightsError):
     pass

@@ -164,6 +164,9 @@ class LanguageTraining:
             table.detach()[self._ids].clone(), recipe.noise, torch.Generator().manual_seed(1)
         )
         self._chance = torch.Generator().manual_seed(2)
+        # One token a question decides yes or no, among many easy ones.
+        self._token_weights = torch.ones(len(tokenizer))
+        self._token_weights[tokenizer.convert_tokens_to_ids(["ĠYes", "ĠNo"])] = 4.0
         self._optimizer = self._make_optimizer()
         self.step = 0
         self._streams = [
@@ -216,7 +219,7 @@ class LanguageTraining:
             embeds = self._noise(input_embedding(self.lm)(ids[:, :-1]), slots[:, :-1])
             hidden = self.lm.base_model(inputs_embeds=embeds, use_cache=False)[0]
             logits = output_head(self.lm)(hidden[kept])
-        loss = functional.cross_entropy(logits.float(), ids[:, 1:][kept])
+        loss = functional.cross_entropy(logits.float(), ids[:, 1:][kept], self._token_weights)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.lm.parameters(), 1.0)

@@ -9,7 +9,9 @@ import re
 
 import numpy as np
 
+from fromage_weights.demo.common_words import COMMON_WORDS
 from fromage_weights.demo.grammar import NAMES, pick, plural, with_article
+from fromage_weights.demo.wordings import random_words
 
 _WHO = "{there|friend|my friend|dear|bot|robot|computer|everyone|all|again|you|buddy|<name>}"
 _HELLO = "{hello|hi|hey|good morning|good evening|good afternoon|good day|hallo|howdy|greetings}"
@@ -165,7 +167,7 @@ _FORMS: dict[str, tuple[str, ...]] = {
         "{what|which} {day|time|year|month|date|century} is it{| now| today| there| in <place>}?",
     ),
     "nonsense": (
-        "<word> <word>", "<word> <letters>", "<word> <word> <word>", "<number>", "<number> <number>", "<letters>",
+        "<word> <word>", "<word> <letters>", "<common>", "<common>", "<common>", "<word> <word> <word>", "<number>", "<number> <number>", "<letters>",
         "{ok|okay|yes|no|yeah|sure|maybe|aha|hmm|hm|well|so|right|fine|ah|oh|uh|eh|um|alright|true|good}"
         "{|, ok|, well|, yes|, right| then| ok| so| maybe| well| sure| hm}",
         "{never mind|forget it|stop|wait|go on|nothing|whatever|continue|let me see|i see|just a second"
@@ -177,6 +179,11 @@ _FORMS: dict[str, tuple[str, ...]] = {
         f"i {{never|always|often|sometimes|don't|can't|can|will|might|used to}} {_DOES} {_OFTEN}",
         f"{{my <kin>|<name>|my <kin> and i|we|they|my friends}} {_DID}{{| yesterday| today| in <place>}}",
         f"my <kin> {_WORKS} {{in <place>|at home|at a bank|every day|with me|in a shop|here}}",
+        "{my <kin>|<name>|nobody|my friend|he|she|everybody|the <kin>} {has|had|owns|found|lost|bought|likes"
+        "|wants|saw|drew|feeds|rides|sold|forgot|needs} {<thing>|<things>|a <word>|my <thing>|some <things>}"
+        "{| too| again| once| at home| in <place>| now}",
+        "{i|we|they} {drive|ride|feed|forgot|repair|cook|paint|eat|clean|carry|hear|hate|fear|grow|wear} "
+        "{<thing>|<things>|my <thing>|your <thing>}{| today| every day| at home| sometimes| too}",
         "my {<kin>|<thing>|house|street|town|job|phone|school|name|room|computer} is "
         "{<name>|old|new|small|big|called <name>|broken|far away|in <place>|nice|not here|<word>}",
         "i {have|had|bought|sold|lost|found|saw|broke|forgot|ate|got|like|love|own} {<thing>|<things>|my <thing>"
@@ -235,6 +242,8 @@ def _fill(kind: str, rng: np.random.Generator) -> str:
         return pseudo_word(rng)
     if kind == "letters":
         return _letters(rng)
+    if kind == "common":
+        return " ".join([pick(rng, COMMON_WORDS), *random_words(rng, 6)])
     if kind == "thing":
         return with_article(pick(rng, NAMES))
     if kind == "things":

@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 
 from fromage_weights.demo import phrases
+from fromage_weights.demo.common_words import COMMON_WORDS
 from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, pick
 from fromage_weights.demo.phrases import REQUESTS
 
@@ -213,6 +214,29 @@ def _made(rng: np.random.Generator) -> str:
     return pick(rng, _LEADS) + core + pick(rng, _TAILS)
 
 
+def random_words(rng: np.random.Generator, most: int) -> list[str]:
+    return [pick(rng, COMMON_WORDS) for _ in range(int(rng.random() * (most + 1)))]
+
+
+def _strange(rng: np.random.Generator) -> str:
+    """A request some of whose words are others, or {x} among words that happen to be there."""
+    if rng.random() < 0.35:
+        return " ".join([*random_words(rng, 5), "{x}", *random_words(rng, 3)])
+    words: list[str] = []
+    for word in (pick(rng, REQUESTS["train"]) if rng.random() < 0.5 else _made(rng)).split():
+        draw = rng.random()
+        if "{x}" in word or draw > 0.45:
+            words.append(word)
+        elif draw < 0.3:
+            words.append(pick(rng, COMMON_WORDS))
+        elif draw < 0.38:
+            words += [word, pick(rng, COMMON_WORDS)]
+    return " ".join(words)
+
+
 def training_form(rng: np.random.Generator) -> str:
     """A request with {x} in it."""
-    return pick(rng, REQUESTS["train"]) if rng.random() < 0.4 else _made(rng)
+    draw = rng.random()
+    if draw < 0.3:
+        return pick(rng, REQUESTS["train"])
+    return _made(rng) if draw < 0.65 else _strange(rng)

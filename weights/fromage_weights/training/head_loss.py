@@ -84,7 +84,7 @@ def frozen_head_cross_entropy(
     ``targets`` (N,) ids. Gradients reach ``states`` and ``ret_row``. ``softcap``: Gemma's
     cap * tanh(logits / cap).
     """
-    loss: Tensor = _FrozenHeadCrossEntropy.apply(  # type: ignore[no-untyped-call]
+    loss: Tensor = _FrozenHeadCrossEntropy.apply(
         states, weight, bias, ret_row, ret_id, targets, softcap
     )
     return loss

@@ -99,6 +99,17 @@ class Objective:
             tokens=int(counts[0] + counts[1]),
         )
 
+    def alone(self) -> Objective:
+        """The same losses over this rank's batch only."""
+        return Objective(self._model, weights=self._weights)
+
+    @torch.no_grad()
+    def embeddings(self, batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """(B, E) of the texts and of the images, unit norm, on the CPU."""
+        features = torch.stack([example.features for example in batch]).to(self._model.device)
+        texts = self._mappers.query_embeddings(self._retrieval(batch)[2])
+        return texts.cpu(), self._mappers.image_embeddings(features).cpu()
+
     @property
     def _ret_row(self) -> Tensor:
         """(H,): the [RET] row of the head."""

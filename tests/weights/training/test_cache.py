@@ -1,0 +1,93 @@
+"""Features computed once: right, resumable, refused where they belong to something else."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fromage_weights.errors import TrainingDataInvalid
+from fromage_weights.training.cache import FeatureCache, build_cache
+from fromage_weights.training.sources import open_source
+from fromage_weights.vision import VisionEncoder
+from tests.weights.training.world import plain_features, write_tower, write_tsv
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> VisionEncoder:
+    return VisionEncoder.load(str(write_tower(tmp_path_factory.mktemp("tower"))))
+
+
+def test_features_are_the_towers(tmp_path: Path, encoder: VisionEncoder) -> None:
+    source = open_source(write_tsv(tmp_path / "w", 25, broken=(3, 17)))
+    seen: list[tuple[int, int]] = []
+    build_cache(
+        tmp_path / "c", source, encoder, dtype="float32", batch=4, shard_pairs=10,
+        progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    cache = FeatureCache(tmp_path / "c")
+    kept = [i for i in range(25) if i not in (3, 17)]
+    assert cache.indices == kept
+    assert cache.captions == [source.caption(i) for i in kept]
+    found = cache.features(np.arange(len(cache))).numpy()
+    np.testing.assert_allclose(found, plain_features(encoder, kept), atol=1e-5)
+    order = np.array([20, 0, 11, 11])
+    np.testing.assert_array_equal(cache.features(order).numpy(), found[order])
+    assert [(b.index, b.key) for b in cache.broken] == [(3, "images/3.png"), (17, "images/17.png")]
+    assert all("UnidentifiedImageError" in b.reason for b in cache.broken)
+    assert seen == [(10, 25), (20, 25), (25, 25)]
+
+
+def test_half_precision_is_half_the_size(tmp_path: Path, encoder: VisionEncoder) -> None:
+    source = open_source(write_tsv(tmp_path / "w", 8))
+    build_cache(tmp_path / "c", source, encoder)
+    found = FeatureCache(tmp_path / "c").features(np.arange(8)).numpy()
+    np.testing.assert_allclose(found, plain_features(encoder, list(range(8))), atol=2e-3)
+    assert (tmp_path / "c" / "shard-00000.npy").stat().st_size < 128 + 8 * 32 * 2 + 1
+
+
+def test_a_build_goes_on_where_it_was_broken_off(
+    tmp_path: Path, encoder: VisionEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(write_tsv(tmp_path / "w", 30))
+    encode, calls = encoder.encode, 0
+
+    def dies(pixels):  # type: ignore[no-untyped-def]
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return encode(pixels)
+
+    monkeypatch.setattr(encoder, "encode", dies)
+    with pytest.raises(KeyboardInterrupt):
+        build_cache(tmp_path / "c", source, encoder, batch=10, shard_pairs=10)
+    with pytest.raises(TrainingDataInvalid, match="not complete"):
+        FeatureCache(tmp_path / "c")
+    calls = 3
+    build_cache(tmp_path / "c", source, encoder, batch=10, shard_pairs=10)
+    assert calls == 4, "two shards were there already"
+    assert len(FeatureCache(tmp_path / "c")) == 30
+
+
+def test_ranks_make_a_share_each(tmp_path: Path, encoder: VisionEncoder) -> None:
+    source = open_source(write_tsv(tmp_path / "w", 30))
+    for rank in range(2):
+        build_cache(
+            tmp_path / "c", source, encoder, shard_pairs=10, rank=rank, ranks=2, dtype="float32"
+        )
+    found = FeatureCache(tmp_path / "c").features(np.arange(30)).numpy()
+    np.testing.assert_allclose(found, plain_features(encoder, list(range(30))), atol=1e-5)
+
+
+def test_another_source_or_tower_is_refused(tmp_path: Path, encoder: VisionEncoder) -> None:
+    build_cache(tmp_path / "c", open_source(write_tsv(tmp_path / "w", 8)), encoder)
+    with pytest.raises(TrainingDataInvalid, match="pairs is 8, now 9"):
+        build_cache(tmp_path / "c", open_source(write_tsv(tmp_path / "v", 9)), encoder)
+
+
+def test_pairs_without_a_caption_are_left_out(tmp_path: Path, encoder: VisionEncoder) -> None:
+    table = write_tsv(tmp_path / "w", 3)
+    table.write_text(table.read_text().replace("a box on green", "  "))
+    build_cache(tmp_path / "c", open_source(table), encoder)
+    cache = FeatureCache(tmp_path / "c")
+    assert (cache.indices, cache.broken[0].reason) == ([0, 2], "its caption is empty")

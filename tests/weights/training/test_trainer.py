@@ -1,0 +1,257 @@
+"""A run: what it changes, that it goes on exactly, and that two processes are one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fromage_weights.errors import TrainingInvalid
+from fromage_weights.fingerprint import fingerprint
+from fromage_weights.grounded import GroundedModel
+from fromage_weights.language import input_embedding, load_language_model, weight_of
+from fromage_weights.tokenizer import load_tokenizer
+from fromage_weights.training.cache import FeatureCache, build_cache
+from fromage_weights.training.recipe import TrainingRecipe
+from fromage_weights.training.run import Setup, new_mappers
+from fromage_weights.training.sources import open_source
+from fromage_weights.training.trainer import CHECKPOINT, LOG, Trainer
+from fromage_weights.training.validation import split, validate
+from fromage_weights.vision import VisionEncoder
+from tests.weights.training.world import write_world
+
+RECIPE = TrainingRecipe(steps=12, batch=8, warmup=3, max_scale=100.0)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("world")
+    made = write_world(folder, 40, broken=(7,))
+    encoder = VisionEncoder.load(str(made["vision"]))
+    build_cache(folder / "cache", open_source(made["data"]), encoder, shard_pairs=16)
+    return {**made, "cache": folder / "cache"}
+
+
+def model_of(world: dict[str, Path], seed: int = 0) -> GroundedModel:
+    lm = load_language_model(str(world["lm"]), torch.float32)
+    setup = Setup(Path("unused"), recipe=TrainingRecipe(seed=seed))
+    return GroundedModel(lm, new_mappers(lm, 32, setup), load_tokenizer(str(world["lm"])))
+
+
+def trainer(
+    world: dict[str, Path], out: Path | None = None, recipe: TrainingRecipe = RECIPE
+) -> Trainer:
+    if out is not None:
+        out.mkdir(exist_ok=True)
+    return Trainer(model_of(world), FeatureCache(world["cache"]), recipe, out=out)
+
+
+def losses(run: Trainer, **options: int) -> list[float]:
+    return [float(step.losses.total.detach()) for step in run.run(**options)]
+
+
+def test_only_the_mappers_change(world: dict[str, Path]) -> None:
+    run = trainer(world)
+    lm, mappers = run.model.lm, run.model.mappers
+    ret = run.model.ret_token_id
+    frozen = {name: value.clone() for name, value in lm.state_dict().items()}
+    before = {name: value.clone() for name, value in mappers.state_dict().items()}
+    found = losses(run)
+    assert {id(p) for p in run.optimized} == {id(p) for p in mappers.parameters()}
+    assert not any(p.requires_grad for p in lm.parameters())
+    for name, value in lm.state_dict().items():
+        rows = [i for i in range(len(value)) if i != ret] if len(value) > ret else slice(None)
+        assert torch.equal(value[rows], frozen[name][rows]), name
+    assert all(not torch.equal(value, before[name]) for name, value in mappers.state_dict().items())
+    row = weight_of(input_embedding(lm))[ret]
+    assert torch.equal(row, mappers.ret_embedding[0]), "[RET] is written into the model at the end"
+    assert found[-1] < found[0]
+    stored = load_language_model(str(world["lm"]), torch.float32)
+    assert fingerprint(stored) == fingerprint(load_language_model(str(world["lm"]), torch.bfloat16))
+
+
+def test_a_run_that_goes_on_is_the_run_without_a_break(
+    world: dict[str, Path], tmp_path: Path
+) -> None:
+    whole = losses(trainer(world, tmp_path / "whole"))
+    first = trainer(world, tmp_path / "parts")
+    steps = first.run(save_every=1000)
+    part = [float(next(steps).losses.total.detach()) for _ in range(5)]
+    steps.close()  # type: ignore[attr-defined]
+    part += losses(trainer(world, tmp_path / "parts"))
+    assert part == whole
+    logged = [(tmp_path / name / LOG).read_text() for name in ("whole", "parts")]
+    assert logged[0] == logged[1]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from tests.weights.training.test_trainer import RECIPE, trainer
+world = {name: Path(path) for name, path in zip(("lm", "cache"), sys.argv[1:3])}
+for step in trainer(world, Path(sys.argv[3])).run(save_every=4):
+    print(step.number, flush=True)
+    if step.number == 7:
+        time.sleep(600)
+"""
+
+
+def test_kill_9_and_on_again(world: dict[str, Path], tmp_path: Path) -> None:
+    """Between two checkpoints: the steps since the last one are taken again, bit for bit."""
+    whole = losses(trainer(world))
+    out = tmp_path / "out"
+    arguments = [sys.executable, "-c", KILLED, str(world["lm"]), str(world["cache"]), str(out)]
+    with subprocess.Popen(
+        arguments, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert [int(process.stdout.readline()) for _ in range(7)] == list(range(1, 8))
+        process.send_signal(signal.SIGKILL)
+    again = trainer(world, out)
+    assert again.step == 4
+    assert losses(again) == whole[4:]
+    logged = [json.loads(line)["step"] for line in (out / LOG).read_text().splitlines()]
+    assert logged == list(range(1, 13))
+
+
+def test_every_pair_is_seen_once_an_epoch(world: dict[str, Path]) -> None:
+    run = trainer(world)
+    assert run.steps_per_epoch == 4  # 39 pairs, batches of 8
+    seen = [tuple(e.words) + tuple(e.features.tolist()) for s in range(4) for e in run.batch(s)]
+    assert len(set(seen)) == 32
+    assert [e.words for e in run.batch(0)] != [e.words for e in run.batch(4)]
+
+
+def test_other_settings_are_refused(world: dict[str, Path], tmp_path: Path) -> None:
+    losses(trainer(world, tmp_path))
+    with pytest.raises(TrainingInvalid, match="batch was 8, now 4"):
+        trainer(world, tmp_path, replace(RECIPE, batch=4))
+    longer = trainer(world, tmp_path, replace(RECIPE, steps=14))
+    assert len(losses(longer)) == 2
+    with pytest.raises(TrainingInvalid, match="schedule"):
+        trainer(world, tmp_path, replace(RECIPE, schedule="cosine"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"batch": 50}, "there are 39"), ({"batch": 7}, "multiple of 2"), ({"batch": 0}, "multiple")],
+)
+def test_batches_that_cannot_be(world: dict[str, Path], change: dict[str, int], told: str) -> None:
+    with pytest.raises(TrainingInvalid, match=told):
+        trainer(world, recipe=replace(RECIPE, **change))
+
+
+def test_rates() -> None:
+    recipe = TrainingRecipe(steps=200, warmup=100)
+    assert [recipe.rate(s) for s in (0, 1, 2, 100, 199)] == pytest.approx(
+        [0, 3e-6, 6e-6, 3e-4, 3e-4]
+    )
+    cosine = replace(recipe, schedule="cosine")
+    assert [cosine.rate(s) for s in (0, 100, 150, 200)] == pytest.approx(
+        [0, 3e-4, 1.5e-4, 0], abs=1e-9
+    )
+
+
+def test_the_temperature_has_its_limit(world: dict[str, Path]) -> None:
+    run = trainer(world, recipe=replace(RECIPE, max_scale=14.0))
+    losses(run)
+    assert float(run.model.mappers.logit_scale.exp()) <= 14.0 + 1e-4
+
+
+def test_dialogue_gives_turns_that_end_in_ret(world: dict[str, Path]) -> None:
+    run = trainer(world, recipe=replace(RECIPE, dialogue=1.0))
+    decode = run.model.tokenizer.decode
+    batch = run.batch(0)
+    assert {decode(e.query)[:2] for e in batch} == {"Q:"}
+    assert all(e.query[-1] == run.model.ret_token_id for e in batch)
+    assert all(decode(e.prompt).startswith("\nQ: ") for e in batch)
+    assert all(decode(e.words).startswith(" a ") and decode(e.words)[-1] == "\n" for e in batch)
+    assert losses(run)[-1] > 0
+
+
+def test_validation_is_on_other_pairs(world: dict[str, Path]) -> None:
+    run = trainer(world)
+    learnt, judged = split(39, 9, seed=0)
+    assert (len(learnt), len(judged), len(set(learnt) | set(judged))) == (30, 9, 39)
+    found = validate(run, judged)
+    assert found.ranked.shape == (9, 9)
+    assert 0 <= found.recall[1] <= found.recall[5] <= found.recall[10] == 1
+    whole = run.objective.losses(run.examples(judged), concatenate=False)
+    assert found.caption == pytest.approx(whole.caption, rel=1e-4)
+
+
+RANKED = """
+import json, os, sys
+from pathlib import Path
+import torch
+from torch import distributed
+from fromage_weights.training.cache import FeatureCache
+from fromage_weights.training.parallel import ProcessGroup
+from fromage_weights.training.trainer import Trainer
+from tests.weights.training.test_trainer import RECIPE, model_of
+torch.set_num_threads(1)
+distributed.init_process_group("gloo")
+world = {name: Path(path) for name, path in zip(("lm", "cache"), sys.argv[1:3])}
+ranks = ProcessGroup(torch.device("cpu"))
+run = Trainer(model_of(world), FeatureCache(world["cache"]), RECIPE, ranks=ranks)
+told = []
+for step in run.run():
+    told.append(step.line())
+    if step.number == 1:
+        gradients = {n: p.grad.clone() for n, p in run.model.mappers.named_parameters()}
+torch.save((told, gradients, run.model.mappers.state_dict()), f"{sys.argv[3]}-{ranks.rank}.pt")
+distributed.destroy_process_group()
+"""
+
+
+def test_two_ranks_are_one_at_twice_the_batch(world: dict[str, Path], tmp_path: Path) -> None:
+    alone = trainer(world)
+    told = []
+    for step in alone.run():
+        told.append(step.line())
+        if step.number == 1:
+            gradients = {n: p.grad.clone() for n, p in alone.model.mappers.named_parameters()}
+    arguments = [sys.executable, "-c", RANKED, *map(str, (world["lm"], world["cache"]))]
+    port = str(20_000 + os.getpid() % 20_000)
+    started = [
+        subprocess.Popen(
+            [*arguments, str(tmp_path / "rank")],
+            cwd=Path(__file__).parents[3],
+            env={
+                **os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
+            },
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        assert [process.wait(240) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    for rank in range(2):
+        lines, found, state = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+        for mine, theirs in zip(told, lines, strict=True):
+            for key, value in mine.items():
+                assert theirs[key] == pytest.approx(value, rel=1e-3, abs=1e-4), (key, mine["step"])
+        for name, value in alone.model.mappers.state_dict().items():
+            torch.testing.assert_close(state[name], value, rtol=1e-3, atol=2e-4, msg=name)
+
+
+def test_the_checkpoint_is_replaced_whole(world: dict[str, Path], tmp_path: Path) -> None:
+    losses(trainer(world, tmp_path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [CHECKPOINT, LOG]
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert state["step"] == 12
+    assert time.time() - (tmp_path / CHECKPOINT).stat().st_mtime < 60
+    assert isinstance(np.float64(state["pairs"]), np.float64)

@@ -1,0 +1,244 @@
+"""Vision features of a source, computed once and kept on disk.
+
+The tower is frozen, so an image's feature never changes. A cache is a directory of shards, each the
+readable pairs of a fixed range of positions; a shard appears whole or not at all, so a run that
+broke off goes on with the first one missing, and several processes can each make their share.
+
+    cache.json             what it was made from; anything else is refused
+    shard-00003.npy        (n, vision_dim)
+    shard-00003.jsonl      one line per row: index, key, caption
+    shard-00003.broken     images left out, with the reason, where there are any
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fromage_weights.errors import TrainingDataInvalid
+from fromage_weights.training.sources import CaptionSource, open_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fromage_weights.vision import VisionEncoder
+
+SHARD_PAIRS = 8192
+DTYPES = {"float32": np.float32, "float16": np.float16}
+Progress = Callable[[int, int], None]
+"""Pairs done, and pairs in all."""
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """What decides the features."""
+
+    source: str
+    vision: str
+    vision_dim: int
+    pairs: int
+    dtype: str
+    shard_pairs: int = SHARD_PAIRS
+    format_version: int = 1
+
+    @property
+    def shards(self) -> int:
+        return -(-self.pairs // self.shard_pairs)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An image that could not be read, and why."""
+
+    index: int
+    key: str
+    reason: str
+
+
+def build_cache(
+    directory: Path,
+    source: CaptionSource,
+    encoder: VisionEncoder,
+    *,
+    dtype: str = "float16",
+    batch: int = 64,
+    workers: int = 4,
+    rank: int = 0,
+    ranks: int = 1,
+    shard_pairs: int = SHARD_PAIRS,
+    progress: Progress | None = None,
+) -> CacheInfo:
+    """Make what is missing of the shards rank, rank + ranks, …; images are centre-cropped, as the
+    reference does in training. Raises TrainingDataInvalid where the cache is another source's."""
+    info = CacheInfo(
+        source.fingerprint, encoder.fingerprint, encoder.dim, len(source), dtype, shard_pairs
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    _claim(directory, info)
+    with ThreadPoolExecutor(workers) as pool:
+        done = 0
+        for shard in range(info.shards):
+            span = range(shard * shard_pairs, min((shard + 1) * shard_pairs, len(source)))
+            if shard % ranks == rank and not (directory / f"{_name(shard)}.jsonl").exists():
+                _build_shard(directory / _name(shard), source, encoder, span, info, batch, pool)
+            done += len(span)
+            if progress is not None:
+                progress(done, len(source))
+    return info
+
+
+def _name(shard: int) -> str:
+    return f"shard-{shard:05d}"
+
+
+def _claim(directory: Path, info: CacheInfo) -> None:
+    file = directory / "cache.json"
+    if not file.exists():
+        _write(file, json.dumps(asdict(info), indent=1).encode())
+        return
+    found = json.loads(file.read_text())
+    wanted = asdict(info)
+    different = [name for name in wanted if found.get(name) != wanted[name]]
+    if different:
+        told = "; ".join(f"{n} is {found.get(n)}, now {wanted[n]}" for n in different)
+        raise TrainingDataInvalid(
+            f"{directory}: the features there were made from something else ({told}); "
+            "remove it or name another --cache"
+        )
+
+
+def _build_shard(
+    stem: Path,
+    source: CaptionSource,
+    encoder: VisionEncoder,
+    span: range,
+    info: CacheInfo,
+    batch: int,
+    pool: ThreadPoolExecutor,
+) -> None:
+    import torch
+
+    rows: list[NDArray[Any]] = []
+    told: list[str] = []
+    broken: list[Broken] = []
+
+    def read(index: int) -> Tensor | Broken:
+        if not source.caption(index).strip():
+            return Broken(index, source.key(index), "its caption is empty")
+        try:
+            return encoder.preprocess(open_image(source.image(index)), "crop")
+        except (OSError, ValueError) as error:
+            return Broken(index, source.key(index), f"{type(error).__name__}: {error}")
+
+    for indices, found in _ahead(pool, read, span, batch):
+        pixels = []
+        for index, item in zip(indices, found, strict=True):
+            if isinstance(item, Broken):
+                broken.append(item)
+                continue
+            pixels.append(item)
+            line = {"index": index, "key": source.key(index), "caption": source.caption(index)}
+            told.append(json.dumps(line, ensure_ascii=False))
+        if pixels:
+            rows.append(encoder.encode(torch.stack(pixels)).numpy().astype(DTYPES[info.dtype]))
+    features = np.concatenate(rows) if rows else np.empty((0, info.vision_dim), DTYPES[info.dtype])
+    if broken:
+        lines = "".join(json.dumps(asdict(b), ensure_ascii=False) + "\n" for b in broken)
+        _write(stem.with_suffix(".broken"), lines.encode())
+    with (partial := stem.with_suffix(".npy.partial")).open("wb") as file:
+        np.save(file, features)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(stem.with_suffix(".npy"))
+    # Last: it says that the shard is whole.
+    _write(stem.with_suffix(".jsonl"), "".join(line + "\n" for line in told).encode())
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, read: Callable[[int], Any], span: range, batch: int
+) -> Iterator[tuple[list[int], list[Any]]]:
+    """Batches in order, decoded while the one before is encoded."""
+    indices = iter(span)
+
+    def begin() -> tuple[list[int], list[Any]]:
+        chosen = list(islice(indices, batch))
+        return chosen, [pool.submit(read, index) for index in chosen]
+
+    waiting = begin()
+    while waiting[0]:
+        following = begin()
+        yield waiting[0], [future.result() for future in waiting[1]]
+        waiting = following
+
+
+def _write(file: Path, data: bytes) -> None:
+    partial = file.with_name(file.name + ".partial")
+    with partial.open("wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    partial.replace(file)
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    with file.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+class FeatureCache:
+    """A whole cache, read by row; features stay on disk until they are asked for.
+
+    ``broken``: the images that were left out.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        file = directory / "cache.json"
+        if not file.exists():
+            raise TrainingDataInvalid(f"{directory}: no features here (cache.json is missing)")
+        self.info = CacheInfo(**json.loads(file.read_text()))
+        self.captions: list[str] = []
+        self.indices: list[int] = []
+        self.broken: list[Broken] = []
+        self._parts: list[NDArray[Any]] = []
+        for shard in range(self.info.shards):
+            self._open(directory / _name(shard))
+        self._starts = np.cumsum([0, *(len(part) for part in self._parts)])
+
+    def _open(self, stem: Path) -> None:
+        if not stem.with_suffix(".jsonl").exists():
+            raise TrainingDataInvalid(f"{stem}.jsonl is missing: the features are not complete")
+        lines = _read(stem.with_suffix(".jsonl"))
+        part = np.load(stem.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+        if part.shape != (len(lines), self.info.vision_dim):
+            raise TrainingDataInvalid(
+                f"{stem}.npy has shape {part.shape}, expected {(len(lines), self.info.vision_dim)}"
+            )
+        self._parts.append(part)
+        self.captions += [line["caption"] for line in lines]
+        self.indices += [line["index"] for line in lines]
+        left_out = stem.with_suffix(".broken")
+        if left_out.exists():
+            self.broken += [Broken(**line) for line in _read(left_out)]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def features(self, rows: NDArray[np.int64]) -> Tensor:
+        """(n,) rows -> (n, vision_dim) float32."""
+        import torch
+
+        out = np.empty((len(rows), self.info.vision_dim), np.float32)
+        owners = np.searchsorted(self._starts, rows, side="right") - 1
+        for owner in np.unique(owners):
+            mine = owners == owner
+            out[mine] = self._parts[owner][rows[mine] - self._starts[owner]]
+        return torch.from_numpy(out)

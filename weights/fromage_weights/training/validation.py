@@ -1,0 +1,59 @@
+"""How a run is doing on pairs it doesn't learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from fromage_weights.training.trainer import Trainer
+
+RANKS = (1, 5, 10)
+_BATCH = 64
+
+
+def split(pairs: int, held_out: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to learn from and rows to validate on; the same for the same seed."""
+    order = np.random.default_rng([seed, 0xA11D]).permutation(pairs)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+@dataclass(frozen=True)
+class Validation:
+    """`recall`: share of captions whose image is among the first 1, 5, 10 of all that were held
+    out. `ranked` (N, 10): rows into the validation set, best first."""
+
+    caption: float
+    retrieval: float
+    recall: dict[int, float]
+    ranked: Tensor
+
+    def __str__(self) -> str:
+        recalls = "  ".join(f"R@{k} {100 * value:.1f}" for k, value in self.recall.items())
+        return f"caption loss {self.caption:.3f}  retrieval loss {self.retrieval:.3f}  {recalls}"
+
+
+@torch.no_grad()
+def validate(trainer: Trainer, rows: NDArray[np.int64]) -> Validation:
+    """Over all of `rows`, in this process."""
+    texts, images, caption, retrieval = [], [], 0.0, 0.0
+    for start in range(0, len(rows), _BATCH):
+        batch = trainer.examples(rows[start : start + _BATCH])
+        losses = trainer.objective.alone().losses(batch, concatenate=False)
+        caption += losses.caption * len(batch) / len(rows)
+        retrieval += losses.retrieval * len(batch) / len(rows)
+        text, image = trainer.objective.embeddings(batch)
+        texts.append(text)
+        images.append(image)
+    scores = torch.cat(texts) @ torch.cat(images).T
+    own = scores.diagonal()[:, None]
+    # Images that score as high count as better: equal features must not look like success.
+    place = (scores >= own).sum(1) - 1
+    recall = {k: float((place < k).float().mean()) for k in RANKS}
+    ranked = scores.topk(min(max(RANKS), len(rows)), dim=1).indices
+    return Validation(caption, retrieval, recall, ranked)
