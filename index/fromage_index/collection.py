@@ -127,9 +127,7 @@ class Collection:
         for condition in filter.conditions:
             if condition.field not in self._store.fields:
                 known = ", ".join(sorted(self._store.fields)) or "none"
-                raise BadFilter(
-                    condition.field, f"no image of {self.name!r} has it; its fields are: {known}"
-                )
+                raise BadFilter(condition.field, f"no image has it; the fields are: {known}")
 
     def image(self, id: str) -> ImageRecord:
         """Raises ImageNotFound. The size of a file only referenced is read from its header."""

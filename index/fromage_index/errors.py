@@ -4,6 +4,7 @@ IndexFailure
 ├── UnreadableImage          bytes that are not a picture this project can open
 ├── CollectionNotFound       no collection at that path
 ├── CollectionExists         a new collection would replace what stands there
+├── PlaceUnusable            a directory that cannot be made or written
 ├── CollectionDamaged        a file of the collection is missing or differs from its checksum
 ├── DimensionMismatch        vectors of another length than the collection's or the bundle's
 ├── ImageNotFound            the collection has no image with that id
@@ -24,6 +25,10 @@ from pathlib import Path
 
 class IndexFailure(Exception):
     """Root of every error this package raises on purpose."""
+
+
+class PlaceUnusable(IndexFailure):
+    """A collection's directory cannot be made there."""
 
 
 class UnreadableImage(IndexFailure):

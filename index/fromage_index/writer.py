@@ -15,7 +15,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fromage_index.errors import BadVectors, CollectionExists, DimensionMismatch, NothingToIndex
+from fromage_index.errors import (
+    BadVectors,
+    CollectionExists,
+    DimensionMismatch,
+    NothingToIndex,
+    PlaceUnusable,
+)
 from fromage_index.manifest import (
     MANIFEST,
     Manifest,
@@ -217,10 +223,13 @@ def _is_ours(child: Path) -> bool:
 
 def _make_directories(out: Path) -> bool:
     """Makes `out` and what is missing above it, durably; False where it is there already."""
-    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
-    for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
-        sync_directory(folder.parent)
+    try:
+        missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            sync_directory(folder.parent)
+    except OSError as error:
+        raise PlaceUnusable(f"{out}: the directory cannot be made ({error})") from error
     return bool(missing)
 
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from fromage_server import failures
 from fromage_server.limits import BodyLimits
@@ -58,11 +59,18 @@ def create_app(settings: Settings, on_failure: Callable[[str], None]) -> FastAPI
         description="Chat whose replies mix text with pictures of your own collection.",
         lifespan=lifespan,
         responses=_FAILURES,
+        redirect_slashes=False,
     )
     for module in _ROUTES:
         app.include_router(module.router)
     failures.install(app)
-    app.add_middleware(BodyLimits, max_bytes=settings.max_body_mib * _MIB)
+    posts = [
+        route.path
+        for module in _ROUTES
+        for route in module.router.routes
+        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
+    ]
+    app.add_middleware(BodyLimits, max_bytes=settings.max_body_mib * _MIB, paths=posts)
     return app
 
 

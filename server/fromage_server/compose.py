@@ -11,8 +11,8 @@ from fromage_server.engine.errors import PromptTooLong
 from fromage_server.engine_stream import refusal
 from fromage_server.errors import ApiError
 from fromage_server.features import FeatureEncoder
-from fromage_server.media import MediaReader
-from fromage_server.prompt import Item, Prompt
+from fromage_server.media import MAX_IMAGES, MediaReader
+from fromage_server.prompt import Item, Picture, Prompt
 from fromage_server.schema.options import DEFAULT_MAX_TOKENS
 from fromage_server.schema.parts import Part
 from fromage_server.schema.requests import ChatRequest, Message
@@ -47,7 +47,7 @@ class Composer:
         if body.truncation == "oldest_turns":
             kept, dropped = self._truncate(body, rendered)
         prompt = self._encode([item for i in kept for item in rendered[i]])
-        return replace(prompt, dropped_turns=dropped)
+        return replace(prompt, dropped_turns=dropped, field="messages")
 
     def raw(self, parts: Sequence[Part]) -> Prompt:
         return self._encode(prompts.render_parts(parts, "prompt"))
@@ -70,7 +70,9 @@ class Composer:
                 param="max_tokens",
             )
         if tokens > room:
-            raise refusal(PromptTooLong(prompt.tokens, tokens, self._max_context))
+            raise refusal(
+                PromptTooLong(prompt.tokens, tokens, self._max_context), param=prompt.field
+            )
         return tokens
 
     def segments(self, prompt: Prompt) -> tuple[Segment, ...]:
@@ -101,11 +103,11 @@ class Composer:
         reserve = body.max_tokens or min(DEFAULT_MAX_TOKENS, self._max_context // 4)
         begin_token = int(self._tokenizer.bos_token_id is not None)
         lengths = [sum(map(self._length, items)) for items in rendered]
-        return prompts.drop_oldest(
-            [message.role for message in body.messages],
-            lengths,
-            self._max_context - reserve - begin_token,
-        )
+        roles = [message.role for message in body.messages]
+        images = [sum(isinstance(item, Picture) for item in items) for items in rendered]
+        limits = ((lengths, self._max_context - reserve - begin_token), (images, MAX_IMAGES))
+        found = [prompts.drop_oldest(roles, sizes, limit) for sizes, limit in limits]
+        return max(found, key=lambda kept_and_dropped: kept_and_dropped[1])
 
     def _length(self, item: Item) -> int:
         if isinstance(item, str):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fromage_server.engine.errors import (
@@ -37,16 +39,20 @@ class EngineStream:
         self._lock = threading.Lock()  # submit and cancel may meet
         self._submitted = False
         self._ended = False
+        # What is prepared before the engine sees it counts as waiting.
+        self._began = time.perf_counter()
 
-    def submit(self, request: GenerationRequest | ScoringRequest) -> None:
+    def submit(
+        self, request: GenerationRequest | ScoringRequest, *, param: str | None = None
+    ) -> None:
         """Raises ApiError for what the engine refuses; does nothing after ``cancel``."""
         with self._lock:
             if self._ended:
                 return
             try:
-                self._engine.submit(request, self._arrive)
+                self._engine.submit(replace(request, arrived=self._began), self._arrive)
             except EngineError as error:
-                raise refusal(error) from error
+                raise refusal(error, param=param) from error
             self._submitted = True
 
     def cancel(self) -> None:
@@ -84,19 +90,21 @@ class EngineStream:
         return ApiError("generation_failed", f"generation failed: {event.message}")
 
 
-def refusal(error: EngineError) -> ApiError:
-    """What the caller hears when the engine doesn't take a request."""
+def refusal(error: EngineError, *, param: str | None = None) -> ApiError:
+    """What the caller hears when the engine doesn't take a request; ``param`` is the field that
+    the prompt came from."""
     match error:
         case QueueFull():
             return queue_full(str(error))
-        case PromptTooLong(prompt_tokens=prompt, max_context=context):
-            room = context - prompt
-            hint = (
-                f"max_tokens may be at most {room}"
-                if room > 0
-                else f"the prompt may have at most {context - 1} tokens"
-            )
-            return ApiError("context_length_exceeded", f"{error}; {hint}")
+        case PromptTooLong(prompt_tokens=prompt, max_tokens=0, max_context=context):
+            told = f"{param or 'the prompt'} comes to {prompt} tokens; the context holds {context}"
+            return ApiError("context_length_exceeded", told, param=param)
+        case PromptTooLong(prompt_tokens=prompt, max_tokens=asked, max_context=context):
+            hints = [f"the prompt may have at most {context - asked} tokens"]
+            if prompt < context:
+                hints.insert(0, f"max_tokens may be at most {context - prompt}")
+            told = f"{error}; {', or '.join(hints)}"
+            return ApiError("context_length_exceeded", told, param=param)
         case EngineStopped():
             return ApiError("engine_dead", f"the engine has stopped: {error}")
         case InvalidRequest(field=field):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.message
+from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -17,14 +18,16 @@ _MAX_VALUES = 200_000
 
 class BodyLimits:
     """ASGI middleware: reads a POST's body within the limit, and refuses content types that the
-    route doesn't take, naming the header."""
+    route doesn't take, naming the header. ``paths`` are those that take a POST."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, paths: Collection[str]) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        # Where nothing takes a POST, the router says so.
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self._paths:
             await self._app(scope, receive, send)
             return
         try:

@@ -53,6 +53,8 @@ class Prompt:
     pictures: tuple[Picture, ...]
     n_visual_tokens: int
     dropped_turns: int = 0
+    field: str = "prompt"
+    """Of the request, for error messages."""
 
     @property
     def text_ids(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -34,7 +35,14 @@ class MessageEnd:
     ending: Json
 
 
-ReplyEvent = MessageStart | TextDelta | ImageShown | MessageEnd
+@dataclass(frozen=True)
+class TokensTold:
+    """Some of the ending's token_ids and logprobs, where they are too long for one frame."""
+
+    told: Json
+
+
+ReplyEvent = MessageStart | TextDelta | ImageShown | TokensTold | MessageEnd
 
 
 class Reply(Protocol):
@@ -82,8 +90,31 @@ def event_data(event: ReplyEvent) -> tuple[str, Json]:
             return "text.delta", {"index": index, "text": text}
         case ImageShown(index, part):
             return "image", {"index": index, **part}
+        case TokensTold(told):
+            return "message.tokens", told
         case MessageEnd(ending):
             return "message.end", ending
+
+
+def in_frames(event: ReplyEvent, limit: int) -> Iterator[ReplyEvent]:
+    """The event; an ending whose JSON is longer than ``limit`` bytes comes in parts: its lists of
+    token ids and log-probabilities in pieces, then the rest."""
+    if not isinstance(event, MessageEnd) or len(json.dumps(event.ending)) <= limit:
+        yield event
+        return
+    rest = dict(event.ending)
+    for name in ("token_ids", "logprobs"):
+        piece: list[Any] = []
+        size = 0
+        for item in rest.pop(name, ()):
+            size += len(json.dumps(item)) + 2
+            if piece and size > limit // 2:
+                yield TokensTold({name: piece})
+                piece, size = [], len(json.dumps(item)) + 2
+            piece.append(item)
+        if piece:
+            yield TokensTold({name: piece})
+    yield MessageEnd(rest)
 
 
 def fold(events: Iterable[ReplyEvent]) -> Json:
@@ -100,6 +131,9 @@ def fold(events: Iterable[ReplyEvent]) -> Json:
                 content.append({"type": "text", "text": text})
             case ImageShown(_, part):
                 content.append(part)
+            case TokensTold(told):
+                for name, piece in told.items():
+                    folded.setdefault(name, []).extend(piece)
             case MessageEnd(ending):
                 folded |= ending
     return folded

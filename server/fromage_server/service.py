@@ -267,7 +267,7 @@ class Service:
 
     async def _score(self, request: ScoringRequest, param: str) -> Json:
         stream = EngineStream(self._engine, request.id)
-        await self._workers.prepare(stream.submit, request)
+        await self._workers.prepare(stream.submit, request, param=param)
         return score_json(await stream.score(), param)
 
 

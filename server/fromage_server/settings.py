@@ -39,10 +39,10 @@ class Settings(BaseModel):
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8000, ge=1, le=65535, description="port to listen on")
     device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda"
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="numbers to compute with"
+        default="auto", description="numbers to compute with: auto, float32 or bfloat16"
     )
     cache_dir: Path = Field(
         default_factory=default_cache_dir, description="where built collections are kept"
@@ -61,6 +61,9 @@ class Settings(BaseModel):
     )
     keepalive_s: float = Field(
         default=15.0, gt=0, description="seconds of silence before a keep-alive"
+    )
+    shutdown_s: int = Field(
+        default=30, ge=1, description="seconds that running replies get when the server is stopped"
     )
 
     @field_validator("collections", "images", mode="before")

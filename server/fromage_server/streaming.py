@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from fromage_server.errors import ApiError
-from fromage_server.reply import Reply, event_data
-from fromage_server.sse import KEEP_ALIVE, SseEncoder
+from fromage_server.reply import Reply, event_data, in_frames
+from fromage_server.sse import FRAME_LIMIT, KEEP_ALIVE, SseEncoder
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -76,7 +76,8 @@ class EventStreamResponse(Response):
         encoder = SseEncoder()
         try:
             async for event in self._reply.events():
-                yield encoder.frame(*event_data(event))
+                for part in in_frames(event, FRAME_LIMIT):
+                    yield encoder.frame(*event_data(part))
         except ApiError as error:
             yield encoder.frame("error", error.envelope())
         except Exception:

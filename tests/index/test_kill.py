@@ -14,7 +14,7 @@ from fromage_index import store
 from fromage_index import writer as writer_module
 from fromage_index.build import build_from_folder
 from fromage_index.collection import Collection
-from fromage_index.errors import CollectionExists, CollectionNotFound
+from fromage_index.errors import CollectionExists, CollectionNotFound, PlaceUnusable
 from fromage_index.manifest import Manifest
 from fromage_index.writer import CollectionWriter
 from tests.index.pictures import PROVENANCE, colour_embed, write_folder
@@ -150,3 +150,12 @@ def test_a_new_collections_folders_are_made_durable(
         writer.add("x", [1, 0, 0, 0])
         writer.commit()
     assert synced[:2] == [tmp_path, tmp_path / "a"]
+
+
+def test_a_place_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    writer = CollectionWriter(
+        tmp_path / "file" / "out", dim=4, provenance=PROVENANCE, source="a test"
+    )
+    with pytest.raises(PlaceUnusable, match="cannot be made"), writer:
+        pass

@@ -303,3 +303,38 @@ def test_a_broken_form_is_named_as_such(server: httpx.Client) -> None:
     headers = {"content-type": "multipart/form-data; boundary=x"}
     response = server.post("/v1/uploads", content=b"--y\r\nnonsense", headers=headers)
     assert "form" in refused(response, 400, "bad_request")["message"]
+
+
+def test_two_files_of_one_name_are_not_taken_for_one(server: httpx.Client) -> None:
+    files = [("file", encoded(picture(1), "PNG")), ("file", encoded(picture(1), "PNG"))]
+    response = server.post("/v1/uploads", files=files)
+    assert "2 files" in refused(response, 400, "invalid_value")["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("POST", "/healthz", 405, "method_not_allowed"),
+        ("POST", "/nothing", 404, "route_not_found"),
+        ("GET", "/v1/images/anything", 404, "route_not_found"),
+    ],
+)
+def test_the_router_speaks_first(
+    server: httpx.Client, method: str, path: str, status: int, code: str
+) -> None:
+    refused(server.request(method, path, content=b"x"), status, code)
+
+
+def test_head_of_the_health_checks(server: httpx.Client) -> None:
+    assert server.head("/healthz").status_code == server.head("/readyz").status_code == 200
+
+
+def test_a_prompt_that_is_too_long_names_its_field(server: httpx.Client) -> None:
+    long = "word " * 5000
+    asked = {"prompt": "a", "candidates": ["b", long]}
+    error = refused(server.post("/v1/score", json=asked), 400, "context_length_exceeded")
+    assert error["param"] == "candidates.1"
+    assert "max_tokens" not in error["message"]
+    chat = {"messages": [{"role": "user", "content": long}], "max_tokens": 7}
+    error = refused(server.post("/v1/chat", json=chat), 400, "context_length_exceeded")
+    assert error["param"] == "messages"

@@ -79,3 +79,11 @@ def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit) as ended:
         main(["serve", "--prot", "1"])
     assert ended.value.code == 2
+
+
+def test_the_documentation_lists_every_setting() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
+    for name, field in Settings.model_fields.items():
+        assert f"| `FROMAGE_{name.upper()}` |" in text
+        assert field.description is not None
+        assert f"| {field.description} |" in text

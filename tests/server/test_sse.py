@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from fromage_client import fold as client_fold
+from fromage_client.events import parse_event
 from fromage_client.sse import SSEParser
 from fromage_server.reply import (
     ContentBuilder,
@@ -13,8 +15,9 @@ from fromage_server.reply import (
     TextDelta,
     event_data,
     fold,
+    in_frames,
 )
-from fromage_server.sse import KEEP_ALIVE, LINE_LIMIT, SseEncoder
+from fromage_server.sse import FRAME_LIMIT, KEEP_ALIVE, SseEncoder
 
 
 def test_frames_are_read_back() -> None:
@@ -31,15 +34,37 @@ def test_a_keep_alive_is_no_event() -> None:
     assert list(SSEParser().feed(KEEP_ALIVE)) == []
 
 
-def test_long_data_goes_out_in_short_lines() -> None:
-    data = {
-        "logprobs": [{"token_id": i, "token": "a\nb" * 9, "logprob": -1.5} for i in range(3000)]
-    }
-    sent = SseEncoder().frame("message.end", data)
-    assert len(sent) > LINE_LIMIT
-    assert max(map(len, sent.split(b"\n"))) < LINE_LIMIT
-    (frame,) = SSEParser().feed(sent)
-    assert json.loads(frame.data) == data
+def test_a_long_ending_comes_in_frames_under_64_kib() -> None:
+    told = [{"token_id": i, "token": "a\n🐱" * 9, "logprob": -1.5} for i in range(3000)]
+    ending = {"finish_reason": "stop", "token_ids": list(range(20_000)), "logprobs": told}
+    events = list(in_frames(MessageEnd(ending), FRAME_LIMIT))
+    encoder = SseEncoder()
+    frames = [encoder.frame(*event_data(event)) for event in events]
+    assert max(map(len, frames)) < 64 * 1024
+    assert len(frames) > 4
+    assert isinstance(events[-1], MessageEnd)
+    assert (
+        fold([MessageStart("x", "m"), *events]) == {"id": "x", "model": "m", "content": []} | ending
+    )
+    usage = dict.fromkeys(
+        ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "images_in",
+         "images_out", "dropped_turns"), 0,
+    )  # fmt: skip
+    timings = {"queue_ms": 0.0, "ttft_ms": None, "total_ms": 0.0}
+    whole = [
+        MessageStart("x", "m"),
+        *in_frames(MessageEnd({**ending, "usage": usage, "timings": timings}), FRAME_LIMIT),
+    ]
+    sent = b"".join(encoder.frame(*event_data(event)) for event in whole)
+    read = client_fold(e for f in SSEParser().feed(sent) if (e := parse_event(f)) is not None)
+    assert read.token_ids == tuple(range(20_000))
+    assert read.logprobs is not None
+    assert [row.token_id for row in read.logprobs] == list(range(3000))
+
+
+def test_a_short_ending_is_one_event() -> None:
+    ending = MessageEnd({"finish_reason": "stop", "token_ids": [1, 2]})
+    assert list(in_frames(ending, FRAME_LIMIT)) == [ending]
 
 
 def test_a_fold_is_the_reply() -> None:

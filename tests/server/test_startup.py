@@ -1,7 +1,10 @@
 """From the start of the process to the first answer, and what ends it early."""
 
 import signal
+import socket
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -127,3 +130,41 @@ def test_every_command_has_a_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 0
     out = capsys.readouterr().out
     assert all(verb in out for verb in ("serve", "weights", "index", "chat"))
+
+
+def test_what_still_runs_at_the_end_of_the_grace_hears_of_it(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Eight replies of 4,000 tokens each take longer than a second: they end with an error event
+    and not with a cut connection."""
+    flags = ("--bundle", str(tiny_bundle), "--shutdown-s", "1")
+    body = {"prompt": "a", "max_tokens": 4000, "ignore_eos": True, "max_num_rets": 0}
+    begun = threading.Barrier(9)
+
+    def read(url: str) -> bytes:
+        json = {**body, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/generate", json=json, timeout=60) as response:
+            chunks = response.iter_bytes()
+            sent = next(chunks)
+            begun.wait(60)
+            return sent + b"".join(chunks)
+
+    with start(tmp_path, *flags) as (process, url), ThreadPoolExecutor(8) as pool:
+        wait_for(process, url, "/readyz")
+        streams = [pool.submit(read, url) for _ in range(8)]
+        begun.wait(60)
+        process.send_signal(signal.SIGTERM)
+        sent = [stream.result() for stream in streams]
+        assert process.wait(60) in (0, -signal.SIGTERM)
+    assert all(b"event: error" in text and b"engine_dead" in text for text in sent)
+
+
+def test_an_address_that_is_taken_is_told_in_one_line(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", "--bundle", str(tiny_bundle), "--port", str(port)]) == 1
+    assert f"fromage: cannot listen on 127.0.0.1, port {port}" in capsys.readouterr().err

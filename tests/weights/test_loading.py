@@ -149,3 +149,17 @@ def test_devices_and_dtypes() -> None:
         choose_device("cuda:99")
     with pytest.raises(DeviceUnavailable, match="expected auto, float32 or bfloat16"):
         choose_dtype("int8", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("part", ["lm", "vision"])
+def test_one_changed_value_between_the_sampled_ones_is_noticed(copied: Path, part: str) -> None:
+    """The fingerprint samples a large tensor; the files' checksums see every bit."""
+    file = next((copied / part).glob("*.safetensors"))
+    tensors = load_file(file)
+    name = max(tensors, key=lambda name: tensors[name].numel())
+    flat = tensors[name].reshape(-1)
+    assert flat.numel() > 2 * 1024
+    flat[1] += 1.0
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(DamagedFile, match="SHA-256"):
+        load_grounded_model(copied, device="cpu")

@@ -27,10 +27,12 @@ class _Strict(BaseModel):
 
 class FrozenModel(_Strict):
     """``id``: a hub id, an open_clip MODEL/PRETRAINED name, an absolute path, or a path that starts
-    with "./" and is relative to the bundle. ``hash``: fingerprint of its weights."""
+    with "./" and is relative to the bundle. ``hash``: fingerprint of its weights. ``files``: the
+    SHA-256 of every file of a model that lies inside the bundle; the fingerprint is a sample."""
 
     id: str = Field(min_length=1)
     hash: Sha256
+    files: dict[str, Sha256] = {}
 
 
 class ChatTemplate(_Strict):
@@ -109,6 +111,15 @@ class Bundle:
         """What to load: relative ids are looked up in the bundle's directory."""
         return str(self.path / model.id) if model.id.startswith("./") else model.id
 
+    def check_files(self, model: FrozenModel) -> None:
+        """Raises DamagedFile where a file of a model inside the bundle is not what it was."""
+        for name, expected in model.files.items():
+            file = self.path / model.id / name
+            if not file.is_file():
+                raise DamagedFile(file, "the file is missing")
+            if (found := file_sha256(file)) != expected:
+                raise DamagedFile(file, f"SHA-256 is {found}, {CONFIG_NAME} expects {expected}")
+
     @classmethod
     def load(cls, path: Path | str) -> Self:
         """Raises BundleNotFound, BundleInvalid or DamagedFile."""
@@ -134,13 +145,14 @@ def save_bundle(
     vision: FrozenModel,
     **settings: object,
 ) -> Bundle:
-    """Write both files; ``settings`` are the remaining keys of BundleConfig."""
+    """Write both files; ``settings`` are the remaining keys of BundleConfig. Models inside the
+    bundle must be there already: their files' checksums are noted."""
     path.mkdir(parents=True, exist_ok=True)
     config = BundleConfig.model_validate(
         {
             "name": name,
-            "lm": lm,
-            "vision": vision,
+            "lm": _with_files(path, lm),
+            "vision": _with_files(path, vision),
             "vision_dim": mappers.vision_dim,
             "embed_dim": mappers.embed_dim,
             "hidden_dim": mappers.hidden_dim,
@@ -154,6 +166,15 @@ def save_bundle(
     )
     (path / CONFIG_NAME).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Bundle(path, config, mappers)
+
+
+def _with_files(path: Path, model: FrozenModel) -> FrozenModel:
+    if not model.id.startswith("./"):
+        return model
+    folder = path / model.id
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    sums = {str(file.relative_to(folder)): file_sha256(file) for file in files}
+    return model.model_copy(update={"files": sums})
 
 
 def _read_config(path: Path) -> BundleConfig:

@@ -66,6 +66,8 @@ def bundle_directory(bundle: str | Path) -> Path:
     path = Path(bundle).expanduser()
     if path.is_dir():
         return path
+    if str(bundle).startswith((".", "/", "~")) or str(bundle).count("/") > 1:
+        raise BundleNotFound(f"bundle {str(bundle)!r}: no such directory")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -86,6 +88,7 @@ def _load_language(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> 
     found = fingerprint(lm)
     if found != config.lm.hash:
         raise BundleMismatch("language model", source, config.lm.hash, found)
+    bundle.check_files(config.lm)
     tokenizer = load_tokenizer(source, ret_token=config.ret_token, rules=config.tokenizer_rules)
     torch.nn.Module.to(lm, device)
     return GroundedModel(lm, bundle.mappers, tokenizer)
@@ -99,6 +102,7 @@ def _load_vision(bundle: Bundle, device: torch.device) -> VisionEncoder:
     encoder = VisionEncoder.load(source)
     if encoder.fingerprint != config.vision.hash:
         raise BundleMismatch("vision encoder", source, config.vision.hash, encoder.fingerprint)
+    bundle.check_files(config.vision)
     if encoder.dim != config.vision_dim:
         raise UnsupportedModel(
             f"{source}: features of {encoder.dim} numbers, the bundle expects {config.vision_dim}"

@@ -12,7 +12,16 @@ from .errors import (
     TransportFailed,
     UnexpectedAnswer,
 )
-from .events import Event, ImageShown, MessageEnd, MessageStart, ReplyBuilder, TextDelta, fold
+from .events import (
+    Event,
+    ImageShown,
+    MessageEnd,
+    MessageStart,
+    ReplyBuilder,
+    TextDelta,
+    TokensTold,
+    fold,
+)
 from .messages import Upload
 from .reply import (
     CollectionInfo,
@@ -53,6 +62,7 @@ __all__ = [
     "TextPart",
     "Timings",
     "TokenLogprob",
+    "TokensTold",
     "TransportFailed",
     "UnexpectedAnswer",
     "Upload",

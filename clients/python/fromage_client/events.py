@@ -1,11 +1,11 @@
-"""The events of a streamed reply: start → (text | image)* → end."""
+"""The events of a streamed reply: start → (text | image)* → tokens* → end."""
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import UnexpectedAnswer, server_error
-from .reply import Ending, ImagePart, Part, Reply, TextPart, ending
+from .reply import Ending, ImagePart, Part, Reply, TextPart, TokenLogprob, ending, logprobs
 from .sse import Frame
 
 
@@ -36,7 +36,16 @@ class MessageEnd(Ending):
     """The last event of a stream that came to its end."""
 
 
-Event = MessageStart | TextDelta | ImageShown | MessageEnd
+@dataclass(frozen=True)
+class TokensTold:
+    """Some of the token ids or log-probabilities of a reply that has too many for one event; the
+    `MessageEnd` that follows has none."""
+
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+Event = MessageStart | TextDelta | ImageShown | TokensTold | MessageEnd
 
 
 def parse_event(frame: Frame) -> Event | None:
@@ -60,6 +69,8 @@ def _parse(frame: Frame) -> Event | None:
             return TextDelta(data["index"], data["text"])
         case "image":
             return ImageShown(data["index"], ImagePart.from_json(data))
+        case "message.tokens":
+            return TokensTold(tuple(data.get("token_ids", ())), logprobs(data) or ())
         case "message.end":
             return MessageEnd(**ending(data))
         case "error":
@@ -74,6 +85,8 @@ class ReplyBuilder:
         self.content: list[Part] = []
         self._start: MessageStart | None = None
         self._end: MessageEnd | None = None
+        self._token_ids: tuple[int, ...] = ()
+        self._logprobs: tuple[TokenLogprob, ...] = ()
 
     def add(self, event: Event) -> None:
         match event:
@@ -83,8 +96,15 @@ class ReplyBuilder:
                 self._add_text(index, text)
             case ImageShown(index, part):
                 self._append(index, part)
+            case TokensTold():
+                self._token_ids += event.token_ids
+                self._logprobs += event.logprobs
             case MessageEnd():
-                self._end = event
+                self._end = replace(
+                    event,
+                    token_ids=self._token_ids or event.token_ids,
+                    logprobs=self._logprobs or event.logprobs,
+                )
 
     def reply(self) -> Reply:
         """The whole reply. Raises UnexpectedAnswer before the stream's end."""

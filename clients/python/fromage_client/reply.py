@@ -193,14 +193,19 @@ def record(kind: type[Record], data: Json) -> Record:
 
 def ending(data: Json) -> dict[str, Any]:
     """The fields of `Ending`, from the JSON that holds them."""
-    ids, logprobs = data.get("token_ids"), data.get("logprobs")
+    ids = data.get("token_ids")
     return {
         "finish_reason": data["finish_reason"],
         "usage": record(Usage, data["usage"]),
         "timings": record(Timings, data["timings"]),
         "token_ids": None if ids is None else tuple(ids),
-        "logprobs": None if logprobs is None else tuple(map(TokenLogprob.from_json, logprobs)),
+        "logprobs": logprobs(data),
     }
+
+
+def logprobs(data: Json) -> tuple[TokenLogprob, ...] | None:
+    found = data.get("logprobs")
+    return None if found is None else tuple(map(TokenLogprob.from_json, found))
 
 
 def _part(data: Json) -> Part:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
+from fromage_server.errors import StartupError
 from fromage_server.settings import CONFIG_KEY, Settings, load_settings
 
 # Flags that are given several times, under the name of one of what they collect.
@@ -14,7 +19,8 @@ _REPEATED: Final = {
     "collections": ("--collection", "NAME=DIR"),
     "images": ("--images", "NAME=FOLDER"),
 }
-_SHUTDOWN_S: Final = 30
+# Of the time for stopping; in the rest, what still runs is told so.
+_RUNNING_ON: Final = 0.8
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -52,19 +58,49 @@ def run(args: argparse.Namespace) -> int:
         failed.append(message)
         server.should_exit = True
 
+    app = create_app(settings, on_failure)
     config = uvicorn.Config(
-        create_app(settings, on_failure),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=_log_config(),
-        timeout_graceful_shutdown=_SHUTDOWN_S,
+        timeout_graceful_shutdown=settings.shutdown_s,
         server_header=False,
     )
-    server = uvicorn.Server(config)
-    server.run()
+    server = _draining(config, app, settings.shutdown_s)
+    with _listening(settings.host, settings.port) as listener:
+        server.run(sockets=[listener])
     for message in failed:
         print(f"fromage: {message}", file=sys.stderr)
     return 1 if failed else 0
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """Raises StartupError where the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise StartupError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
+        yield listener
+
+
+def _draining(config: Any, app: Any, seconds: float) -> Any:
+    """A server that, told to stop, lets replies run for a while and then ends them with an error
+    that says so, before their connections are cut."""
+    import uvicorn
+
+    class Draining(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            loop = asyncio.get_running_loop()
+            stop = app.state.server.startup.stop
+            loop.call_later(_RUNNING_ON * seconds, loop.run_in_executor, None, stop)
+            await super().shutdown(sockets)
+
+    return Draining(config)
 
 
 def _default(field: Any) -> str:

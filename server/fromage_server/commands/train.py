@@ -174,5 +174,6 @@ def run_train(args: argparse.Namespace) -> int:
         ),
         source,
     )
-    print(f"bundle written to {bundle.path}")
+    if bundle is not None:
+        print(f"bundle written to {bundle.path}")
     return 0

@@ -55,12 +55,14 @@ class SamplingParams:
 @dataclass(frozen=True)
 class GenerationRequest:
     """``prompt_ret_positions``: positions in the embedded prompt (an image takes
-    ``n_visual_tokens`` of them) whose query embeddings are wanted before the reply."""
+    ``n_visual_tokens`` of them) whose query embeddings are wanted before the reply. ``arrived``
+    (``time.perf_counter``): when the timings begin; None for submission."""
 
     id: str
     segments: tuple[Segment, ...]
     params: SamplingParams
     prompt_ret_positions: tuple[int, ...] = ()
+    arrived: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class ScoringRequest:
     query_positions: tuple[int, ...] = ()
     score_from: int | None = None
     shifted: bool = True
+    arrived: float | None = None
 
 
 def _check(field: str, value: object, holds: bool, allowed: str) -> None:

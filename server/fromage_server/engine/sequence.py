@@ -32,14 +32,17 @@ class Job:
     """A request and its caller, from submission to the last event."""
 
     def __init__(
-        self, request_id: str, prompt_tokens: int, on_event: Callable[[Event], None]
+        self,
+        request: GenerationRequest | ScoringRequest,
+        prompt_tokens: int,
+        on_event: Callable[[Event], None],
     ) -> None:
-        self.id = request_id
+        self.id = request.id
         self.prompt_tokens = prompt_tokens
         self.on_event = on_event
         self.cancelled = False
         self.ended = False
-        self._submitted = time.perf_counter()
+        self._submitted = request.arrived or time.perf_counter()
         self._started: float | None = None
         self._first_token: float | None = None
 
@@ -71,7 +74,7 @@ class ScoringJob(Job):
     def __init__(
         self, request: ScoringRequest, prompt_tokens: int, on_event: Callable[[Event], None]
     ) -> None:
-        super().__init__(request.id, prompt_tokens, on_event)
+        super().__init__(request, prompt_tokens, on_event)
         self.request = request
 
 
@@ -85,7 +88,7 @@ class Sequence(Job):
         on_event: Callable[[Event], None],
         vocabulary: Vocabulary,
     ) -> None:
-        super().__init__(request.id, prompt_tokens, on_event)
+        super().__init__(request, prompt_tokens, on_event)
         self.request = request
         self.params = request.params
         self.generated: list[int] = []
@@ -130,13 +133,15 @@ class Sequence(Job):
         params, vocabulary = self.params, self._vocabulary
         # No [RET] can be among these yet, so they all are words.
         too_early = len(self.generated) < params.min_word_tokens
-        used_up = (
-            not params.compat
-            and params.max_num_rets is not None
-            and self.rets >= params.max_num_rets
-        )
-        ret = (vocabulary.ret_token_id,) if too_early or used_up else ()
+        # A reply that would end with its picture ends where the picture would stand.
+        masked = self._rets_used_up and not params.stop_after_ret
+        ret = (vocabulary.ret_token_id,) if too_early or masked else ()
         return ret + (vocabulary.eos_token_ids if too_early and not params.compat else ())
+
+    @property
+    def _rets_used_up(self) -> bool:
+        most = self.params.max_num_rets
+        return not self.params.compat and most is not None and self.rets >= most
 
     def accept(self, sampled: Sampled) -> TokenEvent:
         """Append the token; sets ``finish_reason`` where it ends the reply."""
@@ -145,7 +150,7 @@ class Sequence(Job):
         self.generated.append(token)
         ends = self._ends_with(token)
         text = "" if ends else self._text_of(token)
-        self._ended_by_ret = self._is_last_ret(token)
+        self._ended_by_ret = not ends and self._is_last_ret(token)
         reason: FinishReason | None = "stop" if ends or self._ended_by_ret else None
         if reason is None and len(self.generated) >= self.params.max_tokens:
             reason = "length"
@@ -156,6 +161,8 @@ class Sequence(Job):
         return TokenEvent(token, text, sampled.logprob)
 
     def _ends_with(self, token: int) -> bool:
+        if token == self._vocabulary.ret_token_id and self._rets_used_up:
+            return True
         if self.params.compat or self.params.ignore_eos:
             return False
         return token in self._vocabulary.eos_token_ids
@@ -167,7 +174,10 @@ class Sequence(Job):
 
     def _text_of(self, token: int) -> str:
         if token != self._vocabulary.ret_token_id:
-            return self._stop.feed(self._detokenizer.push(token))
+            text = self._detokenizer.push(token)
+            # Nothing ends a reply before its least length, stop strings neither.
+            too_early = len(self.generated) <= self.params.min_word_tokens
+            return text if too_early and not self.params.compat else self._stop.feed(text)
         # A picture ends the text before it: nothing can join across it, no stop string either.
         self.rets += 1
         return self._rest_of_text()

@@ -38,7 +38,8 @@ data: {"finish_reason":"stop","usage":{"prompt_tokens":9,"completion_tokens":6,"
 STREAM_RESPONSE: Final[dict[int | str, Json]] = {
     200: {
         "description": "The reply; with `stream` its events: message.start, then text.delta and "
-        "image in order, then message.end, or error where it fails.",
+        "image in order, then message.end, or error where it fails. token_ids and logprobs that "
+        "are too long for one frame of 64 KiB come before the end, in message.tokens events.",
         "content": {"text/event-stream": {"example": _STREAM_EXAMPLE}},
     }
 }

@@ -11,6 +11,7 @@ from fromage_server.state import State
 router = APIRouter(tags=["server"])
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz(state: State) -> Health:
     """200 as long as the process can do its work, from its start on; 503 when the engine died."""
@@ -19,6 +20,7 @@ async def healthz(state: State) -> Health:
     return Health(status="ok")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz")
 async def readyz(state: State) -> Health:
     """200 when requests are answered; 503 with what is being loaded until then."""

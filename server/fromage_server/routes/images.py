@@ -45,7 +45,7 @@ async def image(
         state.service.gallery.image_bytes, collection, id, size=size, param=None
     )
     headers = {**_HEADERS, "ETag": found.etag}
-    if found.etag in _known_tags(request):
+    if {found.etag, "*"} & _known_tags(request):
         return Response(status_code=304, headers=headers)
     return Response(found.data, media_type=found.content_type, headers=headers)
 

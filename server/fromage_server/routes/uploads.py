@@ -46,7 +46,7 @@ async def _image_bytes(request: Request) -> bytes:
     if request.headers["content-type"].lower().startswith("image/"):
         return await request.body()
     async with request.form() as form:
-        files = [value for value in form.values() if isinstance(value, UploadFile)]
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if len(files) != 1:
             raise ApiError(
                 "invalid_value",

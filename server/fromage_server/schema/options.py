@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from fromage_server.schema.base import STOP_AT_FIRST, RequestModel, Text
 
 DEFAULT_MAX_TOKENS = 256
 DEFAULT_MAX_RETS = 4
 
+ONE_OR_MORE = BeforeValidator(
+    lambda value: [value] if isinstance(value, str) else value,
+    json_schema_input_type=str | list[str],
+)
 StopString = Annotated[Text, StringConstraints(min_length=1, max_length=64)]
 FILTER_EXAMPLE = {"license": "CC BY-SA 4.0", "count": {"gte": 2, "lt": 4}}
 
@@ -52,7 +56,7 @@ class GenerationOptions(RetrievalOptions):
         lt=2**63,
         description="The same seed gives the same reply. Default: random.",
     )
-    stop: Annotated[list[StopString], STOP_AT_FIRST] = Field(
+    stop: Annotated[list[StopString], STOP_AT_FIRST, ONE_OR_MORE] = Field(
         default_factory=list,
         max_length=16,
         description="The reply ends before any of these strings (1 to 64 characters each, or one "
@@ -82,8 +86,3 @@ class GenerationOptions(RetrievalOptions):
     image_format: Literal["url", "base64"] = Field(
         default="url", description="How a reply brings pictures: by address, or as small data URIs."
     )
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _one_stop(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value

@@ -94,7 +94,7 @@ class GenerateRequest(GenerationOptions):
                     "logprobs": 2,
                 },
                 {
-                    "prompt": [{"type": "text", "text": "three dogs on blue [RET]"}],
+                    "prompt": [{"type": "text", "text": "three dogs on blue[RET]"}],
                     "max_tokens": 0,
                     "max_img_per_ret": 3,
                     "return_query_embedding": True,
@@ -141,7 +141,7 @@ class RetrieveRequest(RetrievalOptions):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"prompt": [{"type": "text", "text": "two green frogs [RET]"}], "k": 5},
+                {"prompt": [{"type": "text", "text": "two frogs on green[RET]"}], "k": 5},
                 {
                     "prompt": "a guitar",
                     "k": 3,

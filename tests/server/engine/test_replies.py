@@ -100,3 +100,31 @@ def test_logprobs_come_with_their_tokens(model: GroundedModel) -> None:
         assert len(event.logprob.top) == 2
         found.append(event.logprob.logprob)
     assert found == pytest.approx(scored.score.logprobs, abs=1e-4)
+
+
+def test_stop_strings_wait_for_the_least_length() -> None:
+    model = chain({"!": "aXbcYd"})
+    prompt = (text(model, "so!"),)
+    early, late = answers(
+        Engine(model),
+        [
+            reply("early", prompt, stop=("X", "Y")),
+            reply("late", prompt, stop=("X", "Y"), min_word_tokens=3),
+        ],
+    )
+    assert (early.text, late.text) == ("a", "aXbc")
+
+
+def test_a_reply_that_would_end_with_its_picture_ends_without_one_too() -> None:
+    model = chain({"!": "ab◆cd"})
+    prompt = (text(model, "so!"),)
+    shown, bare = answers(
+        Engine(model),
+        [
+            reply("shown", prompt, stop_after_ret=True),
+            reply("bare", prompt, stop_after_ret=True, max_num_rets=0),
+        ],
+    )
+    assert (shown.text, bare.text) == ("ab", "ab")
+    assert (len(shown.rets), len(bare.rets)) == (1, 0)
+    assert shown.finish.reason == bare.finish.reason == "stop"

@@ -54,7 +54,7 @@ def test_what_generates_nothing_waits_for_no_slot() -> None:
     scheduler.add(sequence("e"))
     assert names(scheduler.schedule()) == (["a", "c"], ["d"], [])
     assert scheduler.running == 1
-    assert [job.id for job in scheduler.drain()] == ["a", "b", "e"]
+    assert [job.id for job in scheduler.drain()] == ["a", "c", "d", "b", "e"]
     assert scheduler.is_idle
 
 

@@ -139,7 +139,8 @@ def checks(rng: np.random.Generator) -> str:
     """
     if rng.random() < 0.5:
         scene = training_scene(rng)
-        inside, text = slot_words(scene), slot(scene)
+        inside: tuple[str, ...] = slot_words(scene)
+        text = slot(scene)
         words = (*NAMES, *COUNT_WORDS, PAIR_WORD, *COLOURS)
     else:
         inside = tuple(rng.choice(NAMES, 2 + int(rng.random() * 8), replace=False).tolist())

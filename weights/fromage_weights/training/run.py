@@ -78,10 +78,10 @@ class Setup:
     recipe: TrainingRecipe = field(default_factory=TrainingRecipe)
 
 
-def train(setup: Setup, source: CaptionSource) -> Bundle:
+def train(setup: Setup, source: CaptionSource) -> Bundle | None:
     """Features, then steps, then the bundle at ``out``; all of it goes on where it was broken off.
 
-    Under torchrun every process calls this; rank 0 reports and writes.
+    Under torchrun every process calls this; rank 0 reports and writes, the others give None.
     """
     full_float32_precision()
     with _ranks(choose_device(setup.device)) as (ranks, device):
@@ -95,13 +95,7 @@ def train(setup: Setup, source: CaptionSource) -> Bundle:
                 f"({cache.broken[0].reason}); all are named in {_cache_directory(setup)}"
             )
         _steps(setup, source, cache, model, ranks)
-        if ranks.rank == 0:
-            return _write(setup, start, model, encoder)
-        return Bundle.load(setup.out) if (setup.out / "bundle.json").exists() else _unwritten()
-
-
-def _unwritten() -> Bundle:
-    raise SystemExit(0)  # another rank writes it
+        return _write(setup, start, model, encoder) if ranks.rank == 0 else None
 
 
 @contextmanager

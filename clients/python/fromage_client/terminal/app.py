@@ -19,7 +19,11 @@ _INTERRUPTED = 130
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `run`. Ranges are the server's to check."""
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server's address")
+    parser.add_argument(
+        "--url",
+        default=os.environ.get("FROMAGE_SERVER", "http://127.0.0.1:8000"),
+        help="the server's address (default: $FROMAGE_SERVER, or http://127.0.0.1:8000)",
+    )
     parser.add_argument("--collection", help="search this collection of the server's")
     parser.add_argument("--temperature", type=float, help="0 takes the likeliest token each time")
     parser.add_argument("--top-p", type=float, help="sample from this much of the probability")
