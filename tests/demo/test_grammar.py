@@ -1,11 +1,13 @@
 """What the demo's models may and may not read while they learn."""
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from fromage_weights.demo import corpus, dialogue, phrases, sight
+from fromage_weights.demo.dialogue import Turn
 from fromage_weights.demo.grammar import COLOURS, NAMES, Wish, describe, slot, tags
 from fromage_weights.demo.samples import random_draft
 from fromage_weights.demo.small_talk_forms import small_talk_form
@@ -88,7 +90,7 @@ def test_training_texts_never_use_an_evaluation_wording(part: Split) -> None:
 def test_evaluation_wordings_are_recognised(part: Split) -> None:
     rng = np.random.default_rng(7)
     scene = Scene(("dog",), 2, "blue")
-    makers = (
+    makers: tuple[Callable[[], Turn], ...] = (
         lambda: dialogue.request(Wish(("dog",)), rng, part),
         lambda: dialogue.recount(Wish(("dog",)), rng, part),
         lambda: dialogue.reground(Wish(("dog",)), rng, part),

@@ -15,7 +15,7 @@ from fromage_index import writer as writer_module
 from fromage_index.build import build_from_folder
 from fromage_index.collection import Collection
 from fromage_index.errors import CollectionExists, CollectionNotFound, PlaceUnusable
-from fromage_index.manifest import Manifest
+from fromage_index.manifest import Manifest, read_manifest
 from fromage_index.writer import CollectionWriter
 from tests.index.pictures import PROVENANCE, colour_embed, write_folder
 
@@ -123,7 +123,7 @@ def test_opening_while_the_collection_is_replaced(
             writer.commit()
 
     build("old")
-    read = store.read_manifest
+    read = read_manifest
     replaced = False
 
     def read_then_replace(directory: Path) -> Manifest:

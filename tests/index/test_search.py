@@ -90,7 +90,7 @@ def test_filters(
 
 
 def test_a_filter_on_a_field_that_no_image_has(collection: Collection) -> None:
-    with pytest.raises(BadFilter, match="its fields are: kind, n") as caught:
+    with pytest.raises(BadFilter, match="the fields are: kind, n") as caught:
         collection.search(unit_rows(1, DIM), 1, filter=Filter.parse({"colour": "red"}))
     assert caught.value.field == "colour"
 

@@ -72,7 +72,9 @@ class Plain:
             labels = [torch.cat(labels[i : i + 2]) for i in range(0, len(labels), 2)]
         caption = torch.cat([self.run(row)[0][:-1] for row in rows])
         targets = torch.cat([label[1:] for label in labels])
-        words, following, states = [], [], []
+        words: list[Tensor] = []
+        following: list[int] = []
+        states: list[Tensor] = []
         for example in batch:
             logits, hidden = self.run(self.embedded(example.query))
             words.append(logits[:-1])

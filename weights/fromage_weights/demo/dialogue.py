@@ -127,11 +127,11 @@ def unknown_request(rng: np.random.Generator, split: Split) -> Turn:
     """Asks for something the collection doesn't have; the answer says so."""
     word = pseudo_word(rng) if rng.random() < 0.4 else pick(rng, unknown_words(split))
     draw = rng.random()
-    if draw < 0.6:
+    if draw < 0.5:
         thing = with_article(word)
-    elif draw < 0.7:
+    elif draw < 0.6:
         thing = word
-    elif draw < 0.9:
+    elif draw < 0.78:
         thing = pick(rng, ("some", "two", "three", "two", "three", "2", "3")) + f" {word}s"
     else:
         both = [with_article(word), with_article(pick(rng, NAMES))]

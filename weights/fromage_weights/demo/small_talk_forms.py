@@ -47,6 +47,15 @@ _STUFF = (
     "{a letter|an email|some code|a poem|a song|a story|an essay|a list|a report|my homework"
     "|my tax|this text|a summary|the bill|a recipe|a ticket|a table|a taxi|a meeting|<word>}"
 )
+_SOMEBODY_HAS = (
+    "{my <kin>|<name>|nobody|my friend|he|she|everybody|the <kin>} {has|had|owns|found|lost|bought|likes"
+    "|wants|saw|drew|feeds|rides|sold|forgot|needs} {<thing>|<things>|a <word>|my <thing>|some <things>}"
+    "{| too| again| once| at home| in <place>| now}"
+)
+_WE_USE = (
+    "{i|we|they} {drive|ride|feed|forgot|repair|cook|paint|eat|clean|carry|hear|hate|fear|grow|wear} "
+    "{<thing>|<things>|my <thing>|your <thing>}{| today| every day| at home| sometimes| too}"
+)
 _FORMS: dict[str, tuple[str, ...]] = {
     "greeting": (
         f"{_HELLO} {_WHO}",
@@ -179,11 +188,7 @@ _FORMS: dict[str, tuple[str, ...]] = {
         f"i {{never|always|often|sometimes|don't|can't|can|will|might|used to}} {_DOES} {_OFTEN}",
         f"{{my <kin>|<name>|my <kin> and i|we|they|my friends}} {_DID}{{| yesterday| today| in <place>}}",
         f"my <kin> {_WORKS} {{in <place>|at home|at a bank|every day|with me|in a shop|here}}",
-        "{my <kin>|<name>|nobody|my friend|he|she|everybody|the <kin>} {has|had|owns|found|lost|bought|likes"
-        "|wants|saw|drew|feeds|rides|sold|forgot|needs} {<thing>|<things>|a <word>|my <thing>|some <things>}"
-        "{| too| again| once| at home| in <place>| now}",
-        "{i|we|they} {drive|ride|feed|forgot|repair|cook|paint|eat|clean|carry|hear|hate|fear|grow|wear} "
-        "{<thing>|<things>|my <thing>|your <thing>}{| today| every day| at home| sometimes| too}",
+        *(_SOMEBODY_HAS, _WE_USE) * 3,
         "my {<kin>|<thing>|house|street|town|job|phone|school|name|room|computer} is "
         "{<name>|old|new|small|big|called <name>|broken|far away|in <place>|nice|not here|<word>}",
         "i {have|had|bought|sold|lost|found|saw|broke|forgot|ate|got|like|love|own} {<thing>|<things>|my <thing>"

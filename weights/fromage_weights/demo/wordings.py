@@ -218,10 +218,20 @@ def random_words(rng: np.random.Generator, most: int) -> list[str]:
     return [pick(rng, COMMON_WORDS) for _ in range(int(rng.random() * (most + 1)))]
 
 
+_FIRST = (
+    "how", "what", "which", "where", "who", "why", "when", "must", "is", "are", "can", "could",
+    "would", "should", "will", "do", "does", "did", "have", "has", "may", "might", "shall", "i",
+    "i'm", "i'd", "i've", "you", "we", "it", "please", "let", "am", "was", "there", "this", "that",
+)  # fmt: skip
+
+
 def _strange(rng: np.random.Generator) -> str:
     """A request some of whose words are others, or {x} among words that happen to be there."""
-    if rng.random() < 0.35:
-        return " ".join([*random_words(rng, 5), "{x}", *random_words(rng, 3)])
+    draw = rng.random()
+    if draw < 0.5:
+        # Questions, too: a thing in it tells a request from small talk.
+        first = [pick(rng, _FIRST)] if draw < 0.3 else []
+        return " ".join([*first, *random_words(rng, 4), "{x}", *random_words(rng, 3)])
     words: list[str] = []
     for word in (pick(rng, REQUESTS["train"]) if rng.random() < 0.5 else _made(rng)).split():
         draw = rng.random()
@@ -237,6 +247,6 @@ def _strange(rng: np.random.Generator) -> str:
 def training_form(rng: np.random.Generator) -> str:
     """A request with {x} in it."""
     draw = rng.random()
-    if draw < 0.3:
+    if draw < 0.2:
         return pick(rng, REQUESTS["train"])
-    return _made(rng) if draw < 0.65 else _strange(rng)
+    return _made(rng) if draw < 0.5 else _strange(rng)
