@@ -92,7 +92,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with Client(arguments.url) as client:
         turns = hold_conversation(
-            client, ["hello", "show me an elephant", "show me two dogs on a blue background"]
+            client, ["hello", "show me an elephant", "three of them on green"]
         )
     draw(turns).save(arguments.out, optimize=True)
 
