@@ -266,3 +266,20 @@ def test_max_tokens_0_shows_the_prompt_s_own_rets(server: httpx.Client) -> None:
     assert reply["finish_reason"] == "length"
     assert reply["usage"]["completion_tokens"] == 0
     assert [part["type"] for part in generate(server, "none", max_tokens=0)["content"]] == ["text"]
+
+
+def test_a_history_of_very_many_images_loses_its_oldest_turns(server: httpx.Client) -> None:
+    """More than a request may have: `oldest_turns` keeps as many as are allowed."""
+    data = base64.b64encode(encoded(picture(1), "PNG")).decode()
+    shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    turns: list[dict[str, Any]] = []
+    for _ in range(70):
+        turns += [{"role": "user", "content": [shown]}, {"role": "assistant", "content": "a"}]
+    body = {"messages": [*turns, {"role": "user", "content": "b"}], "max_tokens": 1}
+    refused = server.post("/v1/chat", json=body)
+    assert refused.status_code == 400
+    answer = server.post("/v1/chat", json=body | {"truncation": "oldest_turns"})
+    assert answer.status_code == 200, answer.text
+    usage = answer.json()["usage"]
+    assert usage["dropped_turns"] >= 6
+    assert usage["images_in"] == 70 - usage["dropped_turns"]
