@@ -5,16 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from fromage_weights.errors import TrainingInvalid
-from fromage_weights.fingerprint import fingerprint
 from fromage_weights.grounded import GroundedModel
 from fromage_weights.language import input_embedding, load_language_model, weight_of
 from fromage_weights.tokenizer import load_tokenizer
@@ -73,8 +70,6 @@ def test_only_the_mappers_change(world: dict[str, Path]) -> None:
     row = weight_of(input_embedding(lm))[ret]
     assert torch.equal(row, mappers.ret_embedding[0]), "[RET] is written into the model at the end"
     assert found[-1] < found[0]
-    stored = load_language_model(str(world["lm"]), torch.float32)
-    assert fingerprint(stored) == fingerprint(load_language_model(str(world["lm"]), torch.bfloat16))
 
 
 def test_a_run_that_goes_on_is_the_run_without_a_break(
@@ -92,14 +87,14 @@ def test_a_run_that_goes_on_is_the_run_without_a_break(
 
 
 KILLED = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from tests.weights.training.test_trainer import RECIPE, trainer
 world = {name: Path(path) for name, path in zip(("lm", "cache"), sys.argv[1:3])}
 for step in trainer(world, Path(sys.argv[3])).run(save_every=4):
     print(step.number, flush=True)
     if step.number == 7:
-        time.sleep(600)
+        signal.pause()
 """
 
 
@@ -253,5 +248,4 @@ def test_the_checkpoint_is_replaced_whole(world: dict[str, Path], tmp_path: Path
     assert sorted(p.name for p in tmp_path.iterdir()) == [CHECKPOINT, LOG]
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert state["step"] == 12
-    assert time.time() - (tmp_path / CHECKPOINT).stat().st_mtime < 60
-    assert isinstance(np.float64(state["pairs"]), np.float64)
+    assert set(state["mappers"]) == {n for n, _ in model_of(world).mappers.named_parameters()}

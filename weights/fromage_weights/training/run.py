@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,14 +88,14 @@ def train(setup: Setup, source: CaptionSource) -> Bundle | None:
         start = Bundle.load(bundle_directory(setup.start)) if setup.start else None
         encoder = VisionEncoder.load(_vision_source(setup, start)).to(device)
         cache = _features(setup, source, encoder, ranks)
-        model = _model(setup, start, encoder.dim, device)
+        model, lm_hash = _model(setup, start, encoder.dim, device)
         if cache.broken and ranks.rank == 0:
             _say(
                 f"{len(cache.broken):,} images were left out, e.g. {cache.broken[0].key} "
                 f"({cache.broken[0].reason}); all are named in {_cache_directory(setup)}"
             )
         _steps(setup, source, cache, model, ranks)
-        return _write(setup, start, model, encoder) if ranks.rank == 0 else None
+        return _write(setup, start, model, lm_hash, encoder) if ranks.rank == 0 else None
 
 
 @contextmanager
@@ -156,7 +156,8 @@ def _features(
 
 def _model(
     setup: Setup, start: Bundle | None, vision_dim: int, device: torch.device
-) -> GroundedModel:
+) -> tuple[GroundedModel, str]:
+    """The model, and the fingerprint that its LM has before it gets a [RET] row."""
     dtype = choose_dtype(setup.dtype, device)
     if start is not None:
         source = setup.lm or start.frozen_source(start.config.lm)
@@ -168,6 +169,7 @@ def _model(
         source, rules, ret = setup.lm, "plain", "[RET]"
         mappers = None
     lm = load_language_model(source, dtype)
+    lm_hash = fingerprint(lm)
     tokenizer = load_tokenizer(source, ret_token=ret, rules=rules)
     if mappers is None:
         mappers = new_mappers(lm, vision_dim, setup)
@@ -177,7 +179,7 @@ def _model(
             f"{mappers.vision_dim}"
         )
     torch.nn.Module.to(lm, device)
-    return GroundedModel(lm, mappers, tokenizer)
+    return GroundedModel(lm, mappers, tokenizer), lm_hash
 
 
 def new_mappers(lm: PreTrainedModel, vision_dim: int, setup: Setup) -> Mappers:
@@ -215,7 +217,9 @@ def _steps(
     if shown and trainer.step:
         _say(f"goes on from step {trainer.step:,}")
     with ExitStack() as stack:
-        board = stack.enter_context(Board(setup.out / "tensorboard", setup.tensorboard and shown))
+        board = stack.enter_context(
+            closing(Board(setup.out / "tensorboard", setup.tensorboard and shown))
+        )
         bar = stack.enter_context(
             tqdm(
                 total=setup.recipe.steps,
@@ -263,7 +267,7 @@ def _validated(found: Validation, held_out: int) -> str:
 
 
 def _write(
-    setup: Setup, start: Bundle | None, model: GroundedModel, encoder: VisionEncoder
+    setup: Setup, start: Bundle | None, model: GroundedModel, lm_hash: str, encoder: VisionEncoder
 ) -> Bundle:
     """The bundle beside the checkpoint: it names the frozen pair, and their hashes."""
     if start is not None:
@@ -275,7 +279,7 @@ def _write(
         setup.out,
         model.mappers,
         name=setup.name or setup.out.resolve().name,
-        lm=FrozenModel(id=_absolute(lm_source), hash=_frozen_hash(lm_source)),
+        lm=FrozenModel(id=_absolute(lm_source), hash=lm_hash),
         vision=FrozenModel(id=_absolute(_vision_source(setup, start)), hash=encoder.fingerprint),
         **kept,
     )
@@ -284,11 +288,6 @@ def _write(
 def _absolute(source: str) -> str:
     path = Path(source)
     return str(path.resolve()) if path.is_dir() else source
-
-
-def _frozen_hash(source: str) -> str:
-    """Of the model as it is stored: the one in memory has a [RET] row."""
-    return fingerprint(load_language_model(source, torch.bfloat16))
 
 
 def _say(text: str) -> None:

@@ -42,12 +42,13 @@ class Validation:
 def validate(trainer: Trainer, rows: NDArray[np.int64]) -> Validation:
     """Over all of `rows`, in this process."""
     texts, images, caption, retrieval = [], [], 0.0, 0.0
+    objective = trainer.objective.alone()
     for start in range(0, len(rows), _BATCH):
         batch = trainer.examples(rows[start : start + _BATCH])
-        losses = trainer.objective.alone().losses(batch, concatenate=False)
+        losses = objective.losses(batch, concatenate=False)
         caption += losses.caption * len(batch) / len(rows)
         retrieval += losses.retrieval * len(batch) / len(rows)
-        text, image = trainer.objective.embeddings(batch)
+        text, image = objective.embeddings(batch)
         texts.append(text)
         images.append(image)
     scores = torch.cat(texts) @ torch.cat(images).T
