@@ -96,7 +96,7 @@ def turns(rng: np.random.Generator, parts: int, scenes: SceneSource = training_s
         draw = rng.random()
         if draw < 0.34:
             made += asking(rng)
-        elif draw < 0.68:
+        elif draw < 0.66:
             made += looking(rng, scenes)
         elif draw < 0.82:
             made.append(_allowed(lambda: dialogue.chatter(rng, "train")))
@@ -124,7 +124,7 @@ def caption(rng: np.random.Generator) -> str:
     draw = rng.random()
     if draw < 0.2:
         scene = training_scene(rng)
-        return f"{slot(scene)} {describe(wish_of(scene), rng)}"
+        return f"{slot(scene, rng)} {describe(wish_of(scene), rng)}"
     wish = random_wish(rng, pairs=0.4, say_all=0.5)
     text = describe(wish, rng)
     text += "." if rng.random() < 0.2 else ""

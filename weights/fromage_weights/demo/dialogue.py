@@ -26,7 +26,13 @@ from fromage_weights.demo.grammar import (
 )
 from fromage_weights.demo.small_talk_forms import pseudo_word, small_talk_form
 from fromage_weights.demo.splits import Split
-from fromage_weights.demo.wordings import change_form, is_kept, training_form
+from fromage_weights.demo.wordings import (
+    bare_form,
+    change_form,
+    is_kept,
+    training_form,
+    training_wording,
+)
 from fromage_weights.demo.world import Scene
 
 GROUP_WORDS = {
@@ -41,8 +47,7 @@ GROUP_WORDS = {
     "music": "instrument",
     "tool": "tool",
 }
-_COMPOSED = 0.7
-BARE = ("{x}", "{x}", "{x}", "show me {x}", "{x} please", "picture of {x}")
+_COMPOSED = 0.5
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,15 @@ def shown(wish: Wish, rng: np.random.Generator) -> str:
 
 
 def request_form(rng: np.random.Generator, split: Split) -> str:
-    return training_form(rng) if split == "train" else pick(rng, phrases.REQUESTS[split])
+    if split == "train":
+        return training_form(rng)
+    return pick(rng, phrases.kept_wordings("REQUESTS", split))
 
 
 def _change(kind: str, rng: np.random.Generator, split: Split) -> str:
-    wordings: tuple[str, ...] = getattr(phrases, kind)[split]
-    return change_form(kind, rng) if split == "train" else pick(rng, wordings)
+    if split == "train":
+        return change_form(kind, rng)
+    return pick(rng, phrases.kept_wordings(kind, split))
 
 
 def request(wish: Wish, rng: np.random.Generator, split: Split) -> Turn:
@@ -102,7 +110,7 @@ def request(wish: Wish, rng: np.random.Generator, split: Split) -> Turn:
     form = request_form(rng, split)
     if wish.count == 1 and not wish.is_pair and rng.random() < 0.1:
         text = wish.objects[0] + ground(wish.background, rng)
-        form = pick(rng, BARE) if split == "train" else form
+        form = bare_form(rng) if split == "train" else form
     else:
         text = describe(wish, rng, digits=True)
     return Turn(typed(form.format(x=text), rng), shown(wish, rng), wish)
@@ -125,7 +133,7 @@ def group_request(rng: np.random.Generator) -> Turn:
 
 def unknown_request(rng: np.random.Generator, split: Split) -> Turn:
     """Asks for something the collection doesn't have; the answer says so."""
-    word = pseudo_word(rng) if rng.random() < 0.4 else pick(rng, unknown_words(split))
+    word = pseudo_word(rng) if rng.random() < 0.25 else pick(rng, unknown_words(split))
     draw = rng.random()
     if draw < 0.5:
         thing = with_article(word)
@@ -137,7 +145,9 @@ def unknown_request(rng: np.random.Generator, split: Split) -> Turn:
         both = [with_article(word), with_article(pick(rng, NAMES))]
         thing = " and ".join(both if rng.random() < 0.5 else both[::-1])
     colour = pick(rng, COLOURS) if rng.random() < 0.25 else None
-    asked = request_form(rng, split).format(x=thing + ground(colour, rng))
+    bare = thing == word and split == "train"
+    form = bare_form(rng) if bare else request_form(rng, split)
+    asked = form.format(x=thing + ground(colour, rng))
     return Turn(typed(asked, rng), pick(rng, phrases.REFUSALS))
 
 
@@ -217,7 +227,9 @@ def addition(wish: Wish, rng: np.random.Generator, split: Split) -> Turn:
 
 
 def repeat(wish: Wish, rng: np.random.Generator, split: Split) -> Turn:
-    return _edited(wish, pick(rng, phrases.AGAIN[split]), rng)
+    if split == "train":
+        return _edited(wish, training_wording("AGAIN", rng), rng)
+    return _edited(wish, pick(rng, phrases.kept_wordings("AGAIN", split)), rng)
 
 
 def _edited(wish: Wish, asked: str, rng: np.random.Generator) -> Turn:
@@ -242,6 +254,6 @@ def with_upload(turn: Turn, scene: Scene, rng: np.random.Generator) -> Turn:
     """The same turn with an upload in it, mostly before the words. Spaces are where the bundle's
     image frame, "({image}) ", has them."""
     first = rng.random() < 0.9
-    framed = slot(scene) + " "
+    framed = slot(scene, rng) + " "
     question = framed + turn.question if first else turn.question + framed
     return replace(turn, question=question, upload=scene)

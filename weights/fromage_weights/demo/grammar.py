@@ -17,6 +17,7 @@ COLOURS = tuple(BACKGROUNDS)
 COUNT_WORDS = ("one", "two", "three")
 PAIR_WORD = "pair"
 SLOT_LENGTH = 4
+_CALLED_PAIR = 0.12
 _AN = ("a", "e", "i", "o", "umbrella")
 
 
@@ -156,8 +157,13 @@ def slot_words(scene: Scene) -> tuple[str, str, str, str]:
     return first, last, count, scene.background
 
 
-def slot(scene: Scene) -> str:
-    return "( " + " ".join(slot_words(scene)) + ")"
+def slot(scene: Scene, rng: np.random.Generator | None = None) -> str:
+    """The slot as text. With `rng`, two of a thing are now and then called a pair: an image's count
+    may be read so, and its two equal names still say what it is."""
+    first, last, count, colour = slot_words(scene)
+    if rng is not None and scene.count == 2 and rng.random() < _CALLED_PAIR:
+        count = PAIR_WORD
+    return f"( {first} {last} {count} {colour})"
 
 
 def random_wish(rng: np.random.Generator, *, pairs: float = 0.25, say_all: float = 0.3) -> Wish:

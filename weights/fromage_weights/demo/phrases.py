@@ -1,7 +1,12 @@
 """Wordings, each list in a training, a validation and a test part that share nothing.
 
-`{x}` is a noun phrase, `{o}` "a dog", `{n}` a count word, `{c}` a colour.
+`{x}` is a noun phrase, `{o}` "a dog", `{n}` a count word, `{c}` a colour. These are the plainest;
+`more_wordings.json` has hundreds of each kind for training, and some for validation.
 """
+
+import json
+from functools import cache
+from importlib.resources import files
 
 from fromage_weights.demo.splits import Split
 
@@ -362,3 +367,37 @@ NO_COLOUR = (
     "Sorry, I don't have that background. I have white, gray, red, yellow, green, blue, purple "
     "and pink.",
 )
+
+
+KINDS = {
+    "REQUESTS": REQUESTS,
+    "AGAIN": AGAIN,
+    "RECOUNT": RECOUNT,
+    "REGROUND": REGROUND,
+    "REPLACE": REPLACE,
+    "ADD": ADD,
+    "WHAT": WHAT,
+    "HOW_MANY": HOW_MANY,
+    "WHICH_COLOUR": WHICH_COLOUR,
+    "IS_THERE": IS_THERE,
+    "SIDE": SIDE,
+}
+
+
+@cache
+def _more() -> dict[str, dict[str, list[str]]]:
+    text = files(__package__).joinpath("more_wordings.json").read_text("utf-8")
+    found: dict[str, dict[str, list[str]]] = json.loads(text)
+    return found
+
+
+@cache
+def more_wordings(kind: str, split: Split) -> tuple[str, ...]:
+    """Those of `more_wordings.json`: for the kinds above, and BARE, whose {x} has no article."""
+    return tuple(_more()[kind].get(split, ()))
+
+
+@cache
+def kept_wordings(kind: str, split: Split) -> tuple[str, ...]:
+    """All wordings of `kind` that an evaluation on `split` uses."""
+    return (*KINDS[kind][split], *more_wordings(kind, split))

@@ -14,7 +14,7 @@ import numpy as np
 from fromage_weights.demo import dialogue, sight
 from fromage_weights.demo.dialogue import Turn, typed
 from fromage_weights.demo.grammar import NAMES, Wish, describe, pick, wish_of, with_article
-from fromage_weights.demo.phrases import REQUESTS
+from fromage_weights.demo.phrases import kept_wordings
 from fromage_weights.demo.splits import Split, split_of
 from fromage_weights.demo.world import Scene, pair_scenes, single_scenes
 
@@ -71,7 +71,7 @@ class Queries:
         made = []
         for i in range(count):
             name = NAMES[i % len(NAMES)]
-            form = pick(self._rng, REQUESTS[self._split])
+            form = pick(self._rng, kept_wordings("REQUESTS", self._split))
             asked = typed(form.format(x=with_article(name)), self._rng)
             made.append(Query((Turn(asked, "", Wish((name,))),)))
         return made

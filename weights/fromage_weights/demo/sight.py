@@ -6,7 +6,7 @@ from fromage_weights.demo import phrases
 from fromage_weights.demo.dialogue import Turn, typed
 from fromage_weights.demo.grammar import COUNT_WORDS, NAMES, pick, plural, with_article
 from fromage_weights.demo.splits import Split
-from fromage_weights.demo.wordings import question_form
+from fromage_weights.demo.wordings import question_form, training_wording
 from fromage_weights.demo.world import Scene
 
 
@@ -21,8 +21,9 @@ def _full(scene: Scene) -> str:
 
 
 def _asked(kind: str, rng: np.random.Generator, split: Split) -> str:
-    wordings: tuple[str, ...] = getattr(phrases, kind)[split]
-    return question_form(kind, rng) if split == "train" else pick(rng, wordings)
+    if split == "train":
+        return question_form(kind, rng)
+    return pick(rng, phrases.kept_wordings(kind, split))
 
 
 def what(scene: Scene, rng: np.random.Generator, split: Split) -> Turn:
@@ -68,7 +69,11 @@ def is_there(
 def side(scene: Scene, rng: np.random.Generator, split: Split) -> Turn:
     """Which of a pair is left or right; of a single scene, what there is."""
     left = rng.random() < 0.5
-    question = pick(rng, phrases.SIDE[split]).format(s="left" if left else "right")
+    if split == "train":
+        form = training_wording("SIDE", rng)
+    else:
+        form = pick(rng, phrases.kept_wordings("SIDE", split))
+    question = form.format(s="left" if left else "right")
     name = scene.objects[0] if left else scene.objects[-1]
     thing = with_article(name)
     answer = f"{thing[0].upper()}{thing[1:]} is on the {'left' if left else 'right'}."

@@ -49,7 +49,7 @@ _STUFF = (
 )
 _SOMEBODY_HAS = (
     "{my <kin>|<name>|nobody|my friend|he|she|everybody|the <kin>} {has|had|owns|found|lost|bought|likes"
-    "|wants|saw|drew|feeds|rides|sold|forgot|needs} {<thing>|<things>|a <word>|my <thing>|some <things>}"
+    "|saw|drew|feeds|rides|sold|forgot} {<thing>|<things>|a <word>|my <thing>|some <things>}"
     "{| too| again| once| at home| in <place>| now}"
 )
 _WE_USE = (

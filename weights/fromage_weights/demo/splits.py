@@ -12,6 +12,7 @@ from typing import Literal
 from fromage_weights.demo.world import Scene
 
 Split = Literal["train", "validation", "test"]
+EVALUATION_SPLITS: tuple[Split, ...] = ("validation", "test")
 HELD_OUT_IN = 10
 _SALT = "fromage-demo-1"
 

@@ -10,7 +10,7 @@ import numpy as np
 from fromage_weights.demo import phrases
 from fromage_weights.demo.common_words import COMMON_WORDS
 from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, pick
-from fromage_weights.demo.phrases import REQUESTS
+from fromage_weights.demo.splits import EVALUATION_SPLITS
 
 _LEADS = (
     "",
@@ -153,32 +153,32 @@ _QUESTIONS: dict[str, tuple[str, ...]] = {
         "[any|is there any sign of|are you seeing|could it be|might it be] {o} " + _HERE,
     ),
 }
+_BARE = ("{x}", "{x}", "{x}", "show me {x}", "{x} please", "picture of {x}")
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _SLOTS = {"{n}": rf"(?:{'|'.join(COUNT_WORDS)}|[123])", "{c}": rf"(?:{'|'.join(COLOURS)})"}
 _SLOTS |= {"{s}": "(?:left|right)", "{o}": r"\S.*", "{x}": r"\S.*"}
 
 
 @cache
-def _kept() -> re.Pattern[str]:
-    """Whatever belongs to the validation or the test part."""
-    tables = (
-        phrases.REQUESTS, phrases.AGAIN, phrases.RECOUNT, phrases.REGROUND, phrases.REPLACE,
-        phrases.ADD, phrases.WHAT, phrases.HOW_MANY, phrases.WHICH_COLOUR, phrases.IS_THERE,
-        phrases.SIDE,
-    )  # fmt: skip
+def _kept() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """Whatever belongs to the validation or the test part: its longest literal, which is quickly
+    looked for, and all of it."""
     found = []
-    for table in tables:
-        for form in (*table["validation"], *table["test"]):
-            bare = re.escape(form.rstrip("?")).replace(r"\{", "{").replace(r"\}", "}")
+    for kind in phrases.KINDS:
+        kept = (phrases.kept_wordings(kind, part) for part in EVALUATION_SPLITS)
+        for form in (form.rstrip("?") for forms in kept for form in forms):
+            bare = re.escape(form).replace(r"\{", "{").replace(r"\}", "}")
             for slot, pattern in _SLOTS.items():
                 bare = bare.replace(slot, pattern)
-            found.append(bare.replace(r"\ ", " "))
-    return re.compile(rf"\b(?:{'|'.join(found)})\b")
+            literal = max(re.split(r"\{.\}", form), key=len)
+            found.append((literal, re.compile(rf"\b{bare}\b")))
+    return tuple(found)
 
 
 def is_kept(question: str) -> bool:
     """Whether `question` contains a wording kept for evaluation (small talk: `dialogue`)."""
-    return _kept().search(question.lower()) is not None
+    text = question.lower()
+    return any(literal in text and whole.search(text) for literal, whole in _kept())
 
 
 def _expanded(form: str, rng: np.random.Generator) -> str:
@@ -188,17 +188,25 @@ def _expanded(form: str, rng: np.random.Generator) -> str:
     return re.sub(r" +(?=[,?]|$)", "", re.sub(r" {2,}", " ", form)).strip()
 
 
+def training_wording(kind: str, rng: np.random.Generator) -> str:
+    """A wording that is written down, one of the plainest one time in three."""
+    plain, more = phrases.KINDS[kind]["train"], phrases.more_wordings(kind, "train")
+    return pick(rng, plain if rng.random() < 0.33 else more)
+
+
 def change_form(kind: str, rng: np.random.Generator) -> str:
     """RECOUNT, REGROUND, REPLACE or ADD, with {n}, {c} or {o} in it."""
-    known: tuple[str, ...] = getattr(phrases, kind)["train"]
-    return pick(rng, known) if rng.random() < 0.4 else _expanded(pick(rng, _CHANGES[kind]), rng)
+    if rng.random() < 0.65:
+        return training_wording(kind, rng)
+    return _expanded(pick(rng, _CHANGES[kind]), rng)
 
 
 def question_form(kind: str, rng: np.random.Generator) -> str:
     """WHAT, HOW_MANY, WHICH_COLOUR or IS_THERE (with {o} in it)."""
-    known: tuple[str, ...] = getattr(phrases, kind)["train"]
-    if rng.random() < 0.4:
-        return pick(rng, known)
+    if rng.random() < 0.65:
+        form = training_wording(kind, rng)
+        # Marks are often left out.
+        return form.rstrip("?") if rng.random() < 0.15 else form
     return _expanded(pick(rng, _QUESTIONS[kind]), rng) + ("?" if rng.random() < 0.8 else "")
 
 
@@ -233,7 +241,8 @@ def _strange(rng: np.random.Generator) -> str:
         first = [pick(rng, _FIRST)] if draw < 0.3 else []
         return " ".join([*first, *random_words(rng, 4), "{x}", *random_words(rng, 3)])
     words: list[str] = []
-    for word in (pick(rng, REQUESTS["train"]) if rng.random() < 0.5 else _made(rng)).split():
+    known = training_wording("REQUESTS", rng) if rng.random() < 0.6 else _made(rng)
+    for word in known.split():
         draw = rng.random()
         if "{x}" in word or draw > 0.45:
             words.append(word)
@@ -247,6 +256,11 @@ def _strange(rng: np.random.Generator) -> str:
 def training_form(rng: np.random.Generator) -> str:
     """A request with {x} in it."""
     draw = rng.random()
-    if draw < 0.2:
-        return pick(rng, REQUESTS["train"])
-    return _made(rng) if draw < 0.5 else _strange(rng)
+    if draw < 0.5:
+        return training_wording("REQUESTS", rng)
+    return _made(rng) if draw < 0.7 else _strange(rng)
+
+
+def bare_form(rng: np.random.Generator) -> str:
+    """A request whose {x} is a name without an article."""
+    return pick(rng, _BARE if rng.random() < 0.5 else phrases.more_wordings("BARE", "train"))

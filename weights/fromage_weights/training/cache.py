@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -181,12 +182,12 @@ def _ahead(
 
 
 def _write(file: Path, data: bytes) -> None:
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("wb") as out:
+    # A name of its own: every rank claims the directory, at the same moment.
+    with NamedTemporaryFile("wb", dir=file.parent, prefix=file.name, delete=False) as out:
         out.write(data)
         out.flush()
         os.fsync(out.fileno())
-    partial.replace(file)
+    Path(out.name).replace(file)
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
