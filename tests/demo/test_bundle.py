@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from fromage_weights.demo.classes import CLASSES
-from fromage_weights.demo.responder import Message, Responder
 from fromage_weights.demo.scenes import render
 from fromage_weights.demo.world import Scene
+from fromage_weights.evaluation.responder import Message, Responder
 from fromage_weights.loading import LoadedBundle, bundle_directory, load_grounded_model
 
 LIMIT = 40 * 1024 * 1024

@@ -3,16 +3,22 @@
 import pytest
 
 from fromage_weights.demo.answers import counts_right, ground_right, names_right, words_of
-from fromage_weights.demo.measures import Row, table
-from fromage_weights.demo.protocols import Queries
+from fromage_weights.demo.grammar import COLOURS
+from fromage_weights.demo.measures import Row, paired_bootstrap, table
+from fromage_weights.demo.protocols import Queries, draw_pool
 from fromage_weights.demo.splits import split_of
 from fromage_weights.demo.world import Scene
 
 
-def test_queries_are_held_out_and_of_one_split() -> None:
-    queries = Queries("test")
-    pool = queries.pool(5000)
+@pytest.fixture(scope="module")
+def pool() -> list[Scene]:
+    return draw_pool("test", 5000)
+
+
+def test_queries_are_held_out_and_of_one_split(pool: list[Scene]) -> None:
+    queries = Queries("test", pool)
     assert len(set(pool)) == len(pool) == 5000
+    assert sum(scene.is_pair for scene in pool) == 2500
     for query in [*queries.full_requests(100), *queries.three_turns(50), *queries.edits(50)]:
         wish = query.wish
         assert wish is not None
@@ -23,19 +29,40 @@ def test_queries_are_held_out_and_of_one_split() -> None:
         assert goal in pool
     for query in queries.descriptions(50, queries.pair):
         assert query.upload in pool
-    assert not set(Queries("validation").pool(5000)[:100]) & {
-        query.upload for query in queries.descriptions(100, queries.single)
-    }
+    others = Queries("validation", draw_pool("validation", 5000))
+    uploads = {query.upload for query in others.descriptions(100, others.single)}
+    assert not uploads & {query.upload for query in queries.descriptions(100, queries.single)}
+
+
+def test_seeds_draw_other_queries(pool: list[Scene]) -> None:
+    first, second = (Queries("test", pool, seed=seed).full_requests(20) for seed in (0, 1))
+    assert first != second
+    assert first == Queries("test", pool, seed=0).full_requests(20)
 
 
 def test_three_turns_add_up() -> None:
-    for query in Queries("validation").three_turns(40):
+    queries = Queries("validation", draw_pool("validation", 5000))
+    for query in queries.three_turns(40):
         assert [len(query.turns), query.turns[0].wish is None] == [3, False]
         first, last = query.turns[0].wish, query.wish
         assert first is not None
         assert last is not None
         assert first.objects == last.objects
         assert first.background is None
+
+
+def test_stories_need_what_came_before(pool: list[Scene]) -> None:
+    for story in Queries("test", pool).stories(40):
+        assert len(story.captions) == len(story.scenes) == 5
+        goal = story.scenes[-1]
+        assert split_of(goal) == "test"
+        assert not any(
+            colour in caption.split() for caption in story.captions for colour in COLOURS
+        )
+        words = story.captions[-1].lower()
+        assert goal.objects[0] not in words, "the last caption alone doesn't name the thing"
+        assert len(set(story.scenes)) == 5
+        assert {scene.background for scene in story.scenes} == {goal.background}
 
 
 def test_answers_are_judged_by_their_words() -> None:
@@ -52,11 +79,20 @@ def test_answers_are_judged_by_their_words() -> None:
 
 
 def test_rows_have_intervals_and_targets() -> None:
-    row = Row("found", 80, 100, 75)
+    row = Row("found", 80, 100, 75, 85)
     assert row.interval[0] == pytest.approx(71.1, abs=0.1)
     assert row.interval[1] == pytest.approx(86.7, abs=0.1)
-    assert row.met is True
-    assert Row("stray", 5, 100, 3, below=True).met is False
-    text = table([row, Row("other", 1, 3)])
-    assert "met" in text
-    assert "reported" in text
+    assert row.meets(row.first) is True
+    assert row.meets(row.good) is False
+    assert Row("stray", 5, 100, 3, below=True).meets(3) is False
+    _, found, other = table([row, Row("other", 1, 3)]).splitlines()
+    assert found.endswith("≥ 75   ! ≥ 85")
+    assert other.endswith("–        –")
+
+
+def test_a_difference_is_significant_when_most_resamples_show_it() -> None:
+    worse = [False] * 60 + [True] * 40
+    assert paired_bootstrap(worse, [True] * 20 + worse[20:]) < 0.001
+    assert paired_bootstrap(worse, worse) == 1.0
+    even = [True] * 50 + [False] * 50
+    assert 0.3 < paired_bootstrap(even, even[::-1]) < 0.7

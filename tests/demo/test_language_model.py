@@ -8,10 +8,10 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from fromage_weights.demo.classes import CLASSES
-from fromage_weights.demo.decoding import greedy
 from fromage_weights.demo.language_model import LanguageRecipe, LanguageTraining, SlotNoise
 from fromage_weights.demo.stream import TextStream, loss_weights, marks_of, slot_positions
 from fromage_weights.demo.vocabulary import SLOT_WORDS, slot_word_ids, token_id, train_tokenizer
+from fromage_weights.evaluation.decoding import greedy
 from fromage_weights.language import input_embedding, weight_of
 
 TINY = LanguageRecipe(

@@ -1,17 +1,27 @@
-"""What the official evaluation scripts compute, from the model's own parts."""
+"""What the official evaluation scripts compute, by the commands' own classes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from fromage_weights.grounded import ImageSegment, Segment, TextSegment
-from fromage_weights.scoring import layout, token_log_likelihoods
+from fromage_weights.evaluation.dialogues import (
+    AnswerRanking,
+    ImageSearch,
+    contexts,
+    dialogue_features,
+    read_dialogues,
+    whole_text,
+)
+from fromage_weights.evaluation.pictures import ImageFolder
+from fromage_weights.evaluation.stories import Setting, StoryFile, StoryRetrieval, story_features
+from fromage_weights.grounded import TextSegment
 from tests.weights.recording import EMBEDDINGS, SCORES, SUMMED_LOSSES, Recording, check_close
+
+STORY: Setting = "5 captions, 4 images"
 
 
 @pytest.fixture(scope="module")
@@ -22,109 +32,124 @@ def evaluation(reference: Path, recording: Recording) -> dict[str, Any]:
     return recorded | {"arrays": load_file(recording.path / "eval.safetensors")}
 
 
-def _query(recording: Recording, segments: list[Segment]) -> Tensor:
-    model = recording.loaded.model
-    hidden = model.forward(model.embed(segments)[None], logits_to_keep=1).hidden
-    return model.mappers.query_embeddings(hidden[0])[0]
+@pytest.fixture(scope="module")
+def folder(recording: Recording, tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
+    """Without the recording's other pictures, whose numbers are the same."""
+    root = tmp_path_factory.mktemp("images")
+    for file in recording.images.glob("img_*.png"):
+        (root / file.name).symlink_to(file)
+    return ImageFolder(root)
 
 
-@torch.inference_mode()
-def test_story_retrieval(recording: Recording, evaluation: dict[str, Any]) -> None:
+def _accuracies(printed: list[str]) -> dict[str, float]:
+    """The scripts' lines "k=1, acc=0.25" and the like, in percent."""
+    found = {}
+    for line in printed:
+        if "acc=" in line:
+            k, value = line.split("k=")[-1].split(", acc=")
+            found[f"R@{k}"] = 100 * float(value)
+    return found
+
+
+def test_story_retrieval(
+    recording: Recording, evaluation: dict[str, Any], folder: ImageFolder, tmp_path: Path
+) -> None:
     """VIST: captions and images in turn, the last caption ends in [RET]."""
     vist, arrays = evaluation["vist"], evaluation["arrays"]
-    mappers = recording.loaded.model.mappers
-    urls = {i["id"]: i.get("url_o") or i.get("url_m") for i in vist["input"]["images"]}
-    candidates = vist["candidate_image_ids"]
-    features = {image: recording.features(urls[image]) for image in candidates}
-    matrix = mappers.image_embeddings(torch.stack([features[c] for c in candidates]))
-    check_close(mappers.logit_scale.exp() * matrix, arrays["vist/emb_matrix"][:, 0], SCORES)
-    assert vist["stories"]
-    for story, recorded in vist["stories"].items():
-        shown = _shown_images(vist["input"]["annotations"], story)[:-1]
-        segments: list[Segment] = []
-        for i, ids in enumerate(recorded["input_ids_per_caption"]):
-            segments.append(TextSegment(tuple(ids)))
-            if i < len(shown):
-                segments.append(ImageSegment(features[shown[i]]))
-        query = _query(recording, segments)
-        check_close(query, arrays[f"vist/{story}/ret_emb"], EMBEDDINGS)
-        scores = mappers.similarity(query[None], matrix)[0]
-        for image in shown:
-            scores[candidates.index(image)] -= 10000
-        seen = scores < -1000  # float32 has only three digits left there
-        check_close(scores[~seen], arrays[f"vist/{story}/scores"][~seen], SCORES)
-        check_close(scores[seen], arrays[f"vist/{story}/scores"][seen], 1e-2)
-        best = [candidates[i] for i in scores.topk(10).indices.tolist()]
-        assert best == recorded["top10"]
-
-
-def _shown_images(annotations: list[list[dict[str, Any]]], story: str) -> list[str]:
-    frames = [a[0] for a in annotations if a[0]["story_id"] == story]
-    frames.sort(key=lambda frame: frame["worker_arranged_photo_order"])
-    return [frame["photo_flickr_id"] for frame in frames]
-
-
-@torch.inference_mode()
-def test_answer_likelihoods(recording: Recording, evaluation: dict[str, Any]) -> None:
-    """VisDial: an image, the dialogue so far, and a hundred answers."""
-    dialogs = evaluation["visdial_answers"]
-    data = dialogs["input"]["data"]
-    names = ("losses", "losses_shifted_not_reference")
-    arrays = [evaluation["arrays"][f"visdial_answers/{name}"] for name in names]
-    rounds = [(d["image_id"], turn) for d in data["dialogs"] for turn in d["dialog"]]
-    for row, (image, turn) in enumerate(rounds):
-        answers = [data["answers"][i] for i in turn["answer_options"]]
-        gt = int(turn["gt_index"])
-        found = _losses(recording, image, dialogs["contexts"][row], answers)
-        for losses, expected in zip(found, arrays, strict=True):
-            check_close(losses, expected[row], SUMMED_LOSSES)
-        better = int((found[0] < found[0][gt]).sum())
-        assert better == int((arrays[0][row] < arrays[0][row, gt]).sum())
-
-
-def _losses(
-    recording: Recording, image: int, context: dict[str, Any], answers: list[str]
-) -> tuple[Tensor, Tensor]:
-    """Unshifted and shifted, each summed over an answer's tokens, its begin token included."""
-    model = recording.loaded.model
-    encoded = [model.tokenizer.encode_prompt([answer])[0] for answer in answers]
-    begin = tuple(context["ids"])
-    assert model.tokenizer.encode_prompt([context["text"]]) == [begin]
-    front = layout([None, begin], model.n_visual_tokens)
-    head = model.embed([ImageSegment(_dialogue_image(recording, image)), TextSegment(begin)])
-    tails = [model.embed([TextSegment(ids)]) for ids in encoded if ids is not None]
-    batch = pad_sequence([torch.cat([head, tail]) for tail in tails], batch_first=True)
-    logits = model.forward(batch).logits
-
-    def summed(shifted: bool) -> Tensor:
-        losses = [
-            -token_log_likelihoods(
-                row[: len(front) + len(ids)], [*front, *ids], len(front), shifted=shifted
-            ).sum()
-            for row, ids in zip(logits, encoded, strict=True)
-            if ids is not None
+    (tmp_path / "sis.json").write_text(json.dumps(vist["input"]))
+    file = StoryFile.read(tmp_path / "sis.json")
+    features = story_features(recording.loaded, file, folder)
+    retrieval = StoryRetrieval(recording.loaded, features, reference_compat=True)
+    assert retrieval.candidates == vist["candidate_image_ids"]
+    stories = retrieval.answerable(file.stories)
+    assert [story.id for story in stories] == list(vist["stories"])
+    queries = retrieval.queries(stories, STORY)
+    for story, query in zip(stories, queries, strict=True):
+        recorded = vist["stories"][story.id]
+        ids = [
+            list(s.token_ids)
+            for s in retrieval.segments(story, STORY)
+            if isinstance(s, TextSegment)
         ]
-        return torch.stack(losses)
-
-    return summed(False), summed(True)
-
-
-def _dialogue_image(recording: Recording, image: int) -> Tensor:
-    return recording.features(f"img_{image:03d}.png")
-
-
-@torch.inference_mode()
-def test_dialogue_to_image(recording: Recording, evaluation: dict[str, Any]) -> None:
-    """VisDial retrieval leaves the image side unnormalised."""
-    recorded, arrays = evaluation["visdial_t2i"], evaluation["arrays"]
-    model = recording.loaded.model
-    features = torch.stack(
-        [_dialogue_image(recording, dialog["image_id"]) for dialog in recorded["dialogs"]]
+        assert ids == recorded["input_ids_per_caption"]
+        assert query is not None
+        check_close(query, arrays[f"vist/{story.id}/ret_emb"], EMBEDDINGS)
+        scores = retrieval.scores(story, STORY, query)
+        expected = arrays[f"vist/{story.id}/scores"]
+        shown = scores.isinf()
+        assert torch.equal(shown, expected < -1000), "pictures of the story are not searched"
+        check_close(scores[~shown], expected[~shown], SCORES)
+        best = [retrieval.candidates[i] for i in scores.topk(10).indices.tolist()]
+        assert best == recorded["top10"]
+    assert retrieval.result(stories, STORY).figures == pytest.approx(
+        _accuracies(vist["printed"]), abs=1e-3
     )
-    images = model.mappers.visual_fc(features)
-    encoded = [model.tokenizer.encode_prompt([c["text"]])[0] for c in recorded["contexts"]]
+
+
+def test_a_story_is_one_text_by_default(
+    recording: Recording, evaluation: dict[str, Any], folder: ImageFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "sis.json").write_text(json.dumps(evaluation["vist"]["input"]))
+    file = StoryFile.read(tmp_path / "sis.json")
+    features = story_features(recording.loaded, file, folder)
+    retrieval = StoryRetrieval(recording.loaded, features)
+    (story, *_) = retrieval.answerable(file.stories)
+    tokenizer = recording.loaded.model.tokenizer
+    texts = [
+        s.token_ids for s in retrieval.segments(story, "5 captions") if hasattr(s, "token_ids")
+    ]
+    begins = [ids.count(tokenizer.bos_token_id or -1) for ids in texts]
+    assert begins == [1, 0, 0, 0, 0]
+    assert len(retrieval.segments(story, "1 caption")) == 1
+    assert len(retrieval.segments(story, STORY)) == 9
+
+
+def test_answers(
+    recording: Recording, evaluation: dict[str, Any], folder: ImageFolder, tmp_path: Path
+) -> None:
+    """VisDial: an image, the dialogue so far, and a hundred answers, both kinds of loss."""
+    recorded, arrays = evaluation["visdial_answers"], evaluation["arrays"]
+    (tmp_path / "visdial.json").write_text(json.dumps(recorded["input"]))
+    (tmp_path / "dense.json").write_text(json.dumps(recorded["dense_annotations"]))
+    dialogues = read_dialogues(tmp_path / "visdial.json", tmp_path / "dense.json")
+    features = dialogue_features(recording.loaded, dialogues, folder)
+    told = [text for dialogue in dialogues for text in contexts(dialogue)]
+    assert told == [context["text"] for context in recorded["contexts"]]
+    compat = AnswerRanking(recording.loaded, reference_compat=True)
+    proper = AnswerRanking(recording.loaded)
+    rows = [(d.image, turn) for d in dialogues for turn in d.rounds]
+    for row, (image, turn) in enumerate(rows):
+        for ranking, name in ((compat, "losses"), (proper, "losses_shifted_not_reference")):
+            found = ranking.losses(features[image], told[row], turn.options)
+            check_close(found, arrays[f"visdial_answers/{name}"][row], SUMMED_LOSSES)
+    figures = compat.result(dialogues, features).figures
+    printed = {
+        line.split(": ")[0]: 100 * float(line.split(": ")[1])
+        for line in recorded["printed"]
+        if ": " in line
+    }
+    wanted = printed | _accuracies(recorded["printed"])
+    for name in ("NDCG", "MRR", "R@1", "R@5", "R@10"):
+        assert figures[name] == pytest.approx(wanted[name], abs=2e-3), name
+
+
+def test_dialogue_to_image(
+    recording: Recording, evaluation: dict[str, Any], folder: ImageFolder, tmp_path: Path
+) -> None:
+    """VisDial retrieval leaves the image side unnormalised and ranks dialogues for images."""
+    recorded, arrays = evaluation["visdial_t2i"], evaluation["arrays"]
+    data = evaluation["visdial_answers"]["input"]["data"] | {"dialogs": recorded["dialogs"]}
+    (tmp_path / "visdial.json").write_text(json.dumps({"data": data}))
+    dialogues = read_dialogues(tmp_path / "visdial.json")
+    model = recording.loaded.model
+    texts = [whole_text(dialogue) + model.tokenizer.ret_token for dialogue in dialogues]
+    encoded = [model.tokenizer.encode_prompt([text])[0] for text in texts]
     assert encoded == [tuple(context["ids"]) for context in recorded["contexts"]]
-    texts = torch.stack([_query(recording, [TextSegment(ids)]) for ids in encoded if ids])
+    features = dialogue_features(recording.loaded, dialogues, folder)
+    search = ImageSearch(recording.loaded, reference_compat=True)
+    images, queries = search.images(dialogues, features), search.queries(dialogues)
     check_close(images, arrays["visdial_t2i/visual_embs"], EMBEDDINGS)
-    check_close(texts, arrays["visdial_t2i/text_embs"], EMBEDDINGS)
-    check_close(images @ texts.T, arrays["visdial_t2i/scores"], SCORES)
+    check_close(queries, arrays["visdial_t2i/text_embs"], EMBEDDINGS)
+    check_close(images @ queries.T, arrays["visdial_t2i/scores"], SCORES)
+    found = search.result(dialogues, features).figures
+    assert found == pytest.approx(_accuracies(recorded["printed"]), abs=1e-3)

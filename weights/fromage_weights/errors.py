@@ -83,3 +83,7 @@ class TrainingDataInvalid(WeightsError):
 
 class TrainingInvalid(WeightsError):
     pass
+
+
+class EvaluationDataInvalid(WeightsError):
+    pass

@@ -1,15 +1,28 @@
-"""``fromage eval demo``: the demo model's figures beside their targets."""
+"""``fromage eval``: the paper's protocols over a user's files, and the demo's figures."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fromage_weights.evaluation.metrics import Result
+    from fromage_weights.loading import LoadedBundle
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser("eval", help="measure a model")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="WHAT")
+    _register_demo(verbs)
+    _register_vist(verbs)
+    _register_visdial(verbs)
+    _register_captions(verbs)
+
+
+def _register_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     demo = verbs.add_parser(
         "demo",
         help="the demo model on held-out scenes and unseen wordings",
@@ -30,6 +43,75 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     demo.set_defaults(run=run_demo)
 
 
+def _register_vist(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    vist = verbs.add_parser(
+        "vist",
+        help="contextual image retrieval over Visual Storytelling (the paper's Table 1)",
+        description="Looks for the last picture of each story: by its caption, by all captions, "
+        "by all captions and the pictures before it. Prints R@1, R@5 and R@10 beside the paper's.",
+    )
+    vist.add_argument("stories", type=Path, metavar="FILE", help="*.story-in-sequence.json")
+    _add_common(vist, images="a folder with the pictures, named by their ids or as in their URLs")
+    vist.add_argument(
+        "--chat",
+        action="store_true",
+        help="captions as messages of a chat, with the model's replies between them",
+    )
+    vist.set_defaults(run=run_vist)
+
+
+def _register_visdial(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    visdial = verbs.add_parser(
+        "visdial",
+        help="visual dialogue over VisDial 1.0 (the paper's Table 2)",
+        description="Ranks a hundred answers for each question about an image (NDCG, MRR, R@k), "
+        "and all images for each dialogue (R@k). Prints both beside the paper's.",
+    )
+    visdial.add_argument("dialogues", type=Path, metavar="FILE", help="visdial_1.0_val.json")
+    visdial.add_argument("--dense", type=Path, metavar="FILE", help="dense annotations, for NDCG")
+    _add_common(visdial, images="a folder with the images, their names ending in the image id")
+    visdial.add_argument(
+        "--only", choices=("answers", "images"), help="one of the two directions (default: both)"
+    )
+    visdial.set_defaults(run=run_visdial)
+
+
+def _register_captions(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    captions = verbs.add_parser(
+        "captions",
+        help="captioning and retrieval on images with captions",
+        description="Captions each image (BLEU-4, CIDEr, perplexity of the caption given), and "
+        "finds image by caption and caption by image among all (R@k).",
+    )
+    captions.add_argument(
+        "data", type=Path, metavar="DATA", help="as for `fromage train`: .tsv, .tar, saved dataset"
+    )
+    _add_common(captions, images="the folder that paths of a .tsv are relative to", compat=False)
+    captions.set_defaults(run=run_captions)
+
+
+def _add_common(parser: argparse.ArgumentParser, *, images: str, compat: bool = True) -> None:
+    parser.add_argument("--images", type=Path, required=compat, metavar="DIR", help=images)
+    parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="what to measure")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N")
+    if compat:
+        parser.add_argument(
+            "--reference-compat",
+            action="store_true",
+            help="compute as the original code does, where it departs from the definition",
+        )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: auto)"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of the language model (default: auto)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
+
+
 def run_demo(args: argparse.Namespace) -> int:
     from fromage_weights.demo.evaluate import Evaluation
     from fromage_weights.demo.measures import table
@@ -39,6 +121,95 @@ def run_demo(args: argparse.Namespace) -> int:
     rows = Evaluation(load_grounded_model(args.bundle), split=args.split).rows()
     print(table(rows))
     if args.json:
-        text = json.dumps([row.as_dict() for row in rows], indent=2, ensure_ascii=False)
-        args.json.write_text(text + "\n", encoding="utf-8")
+        _write_json(args.json, [row.as_dict() for row in rows])
     return 0
+
+
+def run_vist(args: argparse.Namespace) -> int:
+    from fromage_weights.evaluation.pictures import ImageFolder
+    from fromage_weights.evaluation.stories import (
+        SETTINGS,
+        StoryFile,
+        StoryRetrieval,
+        story_features,
+    )
+
+    file, folder = StoryFile.read(args.stories), ImageFolder(args.images)
+    loaded = _load(args)
+    features = story_features(loaded, file, folder, progress=True)
+    retrieval = StoryRetrieval(
+        loaded, features, reference_compat=args.reference_compat, chat=args.chat
+    )
+    stories = retrieval.answerable(file.stories)
+    _say_left_out(len(file.stories) - len(stories), "stories", "a picture is missing")
+    _need(stories, args.stories)
+    stories = stories[: args.limit]
+    print(f"{len(stories):,} stories, {len(features):,} pictures to find them among", flush=True)
+    return _report(args, [retrieval.result(stories, setting) for setting in SETTINGS])
+
+
+def run_visdial(args: argparse.Namespace) -> int:
+    from fromage_weights.evaluation.dialogues import (
+        AnswerRanking,
+        ImageSearch,
+        dialogue_features,
+        read_dialogues,
+    )
+    from fromage_weights.evaluation.pictures import ImageFolder
+
+    found, folder = read_dialogues(args.dialogues, args.dense), ImageFolder(args.images)
+    loaded = _load(args)
+    features = dialogue_features(loaded, found[: args.limit], folder, progress=True)
+    dialogues = [d for d in found[: args.limit] if d.image in features]
+    _say_left_out(len(found[: args.limit]) - len(dialogues), "dialogues", "the image is missing")
+    _need(dialogues, args.dialogues)
+    compat = args.reference_compat
+    results = []
+    if args.only != "images":
+        ranking = AnswerRanking(loaded, reference_compat=compat)
+        results.append(ranking.result(dialogues, features, progress=True))
+    if args.only != "answers":
+        results.append(ImageSearch(loaded, reference_compat=compat).result(dialogues, features))
+    return _report(args, results)
+
+
+def run_captions(args: argparse.Namespace) -> int:
+    from fromage_weights.evaluation.captions import CaptionedImages, Captioning, retrieval
+    from fromage_weights.training.sources import open_source
+
+    source = open_source(args.data, args.images)
+    loaded = _load(args)
+    data = CaptionedImages.read(loaded, source, args.limit)
+    _say_left_out(data.left_out, "pairs", "no caption, or an image that cannot be read")
+    return _report(args, [Captioning(loaded).result(data), *retrieval(loaded, data)])
+
+
+def _load(args: argparse.Namespace) -> LoadedBundle:
+    from fromage_weights.loading import load_grounded_model
+
+    return load_grounded_model(args.bundle, device=args.device, dtype=args.dtype)
+
+
+def _need(found: Sequence[object], file: Path) -> None:
+    from fromage_weights.errors import EvaluationDataInvalid
+
+    if not found:
+        raise EvaluationDataInvalid(f"{file}: none of its images are in the folder given")
+
+
+def _say_left_out(count: int, what: str, why: str) -> None:
+    if count:
+        print(f"{count:,} {what} left out: {why}", flush=True)
+
+
+def _report(args: argparse.Namespace, results: list[Result]) -> int:
+    from fromage_weights.evaluation.metrics import table
+
+    print(table(results))
+    if args.json:
+        _write_json(args.json, [result.as_dict() for result in results])
+    return 0
+
+
+def _write_json(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

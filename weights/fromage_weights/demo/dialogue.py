@@ -210,9 +210,10 @@ def reground(wish: Wish, rng: np.random.Generator, split: Split) -> Turn:
     return _edited(replace(wish, background=colour), asked, rng)
 
 
-def exchange(wish: Wish, rng: np.random.Generator, split: Split) -> Turn:
-    """The same with another thing; a pair becomes that one thing."""
-    name = pick(rng, tuple(n for n in NAMES if n not in wish.objects))
+def exchange(wish: Wish, rng: np.random.Generator, split: Split, name: str | None = None) -> Turn:
+    """The same with another thing, `name` or any; a pair becomes that one thing."""
+    if name is None:
+        name = pick(rng, tuple(n for n in NAMES if n not in wish.objects))
     some = wish.count if not wish.is_pair else 1
     thing = with_article(name) if some == 1 else plural(name)
     asked = _change("REPLACE", rng, split).format(o=thing)

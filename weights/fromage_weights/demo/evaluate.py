@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -14,20 +14,22 @@ from torch import Tensor
 from fromage_weights.demo.answers import counts_right, ground_right, names_right, words_of
 from fromage_weights.demo.glyphs import Artist, openmoji
 from fromage_weights.demo.grammar import Wish
-from fromage_weights.demo.measures import Row
+from fromage_weights.demo.measures import Row, paired_bootstrap
 from fromage_weights.demo.noto import noto_artist
 from fromage_weights.demo.phrases import NO_COLOUR, REFUSALS
-from fromage_weights.demo.protocols import Queries, Query
-from fromage_weights.demo.responder import Message, Reply, Responder
+from fromage_weights.demo.protocols import Queries, Query, draw_pool
 from fromage_weights.demo.scenes import render
 from fromage_weights.demo.splits import Split
 from fromage_weights.demo.sprites import LARGE
 from fromage_weights.demo.world import Scene
+from fromage_weights.evaluation.responder import Message, Reply, Responder
+from fromage_weights.evaluation.stories import SETTINGS, Setting, Story, StoryRetrieval
 
 if TYPE_CHECKING:
     from fromage_weights.loading import LoadedBundle
 
-POOL = 5000
+POOL, QUERIES, STORIES = 5000, 1002, 504
+T = TypeVar("T")
 _BATCH = 256
 
 
@@ -44,7 +46,7 @@ class Pool:
 
 
 class Evaluation:
-    """One bundle, one split, one pool."""
+    """One bundle, one split, one pool; about `queries` for each row, drawn with three seeds."""
 
     def __init__(
         self,
@@ -52,17 +54,21 @@ class Evaluation:
         *,
         split: Split = "test",
         pool: int = POOL,
-        queries: int = 300,
-        seed: int = 0,
+        queries: int = QUERIES,
+        seeds: tuple[int, ...] = (0, 1, 2),
     ) -> None:
         assert loaded.vision is not None
-        self._vision, self._mappers = loaded.vision, loaded.model.mappers
+        self._loaded, self._vision, self._mappers = loaded, loaded.vision, loaded.model.mappers
         self._responder = Responder(loaded)
-        self._queries, self._count = Queries(split, seed=seed), queries
-        self._rng = np.random.default_rng([seed, 31])
-        scenes = self._queries.pool(pool)
+        self._rng = np.random.default_rng([0, 31])
+        scenes = draw_pool(split, pool)
         features = self._features(scenes, "crop")
         self.pool = Pool(scenes, self._mappers.image_embeddings(features))
+        self.queries = [Queries(split, scenes, seed=seed) for seed in seeds]
+        self._count = -(-queries // len(seeds))
+
+    def _drawn(self, draw: Callable[[Queries, int], list[T]]) -> list[T]:
+        return [one for queries in self.queries for one in draw(queries, self._count)]
 
     def _features(self, scenes: Sequence[Scene], mode: str, artist: Artist = openmoji) -> Tensor:
         """Drawn large, then through the server's own preprocessing."""
@@ -80,10 +86,10 @@ class Evaluation:
     def rows(self) -> list[Row]:
         """All rows, in the table's order."""
         return [
-            *self._emission(),
             *self._requests(),
             *self._captions(),
             *self._context(),
+            *self._stories(),
             *self._uploads(),
             *self._questions(),
             *self._other_hand(),
@@ -105,39 +111,38 @@ class Evaluation:
                 chat.append(Message("assistant", reply.text.strip() + mark))
         return replies
 
-    def _emission(self) -> list[Row]:
-        known = [*self._queries.object_requests(self._count)]
-        known += self._queries.full_requests(self._count)
-        shown = [reply.query is not None for reply in self.ask(known)]
-        chat = [r.query is not None for r in self.ask(self._queries.small_talk(self._count))]
+    def _requests(self) -> list[Row]:
+        """Whether a picture comes when it should, and whether it is the right one."""
+        bare = self._drawn(Queries.object_requests)
+        full = self._drawn(Queries.full_requests)
+        replies = self.ask([*bare, *full])
+        shown = [reply.query is not None for reply in replies]
+        chat = [r.query is not None for r in self.ask(self._drawn(Queries.small_talk))]
         refused = [
-            r.query is None and _refuses(r.text)
-            for r in self.ask(self._queries.unknown(self._count))
+            r.query is None and _refuses(r.text) for r in self.ask(self._drawn(Queries.unknown))
         ]
         missed = [not s for s in shown]
+        first, _ = self._judge(bare, replies[: len(bare)], _shows_object)
+        all_first, five = self._judge(full, replies[len(bare) :], Wish.admits)
         return [
-            _row("[RET] where a picture is asked for", shown, 98),
-            _row("[RET] in new small talk", chat, 3, below=True),
-            _row("unknown thing: says so, shows nothing", refused, 90),
-            _row("known thing wrongly refused", missed, 3, below=True),
+            _row("[RET] where a picture is asked for", shown, 98, 99.5),
+            _row("[RET] in new small talk", chat, 3, 1, below=True),
+            _row("unknown thing: says so, shows nothing", refused, 90, 98),
+            _row("known thing wrongly refused", missed, 3, 1, below=True),
+            _row("chat, object only: first picture has it", first, 60, 90),
+            _row("chat, all attributes: first picture right", all_first, 40, 70),
+            _row("chat, all attributes: one of first five", five, 65, 92),
         ]
 
-    def _requests(self) -> list[Row]:
-        bare = self._queries.object_requests(self._count)
-        first, _ = self._found(bare, _shows_object)
-        full, five = self._found(self._queries.full_requests(self._count), Wish.admits)
-        return [
-            _row("chat, object only: first picture has it", first, 60),
-            _row("chat, all attributes: first picture right", full, 40),
-            _row("chat, all attributes: one of first five", five, 65),
-        ]
-
-    def _found(
-        self, queries: Sequence[Query], good: Callable[[Wish, Scene], bool]
+    def _judge(
+        self,
+        queries: Sequence[Query],
+        replies: Sequence[Reply],
+        good: Callable[[Wish, Scene], bool],
     ) -> tuple[list[bool], list[bool]]:
         """Whether the first picture, and one of the first five, is what the query wants."""
         first, five = [], []
-        for query, reply in zip(queries, self.ask(queries), strict=True):
+        for query, reply in zip(queries, replies, strict=True):
             assert query.wish is not None
             best = self.pool.best(reply.query, 5) if reply.query is not None else []
             right = [good(query.wish, scene) for scene in best]
@@ -147,36 +152,63 @@ class Evaluation:
 
     def _captions(self) -> list[Row]:
         rows = []
-        draws = (("single", self._queries.single, 55, 90), ("pair", self._queries.pair, 30, 65))
-        for kind, draw, one, ten in draws:
-            captions = self._queries.captions(self._count, draw)
+        for kind, one, ten in (("single", (55, 80), (90, 98)), ("pair", (30, 55), (65, 88))):
+            captions = self._drawn(_captions_of(kind))
             queries = self._responder.caption_queries([text for text, _ in captions])
             right = [
                 [wish.admits(scene) for scene in self.pool.best(query, 10)]
                 for (_, wish), query in zip(captions, queries, strict=True)
             ]
-            rows.append(_row(f"plain caption, {kind}: R@1", [r[0] for r in right], one))
-            rows.append(_row(f"plain caption, {kind}: R@10", [any(r) for r in right], ten))
+            rows.append(_row(f"plain caption, {kind}: R@1", [r[0] for r in right], *one))
+            rows.append(_row(f"plain caption, {kind}: R@10", [any(r) for r in right], *ten))
         return rows
 
     def _context(self) -> list[Row]:
-        turns, _ = self._found(self._queries.three_turns(self._count), Wish.admits)
-        edits, _ = self._found(self._queries.edits(self._count), Wish.admits)
+        turns, edits = self._drawn(Queries.three_turns), self._drawn(Queries.edits)
+        built, _ = self._judge(turns, self.ask(turns), Wish.admits)
+        edited, _ = self._judge(edits, self.ask(edits), Wish.admits)
         return [
-            _row("three turns: first picture has all", turns, 35),
-            _row("upload and edit: first picture right", edits, None),
+            _row("three turns: first picture has all", built, 35, 65),
+            _row("upload and edit: first picture right", edited, None, 35),
         ]
 
+    def stories(self) -> dict[Setting, list[bool]]:
+        """Whether the story's last picture came first, for each input (paper, Table 1; its
+        protocol, asked in the chat template)."""
+        drawn = [s for q in self.queries for s in q.stories(-(-STORIES // len(self.queries)))]
+        scenes = list(dict.fromkeys(scene for story in drawn for scene in story.scenes))
+        rows = self._features(scenes, "squash")
+        features = {_name(scene): row for scene, row in zip(scenes, rows, strict=True)}
+        told = [
+            Story(str(i), story.captions, tuple(_name(scene) for scene in story.scenes))
+            for i, story in enumerate(drawn)
+        ]
+        retrieval = StoryRetrieval(self._loaded, features, chat=True)
+        return {s: [rank == 1 for rank in retrieval.ranks(told, s)] for s in SETTINGS}
+
+    def _stories(self) -> list[Row]:
+        hits = self.stories()
+        names = dict(
+            zip(SETTINGS, ("by the last caption", "by all five", "and four pictures"), strict=True)
+        )
+        rows = []
+        for i, setting in enumerate(SETTINGS):
+            name = f"story, {names[setting]}: R@1"
+            if i:
+                p = paired_bootstrap(hits[SETTINGS[i - 1]], hits[setting])
+                name += f" (p = {p:.4f})"
+            rows.append(_row(name, hits[setting]))
+        return rows
+
     def _uploads(self) -> list[Row]:
-        single = self._queries.descriptions(self._count, self._queries.single)
-        pair = self._queries.descriptions(self._count, self._queries.pair)
-        said = self._answers(single)
-        both = [names_right(scene, words) for scene, words in self._answers(pair)]
+        said = self._answers(self._drawn(_descriptions_of("single")))
+        pairs = self._answers(self._drawn(_descriptions_of("pair")))
+        both = [names_right(scene, words) for scene, words in pairs]
         return [
-            _row("upload, single: object named", [names_right(s, w) for s, w in said], 25),
-            _row("upload, single: count right", [counts_right(s, w) for s, w in said], 90),
-            _row("upload, single: background right", [ground_right(s, w) for s, w in said], 97),
-            _row("upload, pair: both objects named", both, None),
+            _row("upload, single: object named", [names_right(s, w) for s, w in said], 25, 60),
+            _row("upload, single: count right", [counts_right(s, w) for s, w in said], 90, 96),
+            _row("upload, single: background right", [ground_right(s, w) for s, w in said], 97, 99),
+            _row("upload, pair: both objects named", both, None, 20),
         ]
 
     def _answers(self, queries: Sequence[Query]) -> list[tuple[Scene, set[str]]]:
@@ -189,19 +221,18 @@ class Evaluation:
         ]
 
     def _questions(self) -> list[Row]:
-        counts = self._answers(self._queries.counts(self._count))
-        grounds = self._answers(self._queries.grounds(self._count))
-        half = self._count // 2 + 50
-        there = self._answers(self._queries.existence(half, present=True))
-        absent = self._answers(self._queries.existence(half, present=False))
+        counts = self._answers(self._drawn(Queries.counts))
+        grounds = self._answers(self._drawn(Queries.grounds))
+        there = self._answers(self._drawn(lambda q, n: q.existence(-(-n // 2), present=True)))
+        absent = self._answers(self._drawn(lambda q, n: q.existence(-(-n // 2), present=False)))
         yes = ["yes" in words for _, words in there]
         no = ["no" in words for _, words in absent]
         return [
-            _row("question: how many", [counts_right(s, w) for s, w in counts], 80),
-            _row("question: which background", [ground_right(s, w) for s, w in grounds], 95),
-            _row("question: is there a … (balanced)", [*yes, *no], None),
-            _row("  … where there is one", yes, None),
-            _row("  … where there is none", no, None),
+            _row("question: how many", [counts_right(s, w) for s, w in counts], 80, 92),
+            _row("question: which background", [ground_right(s, w) for s, w in grounds], 95, 99),
+            _row("question: is there a … (balanced)", [*yes, *no], None, 80),
+            _row("  … where there is one", yes),
+            _row("  … where there is none", no),
         ]
 
     def _other_hand(self) -> list[Row]:
@@ -211,17 +242,36 @@ class Evaluation:
             return []
         features = self._features(self.pool.scenes, "crop", artist)
         pool = Pool(self.pool.scenes, self._mappers.image_embeddings(features))
-        captions = self._queries.captions(self._count, self._queries.single)
+        captions = self._drawn(_captions_of("single"))
         queries = self._responder.caption_queries([text for text, _ in captions])
         right = [
             any(wish.admits(scene) for scene in pool.best(query, 10))
             for (_, wish), query in zip(captions, queries, strict=True)
         ]
-        return [_row("unseen vendor (Noto), single: R@10", right, None)]
+        return [_row("unseen vendor (Noto), single: R@10", right)]
 
 
-def _row(name: str, hits: Sequence[bool], target: float | None, *, below: bool = False) -> Row:
-    return Row(name, sum(hits), len(hits), target, below)
+def _row(
+    name: str,
+    hits: Sequence[bool],
+    first: float | None = None,
+    good: float | None = None,
+    *,
+    below: bool = False,
+) -> Row:
+    return Row(name, sum(hits), len(hits), first, good, below)
+
+
+def _captions_of(kind: str) -> Callable[[Queries, int], list[tuple[str, Wish]]]:
+    return lambda queries, count: queries.captions(count, getattr(queries, kind))
+
+
+def _descriptions_of(kind: str) -> Callable[[Queries, int], list[Query]]:
+    return lambda queries, count: queries.descriptions(count, getattr(queries, kind))
+
+
+def _name(scene: Scene) -> str:
+    return f"{scene.count} {'+'.join(scene.objects)} {scene.background}"
 
 
 def _shows_object(wish: Wish, scene: Scene) -> bool:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from fromage_weights.demo.answers import counts_right, ground_right, names_right, words_of
 from fromage_weights.demo.corpus import USER
-from fromage_weights.demo.decoding import greedy
 from fromage_weights.demo.grammar import SLOT_LENGTH, slot
 from fromage_weights.demo.language_model import SlotNoise
-from fromage_weights.demo.protocols import Queries, Query
+from fromage_weights.demo.protocols import Queries, Query, draw_pool
 from fromage_weights.demo.stream import marks_of, slot_positions
 from fromage_weights.demo.vocabulary import slot_word_ids
+from fromage_weights.evaluation.decoding import greedy
 from fromage_weights.language import input_embedding, weight_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class SlotOracle:
         self._table = weight_of(input_embedding(lm)).detach()
         words = self._table[slot_word_ids(tokenizer)]
         self._noise = SlotNoise(words, level, torch.Generator().manual_seed(0))
-        self._queries = Queries("validation")
+        self._queries = Queries("validation", draw_pool("validation", 5000))
 
     def _prompt(self, query: Query) -> Tensor:
         assert query.upload is not None

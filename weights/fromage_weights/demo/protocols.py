@@ -6,7 +6,7 @@ its combinations and its wordings; training sees neither.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,30 +31,41 @@ class Query:
         return self.turns[-1].wish
 
 
+@dataclass(frozen=True)
+class SceneStory:
+    """`scenes[i]` is what `captions[i]` leads to."""
+
+    captions: tuple[str, ...]
+    scenes: tuple[Scene, ...]
+
+
+def draw_pool(split: Split, size: int) -> list[Scene]:
+    """Different scenes to search, half singles and half pairs, always the same: all of the split's
+    singles, 600 of its pairs, and others."""
+    rng = np.random.default_rng([0, 21])
+
+    def some(scenes: list[Scene], count: int) -> list[Scene]:
+        return [scenes[int(i)] for i in rng.permutation(len(scenes))[:count]]
+
+    half = size // 2
+    singles = [s for s in single_scenes() if split_of(s) == split]
+    if size < 2 * len(singles):
+        raise ValueError(f"a pool of {size} cannot hold the split's {len(singles)} single scenes")
+    filler = some([s for s in single_scenes() if split_of(s) != split], half - len(singles))
+    pairs = some([s for s in pair_scenes() if split_of(s) == split], min(600, size - half))
+    others = some([s for s in pair_scenes() if split_of(s) == "train"], size - half - len(pairs))
+    return [*singles, *filler, *pairs, *others]
+
+
 class Queries:
-    """All queries of one split, seeded."""
+    """All queries of one split, seeded; what they ask for is in `pool`."""
 
-    def __init__(self, split: Split, *, seed: int = 0) -> None:
+    def __init__(self, split: Split, pool: Sequence[Scene], *, seed: int = 0) -> None:
         self._split: Split = split
-        self._rng = np.random.default_rng([seed, 21])
-        self._singles = [s for s in single_scenes() if split_of(s) == split]
-        self._pairs = [s for s in pair_scenes() if split_of(s) == split]
-
-    def pool(self, size: int) -> list[Scene]:
-        """Different scenes, half singles and half pairs, all of the split's singles among them."""
-        half = size // 2
-        rest = [s for s in single_scenes() if s not in set(self._singles)]
-        filler = self._some(rest, half - len(self._singles))
-        pairs = self._some(self._pairs, 600)
-        taken = set(pairs)
-        others = [s for s in pair_scenes() if split_of(s) == "train"]
-        more = [s for s in self._some(others, size - half - len(pairs)) if s not in taken]
-        self._pairs = pairs
-        return [*self._singles, *filler, *pairs, *more]
-
-    def _some(self, scenes: list[Scene], count: int) -> list[Scene]:
-        order = self._rng.permutation(len(scenes))[:count]
-        return [scenes[int(i)] for i in order]
+        self._rng = np.random.default_rng([seed, 22])
+        own = [s for s in pool if split_of(s) == split]
+        self._singles = [s for s in own if not s.is_pair]
+        self._pairs = [s for s in own if s.is_pair]
 
     def single(self) -> Scene:
         return self._singles[int(self._rng.integers(len(self._singles)))]
@@ -119,6 +130,33 @@ class Queries:
             assert start.background
             made.append(Query((turn,), Scene(start.objects, start.count, start.background)))
         return made
+
+    def stories(self, count: int) -> list[SceneStory]:
+        """Five captions, each a change of what was shown, and the pictures they lead to. No caption
+        names the background, which all pictures share: it takes the pictures to know it."""
+        return [self._story(self.single()) for _ in range(count)]
+
+    def _story(self, goal: Scene) -> SceneStory:
+        first, second = self._rng.choice(
+            [n for n in NAMES if n != goal.objects[0]], size=2, replace=False
+        ).tolist()
+        before = int(self._rng.choice([n for n in (1, 2, 3) if n != goal.count]))
+        start = int(self._rng.choice([n for n in (1, 2, 3) if n != before]))
+        steps = [
+            dialogue.request(Wish((first,), start), self._rng, self._split),
+            dialogue.exchange(Wish((first,), start), self._rng, self._split, second),
+        ]
+        steps.append(self._towards(Wish((second,), start), Wish((second,), before)))
+        steps.append(
+            dialogue.exchange(Wish((second,), before), self._rng, self._split, goal.objects[0])
+        )
+        steps.append(self._towards(Wish(goal.objects, before), Wish(goal.objects, goal.count)))
+        scenes = []
+        for step in steps:
+            assert step.wish is not None
+            assert step.wish.count is not None
+            scenes.append(Scene(step.wish.objects, step.wish.count, goal.background))
+        return SceneStory(tuple(step.question for step in steps), tuple(scenes))
 
     def descriptions(self, count: int, draw: Callable[[], Scene]) -> list[Query]:
         scenes = [draw() for _ in range(count)]

@@ -11,6 +11,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# Finished rows are computed along with the others until this share of them is left.
+_WORTH_KEEPING = 0.75
+
 
 @torch.inference_mode()
 def greedy(
@@ -22,10 +25,9 @@ def greedy(
     """
     embeds, mask = pad_left(prompts)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    alive = torch.ones(len(prompts), dtype=torch.bool)
     replies: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))  # which prompt each row of the batch belongs to
     cache, table = None, lm.get_input_embeddings()
-    stops = torch.tensor(sorted(stop))
     for _ in range(max_tokens):
         output = lm(
             inputs_embeds=embeds,
@@ -37,14 +39,20 @@ def greedy(
         )
         cache = output.past_key_values
         chosen = output.logits[:, -1].argmax(-1)
-        for i in alive.nonzero().flatten().tolist():
-            replies[i].append(int(chosen[i]))
-        alive &= ~torch.isin(chosen, stops)
-        if not alive.any():
+        for row, token in zip(rows, chosen.tolist(), strict=True):
+            if not replies[row] or replies[row][-1] not in stop:
+                replies[row].append(token)
+        positions = positions[:, -1:] + 1
+        going = [i for i, row in enumerate(rows) if replies[row][-1] not in stop]
+        if not going:
             break
+        if len(going) < _WORTH_KEEPING * len(rows):
+            kept = torch.tensor(going, device=embeds.device)
+            cache.batch_select_indices(kept)
+            chosen, mask, positions = chosen[kept], mask[kept], positions[kept]
+            rows = [rows[i] for i in going]
         embeds = table(chosen)[:, None]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        positions = positions[:, -1:] + 1
     return replies
 
 
@@ -52,7 +60,7 @@ def pad_left(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """(B, T, D) embeddings and their (B, T) mask."""
     longest = max(len(prompt) for prompt in prompts)
     embeds = prompts[0].new_zeros(len(prompts), longest, prompts[0].shape[-1])
-    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.long, device=embeds.device)
     for i, prompt in enumerate(prompts):
         embeds[i, longest - len(prompt) :] = prompt
         mask[i, longest - len(prompt) :] = 1

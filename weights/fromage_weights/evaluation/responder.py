@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fromage_weights.demo.decoding import greedy, pad_left
+from fromage_weights.evaluation.decoding import greedy
+from fromage_weights.evaluation.queries import query_embeddings
 from fromage_weights.grounded import ImageSegment, Segment, TextSegment
 
 if TYPE_CHECKING:
@@ -86,28 +87,14 @@ class Responder:
         whole = [
             torch.cat([prompts[i], self._model.embed_ids(torch.tensor(written[i]))]) for i in shows
         ]
-        queries = dict(zip(shows, self.queries(whole), strict=True)) if whole else {}
+        queries = dict(zip(shows, query_embeddings(self._model, whole), strict=True))
         for i, ids in enumerate(written):
             text = self._tokenizer.decode([t for t in ids if t != ret and t not in self._stop])
             yield Reply(text, queries.get(i))
 
-    @torch.inference_mode()
-    def queries(self, embedded: Sequence[Tensor]) -> Tensor:
-        """(N, E): query vectors of prompts (T, D) that end in [RET]."""
-        embeds, mask = pad_left(embedded)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        output = self._model.forward(embeds, mask, positions, logits_to_keep=1)
-        return self._model.mappers.query_embeddings(output.hidden[:, -1])
-
     def caption_queries(self, captions: Sequence[str]) -> Tensor:
         """(N, E) for plain captions, [RET] appended (no chat template)."""
         ret = self._tokenizer.ret_token
-        found = []
-        for start in range(0, len(captions), _BATCH):
-            encoded = [
-                self._tokenizer.encode_prompt([text + ret])[0]
-                for text in captions[start : start + _BATCH]
-            ]
-            embedded = [self._model.embed_ids(torch.tensor(ids)) for ids in encoded]
-            found.append(self.queries(embedded))
-        return torch.cat(found)
+        encoded = [self._tokenizer.encode_prompt([text + ret])[0] for text in captions]
+        prompts = [self._model.embed_ids(torch.tensor(ids)) for ids in encoded]
+        return query_embeddings(self._model, prompts)

@@ -1,0 +1,261 @@
+"""The protocols over files in their own forms, against plain computations."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from fromage_weights.errors import EvaluationDataInvalid
+from fromage_weights.evaluation.captions import CaptionedImages, Captioning, retrieval, scores
+from fromage_weights.evaluation.decoding import greedy
+from fromage_weights.evaluation.dialogues import (
+    AnswerRanking,
+    Dialogue,
+    ImageSearch,
+    contexts,
+    dialogue_features,
+    read_dialogues,
+)
+from fromage_weights.evaluation.metrics import (
+    Result,
+    mean_reciprocal_rank,
+    ndcg,
+    rank_of,
+    recalls,
+    table,
+)
+from fromage_weights.evaluation.pictures import ImageFolder
+from fromage_weights.evaluation.queries import query_embeddings
+from fromage_weights.evaluation.stories import SETTINGS, StoryFile, StoryRetrieval, story_features
+from fromage_weights.grounded import ImageSegment, TextSegment
+from fromage_weights.loading import LoadedBundle, load_grounded_model
+from fromage_weights.training.sources import open_source
+from tests.weights.evaluation.files import write_images, write_visdial, write_vist
+from tests.weights.tiny_bundle import write_bundle
+from tests.weights.training.world import write_tsv
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedBundle:
+    path = tmp_path_factory.mktemp("bundle")
+    write_bundle(path)
+    return load_grounded_model(path, device="cpu", dtype="float32")
+
+
+def test_ranks_recalls_and_reciprocal_ranks() -> None:
+    scored = torch.tensor([0.1, 0.9, 0.5, 0.5])
+    assert [rank_of(scored, i) for i in range(4)] == [4, 1, 3, 3], "equal scores count against"
+    assert rank_of(torch.tensor([1.0, -math.inf]), 1) == 2
+    assert recalls([1, 2, 6, 11]) == {"R@1": 25.0, "R@5": 50.0, "R@10": 75.0}
+    assert mean_reciprocal_rank([1, 2, 4]) == pytest.approx(100 * 1.75 / 3)
+
+
+def test_ndcg_reads_as_many_as_are_relevant() -> None:
+    relevance = torch.tensor([0.0, 1.0, 0.5, 0.0])
+    best = 1.0 + 0.5 / math.log2(3)
+    assert ndcg(torch.tensor([0.0, 9.0, 5.0, 1.0]), relevance) == pytest.approx(100)
+    swapped = 0.5 + 1.0 / math.log2(3)
+    assert ndcg(torch.tensor([0.0, 5.0, 9.0, 1.0]), relevance) == pytest.approx(
+        100 * swapped / best
+    )
+    assert ndcg(torch.tensor([9.0, 0.0, 5.0, 8.0]), relevance) == pytest.approx(0)
+    assert math.isnan(ndcg(torch.ones(2), torch.zeros(2)))
+
+
+def test_a_table_shows_the_papers_figures_below() -> None:
+    told = table(
+        [Result("a", {"R@1": 12.34}, 7, {"R@1": 18.2, "R@5": 42.7}), Result("b", {"R@5": 1}, 9)]
+    )
+    head, found, paper, other = told.splitlines()
+    assert head.split() == ["R@1", "R@5", "n"]
+    assert found.split() == ["a", "12.3", "7"]
+    assert paper.split()[-2:] == ["18.2", "42.7"]
+    assert other.split() == ["b", "1.0", "9"]
+
+
+def test_stories_are_read_in_their_order(tmp_path: Path, loaded: LoadedBundle) -> None:
+    file = StoryFile.read(write_vist(tmp_path, 6))
+    assert [story.id for story in file.stories] == [f"s{i}" for i in range(6)]
+    assert file.stories[2].images == ("p2", "p3", "p4", "p5", "p6")
+    (tmp_path / "photos" / "p4.png").write_bytes(b"no image")
+    folder = ImageFolder(tmp_path / "photos")
+    features = story_features(loaded, file, folder)
+    assert set(features) == {f"p{i}" for i in range(10)} - {"p4"}, "not those no story shows"
+    kept = StoryRetrieval(loaded, features).answerable(file.stories)
+    assert [story.id for story in kept] == ["s5"], "all others show p4"
+
+
+def test_story_ranks_equal_the_plain_computation(tmp_path: Path, loaded: LoadedBundle) -> None:
+    file = StoryFile.read(write_vist(tmp_path, 9))
+    features = story_features(loaded, file, ImageFolder(tmp_path / "photos"))
+    retrieval = StoryRetrieval(loaded, features)
+    model, mappers = loaded.model, loaded.model.mappers
+    matrix = mappers.image_embeddings(torch.stack(list(features.values()))).detach()
+    for setting in SETTINGS:
+        found = retrieval.ranks(file.stories, setting)
+        for story, rank in zip(file.stories, found, strict=True):
+            embedded = model.embed(retrieval.segments(story, setting))
+            hidden = model.forward(embedded[None], logits_to_keep=1).hidden[:, -1]
+            cosines = (matrix @ mappers.query_embeddings(hidden)[0].detach()).tolist()
+            by_name = dict(zip(features, cosines, strict=True))
+            if setting == SETTINGS[-1]:
+                for image in story.images[:-1]:
+                    by_name.pop(image)
+            best = sorted(by_name, key=by_name.__getitem__, reverse=True)
+            assert best.index(story.images[-1]) + 1 == rank
+
+
+def test_stories_in_a_chat(tmp_path: Path, loaded: LoadedBundle) -> None:
+    file = StoryFile.read(write_vist(tmp_path, 3))
+    features = story_features(loaded, file, ImageFolder(tmp_path / "photos"))
+    chat = StoryRetrieval(loaded, features, chat=True)
+    for setting in SETTINGS:
+        ranks = chat.ranks(file.stories, setting)
+        assert all(1 <= rank <= len(features) + 1 for rank in ranks)
+
+
+def losses_one_by_one(
+    loaded: LoadedBundle, features: torch.Tensor, context: str, answer: str, *, shifted: bool
+) -> float:
+    model = loaded.model
+    front, ids = (model.tokenizer.encode_prompt([text])[0] for text in (context, answer))
+    assert front is not None
+    assert ids is not None
+    embedded = model.embed([ImageSegment(features), TextSegment(front), TextSegment(ids)])
+    told = model.forward(embedded[None]).logits[0].log_softmax(-1)
+    first = len(embedded) - len(ids) - shifted
+    return -sum(float(told[first + i, token]) for i, token in enumerate(ids))
+
+
+@torch.inference_mode()
+def test_answers_are_scored_as_one_by_one(tmp_path: Path, loaded: LoadedBundle) -> None:
+    file, dense = write_visdial(tmp_path, 3)
+    dialogues = read_dialogues(file, dense)
+    features = dialogue_features(loaded, dialogues, ImageFolder(tmp_path / "pictures"))
+    assert set(features) == {100, 101, 102}
+    for compat in (False, True):
+        ranking = AnswerRanking(loaded, reference_compat=compat)
+        for dialogue in dialogues:
+            context = contexts(dialogue)[1]
+            options = dialogue.rounds[1].options
+            row = features[dialogue.image]
+            found = ranking.losses(row, context, options)
+            wanted = [
+                losses_one_by_one(loaded, row, context, answer, shifted=not compat)
+                for answer in options
+            ]
+            assert found.tolist() == pytest.approx(wanted, abs=1e-4)
+        result = ranking.result(dialogues, features)
+        assert result.count == 6
+        assert set(result.figures) == {"NDCG", "MRR", "R@1", "R@5", "R@10"}
+
+
+def test_without_dense_annotations_there_is_no_ndcg(tmp_path: Path, loaded: LoadedBundle) -> None:
+    dialogues = read_dialogues(write_visdial(tmp_path, 2)[0])
+    features = dialogue_features(loaded, dialogues, ImageFolder(tmp_path / "pictures"))
+    assert "NDCG" not in AnswerRanking(loaded).result(dialogues, features).figures
+
+
+def test_dialogue_to_image_ranks_images(tmp_path: Path, loaded: LoadedBundle) -> None:
+    dialogues = read_dialogues(write_visdial(tmp_path, 8)[0])
+    features = dialogue_features(loaded, dialogues, ImageFolder(tmp_path / "pictures"))
+    search = ImageSearch(loaded)
+    images, queries = search.images(dialogues, features), search.queries(dialogues)
+    assert torch.allclose(images.norm(dim=1), torch.ones(8), atol=1e-5)
+    ranks = [
+        1 + sum(float(q @ i) >= float(q @ images[n]) for j, i in enumerate(images) if j != n)
+        for n, q in enumerate(queries)
+    ]
+    assert search.result(dialogues, features).figures == recalls(ranks)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "Expecting"),
+        ('{"data": {"questions": [], "answers": []}}', "not a VisDial 1.0 file"),
+        ('{"annotations": [], "images": []}', "no stories"),
+        ('{"annotations": [[]], "images": []}', "not a story-in-sequence file"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    read = read_dialogues if "data" in text or text == "{" else StoryFile.read
+    with pytest.raises(EvaluationDataInvalid, match=told):
+        read(tmp_path / "x.json")
+
+
+def test_a_number_that_two_files_end_in_is_refused(tmp_path: Path) -> None:
+    folder = ImageFolder(write_images(tmp_path / "i", {"a_7.png": 1, "b_007.png": 2, "c_8.png": 3}))
+    assert folder.numbered(8) is not None
+    assert folder.numbered(9) is None
+    with pytest.raises(EvaluationDataInvalid, match="image 7 could be"):
+        folder.numbered(7)
+    with pytest.raises(EvaluationDataInvalid, match="no such folder"):
+        ImageFolder(tmp_path / "none")
+
+
+def test_captions_and_retrieval(tmp_path: Path, loaded: LoadedBundle) -> None:
+    source = open_source(write_tsv(tmp_path / "w", 14, broken=(3,)))
+    data = CaptionedImages.read(loaded, source)
+    assert (len(data.captions), data.left_out) == (13, 1)
+    assert len(CaptionedImages.read(loaded, source, limit=5).captions) == 4
+    captioning = Captioning(loaded, max_tokens=6)
+    result = captioning.result(data)
+    assert set(result.figures) == {"perplexity", "BLEU-4", "CIDEr"}
+    lookups = retrieval(loaded, data)
+    assert [r.name for r in lookups] == ["caption to image", "image to caption"]
+    # One by one: the mean loss of every word after its image.
+    model, total, count = loaded.model, 0.0, 0
+    for row, caption in zip(data.features, data.captions, strict=True):
+        ids = model.tokenizer.encode_prompt([caption])[0]
+        assert ids is not None
+        with torch.inference_mode():
+            told = model.forward(model.embed([ImageSegment(row), TextSegment(ids)])[None]).logits
+        words = range(int(model.tokenizer.bos_token_id is not None), len(ids))
+        start = model.n_visual_tokens - 1
+        total -= sum(float(told[0, start + i].log_softmax(-1)[ids[i]]) for i in words)
+        count += len(words)
+    assert result.figures["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
+
+
+def test_caption_scores() -> None:
+    right = ["a box on red", "a disc on a green ground", "two bars and a box on blue"]
+    perfect = scores(["A box on red.", *right[1:]], right)
+    assert perfect["BLEU-4"] == pytest.approx(100, abs=0.01)
+    worse = scores(["a box on red", "a disc on a gray ground", "nothing"], right)
+    assert worse["BLEU-4"] < 80
+    assert worse["CIDEr"] < perfect["CIDEr"]
+
+
+@torch.inference_mode()
+def test_batches_give_what_single_prompts_give(loaded: LoadedBundle) -> None:
+    """Rows that have finished leave the batch, the others go on as if alone."""
+    model = loaded.model
+    torch.manual_seed(2)
+    prompts = [torch.randn(n, 32) for n in (3, 9, 5, 7, 4, 8)]
+    alone = [greedy(model.lm, [p], stop=set(), max_tokens=12)[0] for p in prompts]
+    # A stop token that ends some early and some late.
+    stop = {alone[0][2], alone[1][6]}
+    wanted = []
+    for ids in alone:
+        ends = [i for i, token in enumerate(ids) if token in stop]
+        wanted.append(ids[: ends[0] + 1] if ends else ids)
+    assert len({len(ids) for ids in wanted}) > 1
+    assert greedy(model.lm, prompts, stop=stop, max_tokens=12) == wanted
+    together = query_embeddings(model, prompts, batch=4)
+    single = torch.cat([query_embeddings(model, [p]) for p in prompts])
+    assert torch.allclose(together, single, atol=1e-5)
+
+
+def test_rounds_come_with_their_relevance(tmp_path: Path) -> None:
+    file, dense = write_visdial(tmp_path, 1)
+    told = json.loads(dense.read_text())
+    told[0]["relevance"] = told[0].pop("gt_relevance")  # as files of the training split say
+    dense.write_text(json.dumps(told))
+    (dialogue,) = read_dialogues(file, dense)
+    assert isinstance(dialogue, Dialogue)
+    assert dialogue.rounds[0].relevance is None
+    assert dialogue.rounds[1].relevance == (1.0, 0.5, 0.0, 0.0, 0.0, 0.0)

@@ -1,0 +1,152 @@
+"""Captioning, and retrieval both ways, on images with captions.
+
+CIDEr and BLEU-4 of greedy captions are pycocoevalcap's; captions are compared as lower-case words.
+The captioning prompt is the one of training: the image, then the begin token (paper, section 3.1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fromage_weights.errors import EvaluationDataInvalid
+from fromage_weights.evaluation.decoding import greedy
+from fromage_weights.evaluation.metrics import Result, rank_of, recalls
+from fromage_weights.evaluation.queries import query_embeddings
+from fromage_weights.grounded import ImageSegment, TextSegment
+from fromage_weights.scoring import layout, token_log_likelihoods
+from fromage_weights.training.sources import CaptionSource, open_image
+
+if TYPE_CHECKING:
+    from fromage_weights.loading import LoadedBundle
+
+_BATCH = 32
+_WORD = re.compile(r"[a-z0-9']+")
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """`features` (N, vision_dim) of the readable images, their `captions`, and how many were left
+    out."""
+
+    features: Tensor
+    captions: list[str]
+    left_out: int
+
+    @classmethod
+    def read(
+        cls, loaded: LoadedBundle, source: CaptionSource, limit: int | None = None
+    ) -> CaptionedImages:
+        """Centre-cropped, as in training."""
+        assert loaded.vision is not None
+        rows: list[Tensor] = []
+        captions: list[str] = []
+        waiting: list[Tensor] = []
+        left_out = 0
+        count = len(source) if limit is None else min(limit, len(source))
+        for index in tqdm(range(count), desc="images", unit=" images"):
+            caption = source.caption(index).strip()
+            try:
+                image = open_image(source.image(index))
+            except (OSError, ValueError):
+                caption = ""
+            if not caption:
+                left_out += 1
+                continue
+            captions.append(caption)
+            waiting.append(loaded.vision.preprocess(image, "crop"))
+            if len(waiting) == _BATCH:
+                rows.append(loaded.vision.encode(torch.stack(waiting)))
+                waiting = []
+        if waiting:
+            rows.append(loaded.vision.encode(torch.stack(waiting)))
+        if not rows:
+            raise EvaluationDataInvalid("no image with a caption could be read")
+        return cls(torch.cat(rows), captions, left_out)
+
+
+class Captioning:
+    def __init__(self, loaded: LoadedBundle, *, max_tokens: int = 32) -> None:
+        self._model, self._max_tokens = loaded.model, max_tokens
+        ends = [self._model.tokenizer.encode(text) for text in (*loaded.bundle.config.stop, "\n")]
+        self._stop = {ids[-1] for ids in ends if len(ids) == 1}
+        self._stop |= {self._model.ret_token_id, *self._model.eos_token_ids}
+
+    def captions(self, features: Tensor) -> list[str]:
+        """One greedy caption for each row of (N, vision_dim)."""
+        model = self._model
+        begin = model.tokenizer.bos_token_id
+        found: list[str] = []
+        for start in range(0, len(features), _BATCH):
+            prompts = [
+                model.embed([ImageSegment(row), TextSegment(() if begin is None else (begin,))])
+                for row in features[start : start + _BATCH]
+            ]
+            for ids in greedy(model.lm, prompts, stop=self._stop, max_tokens=self._max_tokens):
+                words = [i for i in ids if i not in self._stop]
+                found.append(model.tokenizer.decode(words).strip())
+        return found
+
+    @torch.inference_mode()
+    def perplexity(self, features: Tensor, captions: Sequence[str]) -> float:
+        """exp of the mean next-token loss of the captions' tokens, each after its image."""
+        model = self._model
+        total, count = 0.0, 0
+        for row, caption in zip(features, captions, strict=True):
+            ids = model.tokenizer.encode_prompt([caption])[0] or ()
+            logits = model.forward(model.embed([ImageSegment(row), TextSegment(ids)])[None]).logits
+            whole = layout([None, ids], model.n_visual_tokens)
+            # The begin token is the same for all.
+            first = len(whole) - len(ids) + (model.tokenizer.bos_token_id is not None)
+            told = token_log_likelihoods(logits[0], whole, first)
+            total, count = total - float(told.sum()), count + len(told)
+        return math.exp(total / max(1, count))
+
+    def result(self, data: CaptionedImages) -> Result:
+        made = self.captions(data.features)
+        figures = {"perplexity": self.perplexity(data.features, data.captions)}
+        return Result("image to caption", figures | scores(made, data.captions), len(made))
+
+
+def scores(made: Sequence[str], right: Sequence[str]) -> dict[str, float]:
+    """BLEU-4 and CIDEr, times a hundred, of one reference each."""
+    try:
+        from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.cider.cider import Cider
+    except ImportError as error:
+        raise EvaluationDataInvalid(
+            "captions are scored with pycocoevalcap; install fromage-server[eval]"
+        ) from error
+    found = {i: [_words(text)] for i, text in enumerate(made)}
+    wanted = {i: [_words(text)] for i, text in enumerate(right)}
+    with contextlib.redirect_stdout(io.StringIO()):  # Bleu prints its counts
+        bleu, _ = Bleu(4).compute_score(wanted, found)
+        cider, _ = Cider().compute_score(wanted, found)
+    return {"BLEU-4": 100 * float(bleu[3]), "CIDEr": 100 * float(cider)}
+
+
+def _words(text: str) -> str:
+    return " ".join(_WORD.findall(text.lower()))
+
+
+def retrieval(loaded: LoadedBundle, data: CaptionedImages) -> list[Result]:
+    """Caption to image by [RET] after the caption, and image to caption, over all of `data`."""
+    model = loaded.model
+    ret = model.tokenizer.ret_token
+    encoded = [model.tokenizer.encode_prompt([text + ret])[0] or () for text in data.captions]
+    queries = query_embeddings(model, [model.embed([TextSegment(ids)]) for ids in encoded])
+    images = model.mappers.image_embeddings(data.features).detach().cpu()
+    cosines = queries @ images.T
+    return [
+        Result(name, recalls([rank_of(row, i) for i, row in enumerate(table)]), len(table))
+        for name, table in (("caption to image", cosines), ("image to caption", cosines.T))
+    ]

@@ -1,0 +1,243 @@
+"""Visual dialogue over VisDial 1.0 files (paper, section 4.2 and Table 2).
+
+Answers (IT→T): which of a hundred answers follows the image and the dialogue so far? Each is scored
+by its log-likelihood, and the human one's rank gives R@k and MRR, graded relevance gives NDCG.
+Images (T→I): which of all images is a whole dialogue about?
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from fromage_weights.errors import EvaluationDataInvalid
+from fromage_weights.evaluation.metrics import (
+    Result,
+    mean_reciprocal_rank,
+    ndcg,
+    rank_of,
+    recalls,
+)
+from fromage_weights.evaluation.pictures import ImageFolder, image_features, present, read_json
+from fromage_weights.evaluation.queries import query_embeddings
+from fromage_weights.grounded import ImageSegment, TextSegment
+
+if TYPE_CHECKING:
+    from fromage_weights.loading import LoadedBundle
+
+# Koh et al. 2023, Table 2, FROMAGe over OPT-6.7B.
+PAPER_ANSWERS = {"NDCG": 16.5, "MRR": 22.0, "R@1": 17.6, "R@5": 20.1, "R@10": 25.1}
+PAPER_IMAGES = {"R@1": 20.8, "R@5": 44.9, "R@10": 56.0}
+_OPTIONS = 25
+
+
+@dataclass(frozen=True)
+class Round:
+    """`options` are the answers to choose from, `right` the human one's place among them;
+    `relevance` (len(options),) where there are dense annotations."""
+
+    question: str
+    answer: str
+    options: tuple[str, ...] = ()
+    right: int = 0
+    relevance: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    image: int
+    rounds: tuple[Round, ...]
+
+
+def read_dialogues(file: Path, dense: Path | None = None) -> list[Dialogue]:
+    """A visdial_1.0_*.json and, for NDCG, its dense annotations. Raises EvaluationDataInvalid."""
+    data = read_json(file)
+    relevance = _relevance(dense)
+    try:
+        return [*_dialogues(data["data"], relevance)]
+    except (KeyError, TypeError, IndexError) as error:
+        raise EvaluationDataInvalid(
+            f"{file}: not a VisDial 1.0 file ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _relevance(file: Path | None) -> dict[tuple[int, int], tuple[float, ...]]:
+    """By image id and round, counted from 0."""
+    if file is None:
+        return {}
+    try:
+        # Files of the training split say "relevance"; rounds are counted from 0 there and here.
+        return {
+            (int(d["image_id"]), int(d["round_id"])): tuple(
+                d["gt_relevance"] if "gt_relevance" in d else d["relevance"]
+            )
+            for d in read_json(file)
+        }
+    except (KeyError, TypeError) as error:
+        raise EvaluationDataInvalid(f"{file}: not dense annotations of VisDial") from error
+
+
+def _dialogues(
+    data: dict[str, Any], relevance: dict[tuple[int, int], tuple[float, ...]]
+) -> Iterator[Dialogue]:
+    questions, answers = data["questions"], data["answers"]
+    for dialogue in data["dialogs"]:
+        image = int(dialogue["image_id"])
+        rounds = [
+            Round(
+                questions[turn["question"]],
+                answers[turn["answer"]],
+                tuple(answers[i] for i in turn.get("answer_options", ())),
+                int(turn.get("gt_index", 0)),
+                relevance.get((image, number)),
+            )
+            for number, turn in enumerate(dialogue["dialog"])
+        ]
+        yield Dialogue(image, tuple(rounds))
+
+
+def dialogue_features(
+    loaded: LoadedBundle,
+    dialogues: Sequence[Dialogue],
+    folder: ImageFolder,
+    *,
+    progress: bool = False,
+) -> dict[int, Tensor]:
+    """Features (vision_dim,) by image id, of the images that are in `folder` and readable."""
+    assert loaded.vision is not None
+    files = present((d.image, folder.numbered(d.image)) for d in dialogues)
+    return image_features(loaded.vision, files, progress="images" if progress else None)
+
+
+def contexts(dialogue: Dialogue) -> list[str]:
+    """What stands before each round's answer."""
+    told, lines = [], []
+    for turn in dialogue.rounds:
+        lines.append(f"Q: {turn.question}?")
+        told.append("\n".join(lines) + "\nA: ")
+        lines.append(f"A: {turn.answer}")
+    return told
+
+
+def whole_text(dialogue: Dialogue) -> str:
+    """The dialogue as a query for its image, without [RET]."""
+    return " ".join(f"Q: {turn.question}? A: {turn.answer}." for turn in dialogue.rounds)
+
+
+class AnswerRanking:
+    """Scores answers by the frozen LM.
+
+    The loss of an answer is summed over its tokens, its begin token included, as the reference's
+    script does. That script compares each token with the logits at the token's *own* position,
+    which already know it; `reference_compat` computes that, the default the next-token loss.
+    """
+
+    def __init__(self, loaded: LoadedBundle, *, reference_compat: bool = False) -> None:
+        self._model, self._shifted = loaded.model, not reference_compat
+
+    @torch.inference_mode()
+    def losses(self, features: Tensor, context: str, answers: Sequence[str]) -> Tensor:
+        """(len(answers),) for the image's `features` (vision_dim,) and the text after it."""
+        from transformers import DynamicCache
+
+        model = self._model
+        begin = model.tokenizer.encode_prompt([context])[0]
+        assert begin is not None
+        head = model.embed([ImageSegment(features), TextSegment(begin)])
+        cache = DynamicCache(config=model.lm.config)
+        front = model.forward(head[None], past_key_values=cache, logits_to_keep=1).logits
+        encoded = [model.tokenizer.encode_prompt([answer])[0] or () for answer in answers]
+        found = torch.empty(len(answers))
+        # Answers of like length share a batch; the context is read once.
+        order = sorted(range(len(answers)), key=lambda i: len(encoded[i]))
+        for start in range(0, len(order), _OPTIONS):
+            part = order[start : start + _OPTIONS]
+            # A copy: not every kind of cache can be shortened again.
+            tail = deepcopy(cache)
+            found[part] = self._summed(front, tail, len(head), [encoded[i] for i in part])
+        return found
+
+    def _summed(
+        self, front: Tensor, cache: Any, length: int, answers: list[tuple[int, ...]]
+    ) -> Tensor:
+        """`front` (1, 1, V): the logits at the context's last position."""
+        model, count = self._model, len(answers)
+        rows = [torch.tensor(ids, device=model.device) for ids in answers]
+        ids = pad_sequence(rows, batch_first=True)
+        real = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        cache.batch_repeat_interleave(count)
+        logits = model.forward(
+            model.embed_ids(ids),
+            torch.cat([real.new_ones(count, length), real], dim=1),
+            torch.arange(length, length + ids.shape[1], device=model.device).expand(count, -1),
+            past_key_values=cache,
+        ).logits
+        if self._shifted:
+            logits = torch.cat([front.expand(count, -1, -1), logits[:, :-1]], dim=1)
+        chosen = logits.float().log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+        return -(chosen * real).sum(1).cpu()
+
+    def result(
+        self, dialogues: Sequence[Dialogue], features: dict[int, Tensor], *, progress: bool = False
+    ) -> Result:
+        from tqdm import tqdm
+
+        ranks: list[int] = []
+        gains: list[float] = []
+        for dialogue in tqdm(dialogues, desc="answers", unit=" dialogues", disable=not progress):
+            for turn, context in zip(dialogue.rounds, contexts(dialogue), strict=True):
+                scores = -self.losses(features[dialogue.image], context, turn.options)
+                ranks.append(rank_of(scores, turn.right))
+                if turn.relevance is not None:
+                    gains.append(ndcg(scores, torch.tensor(turn.relevance)))
+        gains = [gain for gain in gains if not math.isnan(gain)]
+        figures = {"NDCG": sum(gains) / len(gains)} if gains else {}
+        figures |= {"MRR": mean_reciprocal_rank(ranks)} | recalls(ranks)
+        return Result("image and dialogue to answer", figures, len(ranks), PAPER_ANSWERS)
+
+
+class ImageSearch:
+    """Finds the image of a whole dialogue by the state at [RET].
+
+    The default ranks all images for each dialogue by cosine. The reference's script ranks all
+    *dialogues* for each image instead, and leaves the image side without normalisation (which
+    changes nothing then): `reference_compat`.
+    """
+
+    def __init__(self, loaded: LoadedBundle, *, reference_compat: bool = False) -> None:
+        self._model, self._compat = loaded.model, reference_compat
+
+    def queries(self, dialogues: Sequence[Dialogue]) -> Tensor:
+        """(N, shared_dim), unit norm."""
+        tokenizer = self._model.tokenizer
+        encoded = [
+            tokenizer.encode_prompt([whole_text(d) + tokenizer.ret_token])[0] or ()
+            for d in dialogues
+        ]
+        prompts = [self._model.embed([TextSegment(ids)]) for ids in encoded]
+        return query_embeddings(self._model, prompts, batch=16)
+
+    def images(self, dialogues: Sequence[Dialogue], features: dict[int, Tensor]) -> Tensor:
+        """(N, shared_dim)."""
+        rows = torch.stack([features[dialogue.image] for dialogue in dialogues])
+        mappers = self._model.mappers
+        if not self._compat:
+            return mappers.image_embeddings(rows).cpu()
+        with torch.no_grad():
+            mapped: Tensor = mappers.visual_fc(rows.to(mappers.device))
+        return mapped.cpu()
+
+    def result(self, dialogues: Sequence[Dialogue], features: dict[int, Tensor]) -> Result:
+        scores = self.images(dialogues, features) @ self.queries(dialogues).T
+        if not self._compat:
+            scores = scores.T
+        ranks = [rank_of(row, i) for i, row in enumerate(scores)]
+        return Result("dialogue to image", recalls(ranks), len(ranks), PAPER_IMAGES)

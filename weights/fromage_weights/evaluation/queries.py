@@ -1,0 +1,33 @@
+"""Query vectors of interleaved sequences that end in [RET], many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fromage_weights.evaluation.decoding import pad_left
+
+if TYPE_CHECKING:
+    from fromage_weights.grounded import GroundedModel
+
+_BATCH = 64
+
+
+@torch.inference_mode()
+def query_embeddings(
+    model: GroundedModel, prompts: Sequence[Tensor], *, batch: int = _BATCH
+) -> Tensor:
+    """(N, shared_dim) on the CPU, unit norm: the mapped states at the last position of each
+    prompt's embeddings (T, D). Prompts of like length share a batch."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found = torch.empty(len(prompts), model.mappers.shared_dim)
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
+        embeds, mask = pad_left([prompts[i] for i in part])
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        output = model.forward(embeds, mask, positions, logits_to_keep=1)
+        found[part] = model.mappers.query_embeddings(output.hidden[:, -1]).float().cpu()
+    return found
