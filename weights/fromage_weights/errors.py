@@ -87,3 +87,7 @@ class TrainingInvalid(WeightsError):
 
 class EvaluationDataInvalid(WeightsError):
     pass
+
+
+class HubFailed(WeightsError):
+    pass

@@ -1,15 +1,20 @@
-"""``fromage weights``: bring a model in, and look at one."""
+"""``fromage weights``: bring a model in, look at one, publish and fetch one."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    weights = subparsers.add_parser("weights", help="import a FROMAGe checkpoint, show a bundle")
+    weights = subparsers.add_parser(
+        "weights", help="import a FROMAGe checkpoint; show, push or pull a bundle"
+    )
     verbs = weights.add_subparsers(dest="verb", required=True, metavar="VERB")
     _register_import(verbs)
     _register_show(verbs)
+    _register_push(verbs)
+    _register_pull(verbs)
 
 
 def _register_import(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,6 +46,50 @@ def _register_show(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = verbs.add_parser("show", help="print what a bundle holds")
     parser.add_argument("bundle", metavar="BUNDLE", help="demo, a directory or a hub id")
     parser.set_defaults(run=run_show)
+
+
+def _register_push(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser(
+        "push",
+        help="upload a bundle to the Hugging Face hub",
+        description="Uploads bundle.json, the mappers, a model card, and models that lie inside "
+        "the bundle. `hf auth login` or HF_TOKEN gives the right to.",
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="demo or a directory")
+    parser.add_argument("repository", metavar="HUB_ID", help="such as me/my-fromage")
+    parser.add_argument("--private", action="store_true", help="if the repository is new")
+    parser.add_argument(
+        "--card",
+        type=Path,
+        metavar="FILE",
+        help="the model card (default: README.md of the bundle, else one is made)",
+    )
+    parser.set_defaults(run=run_push)
+
+
+def _register_pull(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser("pull", help="download a bundle from the Hugging Face hub")
+    parser.add_argument("repository", metavar="HUB_ID", help="such as me/my-fromage")
+    parser.add_argument("out", type=Path, metavar="OUT", help="directory to write the bundle to")
+    parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit")
+    parser.set_defaults(run=run_pull)
+
+
+def run_push(args: argparse.Namespace) -> int:
+    from fromage_weights.loading import bundle_directory
+    from fromage_weights.publishing import push
+
+    bundle = bundle_directory(args.bundle)
+    print(push(bundle, args.repository, private=args.private, card=args.card))
+    return 0
+
+
+def run_pull(args: argparse.Namespace) -> int:
+    from fromage_weights.publishing import pull
+
+    bundle = pull(args.repository, args.out, revision=args.revision)
+    print(f"bundle written to {bundle.path}")
+    return _show(bundle.path)
 
 
 def run_import(args: argparse.Namespace) -> int:

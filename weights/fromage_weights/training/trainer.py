@@ -122,15 +122,19 @@ class Trainer:
         pairs = zip(self._cache.features(rows), captions, strict=True)
         return [plain(feature, caption, nothing) for feature, caption in pairs]
 
-    def batch(self, step: int) -> list[Example]:
-        """This rank's share of a step's examples: a run of them, so that pairs stay together."""
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """This rank's share of a step's rows: a run of them, so that pairs stay together."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             shuffled = np.random.default_rng([self.recipe.seed, epoch]).permutation(self._rows)
             self._order = epoch, shuffled
         size = self.recipe.batch // self._ranks.size
         first = place * self.recipe.batch + self._ranks.rank * size
-        rows = self._order[1][first : first + size]
+        return self._order[1][first : first + size]
+
+    def batch(self, step: int) -> list[Example]:
+        """This rank's examples of a step."""
+        rows = self.rows(step)
         features = self._cache.features(rows)
         return [
             self._make(feature, self._cache.captions[row], self._chance(step, int(row)))
