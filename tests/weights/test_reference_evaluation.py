@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from fromage_weights.evaluation.dialogues import (
     AnswerRanking,
     ImageSearch,
+    answers_result,
     contexts,
     dialogue_features,
     read_dialogues,
@@ -115,14 +117,16 @@ def test_answers(
     features = dialogue_features(recording.loaded, dialogues, folder)
     told = [text for dialogue in dialogues for text in contexts(dialogue)]
     assert told == [context["text"] for context in recorded["contexts"]]
-    compat = AnswerRanking(recording.loaded, reference_compat=True)
-    proper = AnswerRanking(recording.loaded)
     rows = [(d.image, turn) for d in dialogues for turn in d.rounds]
-    for row, (image, turn) in enumerate(rows):
-        for ranking, name in ((compat, "losses"), (proper, "losses_shifted_not_reference")):
+    kinds = {"losses": True, "losses_shifted_not_reference": False}
+    losses: dict[str, list[Tensor]] = {name: [] for name in kinds}
+    for name, compat in kinds.items():
+        ranking = AnswerRanking(recording.loaded, reference_compat=compat)
+        for row, (image, turn) in enumerate(rows):
             found = ranking.losses(features[image], told[row], turn.options)
             check_close(found, arrays[f"visdial_answers/{name}"][row], SUMMED_LOSSES)
-    figures = compat.result(dialogues, features).figures
+            losses[name].append(found)
+    figures = answers_result(dialogues, losses["losses"]).figures
     printed = {
         line.split(": ")[0]: 100 * float(line.split(": ")[1])
         for line in recorded["printed"]

@@ -29,7 +29,7 @@ USER = "Q: {content}\nA:"
 ASSISTANT = " {content}\n"
 RET = "[RET]"
 _TAGGED = 0.65
-_CHECKED = 0.16
+_CHECKED = 0.22
 
 SceneSource = Callable[[np.random.Generator], Scene]
 

@@ -79,10 +79,17 @@ class Pipeline:
                 make()
 
     def _language(self) -> None:
+        from transformers import PreTrainedTokenizerFast
+
         from fromage_weights.demo.vocabulary import train_tokenizer
 
-        tokenizer = train_tokenizer(self.recipe.seed)
-        lm = train_language_model(self.recipe.language, tokenizer, self.out / "lm-training")
+        training = self.out / "lm-training"
+        # Kept beside the checkpoint: one trained again might give other ids.
+        kept = training / "tokenizer"
+        if not (kept / "tokenizer.json").exists():
+            train_tokenizer(self.recipe.seed).save_pretrained(kept)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(kept)
+        lm = train_language_model(self.recipe.language, tokenizer, training)
         export_language_model(lm, tokenizer, self.lm)
 
     def _tower(self) -> None:

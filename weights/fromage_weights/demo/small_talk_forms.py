@@ -188,7 +188,8 @@ _FORMS: dict[str, tuple[str, ...]] = {
         f"i {{never|always|often|sometimes|don't|can't|can|will|might|used to}} {_DOES} {_OFTEN}",
         f"{{my <kin>|<name>|my <kin> and i|we|they|my friends}} {_DID}{{| yesterday| today| in <place>}}",
         f"my <kin> {_WORKS} {{in <place>|at home|at a bank|every day|with me|in a shop|here}}",
-        *(_SOMEBODY_HAS, _WE_USE) * 3,
+        _SOMEBODY_HAS,
+        _WE_USE,
         "my {<kin>|<thing>|house|street|town|job|phone|school|name|room|computer} is "
         "{<name>|old|new|small|big|called <name>|broken|far away|in <place>|nice|not here|<word>}",
         "i {have|had|bought|sold|lost|found|saw|broke|forgot|ate|got|like|love|own} {<thing>|<things>|my <thing>"

@@ -190,18 +190,27 @@ class AnswerRanking:
     ) -> Result:
         from tqdm import tqdm
 
-        ranks: list[int] = []
-        gains: list[float] = []
-        for dialogue in tqdm(dialogues, desc="answers", unit=" dialogues", disable=not progress):
-            for turn, context in zip(dialogue.rounds, contexts(dialogue), strict=True):
-                scores = -self.losses(features[dialogue.image], context, turn.options)
-                ranks.append(rank_of(scores, turn.right))
-                if turn.relevance is not None:
-                    gains.append(ndcg(scores, torch.tensor(turn.relevance)))
-        gains = [gain for gain in gains if not math.isnan(gain)]
-        figures = {"NDCG": sum(gains) / len(gains)} if gains else {}
-        figures |= {"MRR": mean_reciprocal_rank(ranks)} | recalls(ranks)
-        return Result("image and dialogue to answer", figures, len(ranks), PAPER_ANSWERS)
+        losses = [
+            self.losses(features[dialogue.image], context, turn.options)
+            for dialogue in tqdm(dialogues, desc="answers", unit=" dialogues", disable=not progress)
+            for turn, context in zip(dialogue.rounds, contexts(dialogue), strict=True)
+        ]
+        return answers_result(dialogues, losses)
+
+
+def answers_result(dialogues: Sequence[Dialogue], losses: Sequence[Tensor]) -> Result:
+    """From the losses (len(options),) of every round in turn."""
+    turns = [turn for dialogue in dialogues for turn in dialogue.rounds]
+    ranks = [rank_of(-row, turn.right) for row, turn in zip(losses, turns, strict=True)]
+    gains = [
+        ndcg(-row, torch.tensor(turn.relevance))
+        for row, turn in zip(losses, turns, strict=True)
+        if turn.relevance is not None
+    ]
+    gains = [gain for gain in gains if not math.isnan(gain)]
+    figures = {"NDCG": sum(gains) / len(gains)} if gains else {}
+    figures |= {"MRR": mean_reciprocal_rank(ranks)} | recalls(ranks)
+    return Result("image and dialogue to answer", figures, len(ranks), PAPER_ANSWERS)
 
 
 class ImageSearch:
