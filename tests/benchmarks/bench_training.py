@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tower", choices=("ViT-L-14", "ViT-B-32", "tiny"), default="ViT-L-14")
     parser.add_argument("--batch", type=int, default=36)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     args = parser.parse_args(argv)
     dtype: torch.dtype = getattr(torch, args.dtype)
@@ -221,10 +221,10 @@ def measure(
 
     trainer, _, ret = new_trainer()
     plain = []
-    for runs in (2, 1):
+    for tower_runs in (2, 1):
         _, lm, _ = other = new_trainer()
         tower = encoder.tower if dtype == torch.float32 else _copy(encoder.tower, dtype)
-        plain.append(PlainStep(lm, tower, other[0].model.mappers, ret, tower_runs=runs))
+        plain.append(PlainStep(lm, tower, other[0].model.mappers, ret, tower_runs=tower_runs))
     pictures = [
         encoder.preprocess(Image.open(folder / f"{i}.png"), "crop") for i in range(args.batch)
     ]
@@ -248,21 +248,24 @@ def measure(
     for number in range(args.rounds + 1):
         images = pixels(number)
         ids, lengths = padded(trainer, number, ret)
-        found_in = {
-            "fromage train": timed(lambda: next(steps)),
-            "original": timed(lambda: plain[0](images, ids, lengths)),  # noqa: B023
-            "tower once": timed(lambda: plain[1](images, ids, lengths)),  # noqa: B023
+        runs: dict[str, Callable[[], object]] = {
+            "fromage train": lambda: next(steps),
+            "original": lambda: plain[0](images, ids, lengths),  # noqa: B023
+            "tower once": lambda: plain[1](images, ids, lengths),  # noqa: B023
         }
+        order = list(runs)[number % 3 :] + list(runs)[: number % 3]
+        found_in = {what: timed(runs[what]) for what in order}
         if number:  # the first one warms up
             for what, value in found_in.items():
                 seconds[what].append(value)
     medians = {what: statistics.median(values) for what, values in seconds.items()}
     threads = torch.get_num_threads()
     print(f"{args.tower}, OPT-125m, {args.dtype}, batch {args.batch}, {threads} threads")
-    print(f"{'':28}{'s/step':>9}{'images/s':>10}{'ours is':>9}")
+    print(f"{'':16}{'s/step':>9}{'min':>8}{'max':>8}{'images/s':>10}   fromage train is faster by")
     for what, value in medians.items():
         ratio = value / medians["fromage train"]
-        print(f"{what:28}{value:9.3f}{args.batch / value:10.2f}{ratio:8.2f}x")
+        low, high = min(seconds[what]), max(seconds[what])
+        print(f"{what:16}{value:9.3f}{low:8.3f}{high:8.3f}{args.batch / value:10.2f}{ratio:12.2f}x")
     print(f"the cache, once: {args.batch / cost:.2f} images/s (decoding included)")
 
 

@@ -65,25 +65,67 @@ def test_training_texts_never_mention_a_held_out_combination() -> None:
         assert not any(is_held_out(scene) for scene in draft.uploads)
 
 
-@pytest.mark.parametrize("part", ["validation", "test"])
-def test_training_texts_never_use_an_evaluation_wording(part: Split) -> None:
+@pytest.fixture(scope="module")
+def training_texts() -> list[str]:
+    """What the LM and the mappers read, in lower case."""
     rng = np.random.default_rng(6)
-    documents = [corpus.document(rng) for _ in range(6000)]
-    documents += [random_draft(rng, corpus.training_scene).text for _ in range(3000)]
-    text = "\n".join(documents).lower()
-    for form in phrases.kept_wordings("REQUESTS", part):
-        before, after = (re.escape(half) for half in form.split("{x}"))
-        assert not re.search(rf"^q: {before}[^\n]+?{after}\b", text, re.M), form
-    for kind in ("AGAIN", "WHAT", "HOW_MANY", "WHICH_COLOUR"):
-        for wording in phrases.kept_wordings(kind, part):
-            assert not re.search(rf"\b{re.escape(wording.rstrip('?'))}\b", text), wording
-    for form in phrases.kept_wordings("REGROUND", part):
-        for colour in COLOURS:
-            wording = form.rstrip("?").format(c=colour)
-            assert not re.search(rf"\b{wording}\b", text), wording
-    questions = set(re.findall(r"^q: (.*?)[.!?]*$", text, re.M))
+    texts = [corpus.document(rng) for _ in range(6000)]
+    texts += [random_draft(rng, corpus.training_scene).text for _ in range(3000)]
+    return [text.lower() for text in texts]
+
+
+def _turns(texts: list[str]) -> list[str]:
+    return [q for text in texts for q in re.findall(r"q: (.*?)(?: a:|\n|$)", text)]
+
+
+def _asked(texts: list[str]) -> list[str]:
+    """Questions: those of turns, and those that stand inside lists of checks."""
+    checks = (q for text in texts for q in re.split(r"(?: yes| no)\. ?|: ", text))
+    return [*_turns(texts), *checks]
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"[^a-z0-9 ]", "", text.lower()).removesuffix(" please").strip()
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+@pytest.mark.parametrize("kind", phrases.KINDS)
+def test_training_texts_never_use_an_evaluation_wording(
+    training_texts: list[str], kind: str, part: Split
+) -> None:
+    slots = {"{n}": "(?:one|two|three|[123])", "{c}": f"(?:{'|'.join(COLOURS)})"}
+    slots |= {"{s}": "(?:left|right)", "{o}": r"[^?.!]+?", "{x}": r"[^?.!]+?"}
+    asked = _asked(training_texts)
+    for form in phrases.kept_wordings(kind, part):
+        pattern = re.escape(form.rstrip("?")).replace(r"\{", "{").replace(r"\}", "}")
+        for slot_name, words in slots.items():
+            pattern = pattern.replace(slot_name, words)
+        literal = max(re.split(r"\{.\}", form.rstrip("?")), key=len)
+        whole = re.compile(rf"\b{pattern}\b")
+        assert not [q for q in asked if literal in q and whole.search(q)], form
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_training_texts_hold_no_evaluation_small_talk(
+    training_texts: list[str], part: Split
+) -> None:
+    questions = {_bare(question) for question in _turns(training_texts)}
     for intent in dialogue.small_talk().values():
-        assert not questions & {prompt.rstrip(".!?") for prompt in intent[part]}
+        for prompt in intent[part]:
+            bare = _bare(prompt)
+            if len(bare.split()) < 3:
+                assert bare not in questions
+            else:
+                assert not [q for q in questions if f" {bare} " in f" {q} "], prompt
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_backgrounds_kept_for_evaluation_are_never_asked_for(
+    training_texts: list[str], part: Split
+) -> None:
+    grounds = "|".join(phrases.ODD_COLOURS[part])
+    asked = re.compile(rf"\b(?:{grounds}) background|\bon (?:a )?(?:{grounds})\b")
+    assert not [text for text in training_texts if asked.search(text)]
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])

@@ -14,7 +14,7 @@ from tests.weights.training.world import write_tsv
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("bundle")
-    write_bundle(path)
+    write_bundle(path, context=512)
     return str(path)
 
 
@@ -32,9 +32,13 @@ def test_vist(tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture[str]) -
     rows = json.loads(out.read_text())
     assert [row["name"] for row in rows] == ["1 caption", "5 captions", "5 captions, 4 images"]
     assert all(row["count"] == 6 for row in rows)
-    more = ["--limit", "2", "--reference-compat", "--device", "cpu"]
-    assert main([*command, *more]) == 0
+    more = ["--limit", "2", "--device", "cpu"]
+    assert main([*command, *more, "--reference-compat"]) == 0
     assert "2 stories, 10 pictures" in capsys.readouterr().out
+    assert main([*command, *more, "--chat"]) == 0
+    for wrong in (["--chat", "--reference-compat"], ["--limit", "0"], ["--json", "no/such/x.json"]):
+        with pytest.raises(SystemExit, match="2"):
+            main([*command, *wrong])
 
 
 def test_visdial(tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +47,9 @@ def test_visdial(tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture[str]
     command = ["eval", "visdial", str(file), "--dense", str(dense), *images, "--bundle", bundle]
     assert main([*command, "--device", "cpu"]) == 0
     told = capsys.readouterr().out
+    assert main([*command, "--device", "cpu", "--json", str(tmp_path / "v.json")]) == 0
+    capsys.readouterr()
+    assert [r["count"] for r in json.loads((tmp_path / "v.json").read_text())] == [8, 4]
     assert "image and dialogue to answer" in told
     assert "NDCG" in told
     assert "dialogue to image" in told
@@ -68,3 +75,14 @@ def test_wrong_files_say_so(
     assert "none of its images are in the folder" in capsys.readouterr().err
     assert main(["eval", "visdial", str(file), "--bundle", bundle, *images]) == 1
     assert "not a VisDial 1.0 file" in capsys.readouterr().err
+
+
+def test_dialogues_without_options_have_images_only(
+    tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, _ = write_visdial(tmp_path, 3, options=0)
+    images = ["--images", str(tmp_path / "pictures"), "--device", "cpu"]
+    command = ["eval", "visdial", str(file), "--bundle", bundle, *images]
+    assert main(command) == 1
+    assert "--only images works without" in capsys.readouterr().err
+    assert main([*command, "--only", "images"]) == 0

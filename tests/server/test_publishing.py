@@ -96,6 +96,25 @@ def test_models_that_only_lie_here_are_not_published(
     assert "me/local" not in hub.files
 
 
+def test_a_model_elsewhere_in_the_bundle_is_refused(hub: Hub, bundle: Path, tmp_path: Path) -> None:
+    (bundle / "lm").rename(bundle / "language")
+    text = (bundle / "bundle.json").read_text().replace('"./lm"', '"./language"')
+    (bundle / "bundle.json").write_text(text)
+    pushed = run(hub, tmp_path, "push", bundle, "me/elsewhere")
+    assert pushed.returncode == 1
+    assert "lie in ./lm and ./vision" in pushed.stderr
+
+
+def test_what_stands_in_the_way_is_told(hub: Hub, bundle: Path, tmp_path: Path) -> None:
+    card = run(hub, tmp_path, "push", bundle, "me/x", "--card", tmp_path / "none.md")
+    assert card.returncode == 1
+    assert "none.md" in card.stderr
+    assert "Traceback" not in card.stderr
+    pulled = run(hub, tmp_path, "pull", NAME, bundle)
+    assert pulled.returncode == 1
+    assert "is there already" in pulled.stderr
+
+
 def test_what_the_hub_says_is_told(hub: Hub, bundle: Path, tmp_path: Path) -> None:
     missing = run(hub, tmp_path, "pull", "me/nothing", tmp_path / "out")
     assert missing.returncode == 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fromage_weights.bundle import CONFIG_NAME, Bundle, ChatTemplate
+from fromage_weights.bundle import CONFIG_NAME, Bundle, ChatTemplate, FrozenModel
 from fromage_weights.errors import BundleInvalid, BundleNotFound, DamagedFile
 from fromage_weights.mappers import FILE_NAME
 from tests.weights.tiny_bundle import write_bundle
@@ -97,3 +97,17 @@ def test_the_default_template_is_plain() -> None:
     assert template.user.format(content="hi") + template.assistant.format(content="yes") == (
         "Q: hi\nA: yes\n"
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": "./../elsewhere"},
+        {"id": "./lm/../../elsewhere"},
+        {"id": "./lm", "files": {"../x": "0" * 64}},
+        {"id": "./lm", "files": {"/etc/passwd": "0" * 64}},
+    ],
+)
+def test_nothing_of_a_bundle_lies_outside_it(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="out of"):
+        FrozenModel.model_validate({"hash": "0" * 64} | change)

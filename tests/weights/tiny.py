@@ -49,10 +49,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def language_model(family: str, *, tied: bool) -> PreTrainedModel:
+def language_model(family: str, *, tied: bool, **more: Any) -> PreTrainedModel:
     torch.manual_seed(7)
     name, settings = FAMILIES[family]
-    config = getattr(transformers, name)(**settings, tie_word_embeddings=tied)
+    config = getattr(transformers, name)(**{**settings, "tie_word_embeddings": tied, **more})
     model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
         config
     )

@@ -14,9 +14,9 @@ from tests.weights.tiny import language_model, tokenizer
 VISION_DIM = 24
 
 
-def write_bundle(path: Path, *, tied: bool = False) -> Bundle:
+def write_bundle(path: Path, *, tied: bool = False, context: int = 64) -> Bundle:
     """The frozen models lie inside, in ``lm`` and ``vision``."""
-    lm = language_model("llama", tied=tied)
+    lm = language_model("llama", tied=tied, max_position_embeddings=context)
     lm.save_pretrained(path / "lm")
     tokenizer().hf.save_pretrained(path / "lm")
     torch.manual_seed(4)

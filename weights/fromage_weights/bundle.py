@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -33,6 +33,22 @@ class FrozenModel(_Strict):
     id: str = Field(min_length=1)
     hash: Sha256
     files: dict[str, Sha256] = {}
+
+    @field_validator("id")
+    @classmethod
+    def _stays_inside(cls, value: str) -> str:
+        if value.startswith("./") and ".." in PurePosixPath(value).parts:
+            raise ValueError("must not lead out of the bundle")
+        return value
+
+    @field_validator("files")
+    @classmethod
+    def _stay_inside(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts:
+                raise ValueError(f"{name} leads out of the model's directory")
+        return value
 
 
 class ChatTemplate(_Strict):
@@ -173,7 +189,7 @@ def _with_files(path: Path, model: FrozenModel) -> FrozenModel:
         return model
     folder = path / model.id
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    sums = {str(file.relative_to(folder)): file_sha256(file) for file in files}
+    sums = {file.relative_to(folder).as_posix(): file_sha256(file) for file in files}
     return model.model_copy(update={"files": sums})
 
 

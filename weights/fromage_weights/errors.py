@@ -89,5 +89,9 @@ class EvaluationDataInvalid(WeightsError):
     pass
 
 
+class EvaluationUnavailable(WeightsError):
+    pass
+
+
 class HubFailed(WeightsError):
     pass

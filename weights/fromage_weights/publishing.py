@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from fromage_weights.bundle import CONFIG_NAME, Bundle, FrozenModel
 from fromage_weights.errors import BundleInvalid, HubFailed, one_line
 from fromage_weights.mappers import FILE_NAME
 
 CARD = "README.md"
-FILES = [CONFIG_NAME, FILE_NAME, CARD, "lm/*", "vision/*"]
-"""What of a directory is a bundle; a training run's checkpoints and features beside it are not."""
+INSIDE = ("lm", "vision")
+"""Where frozen models lie that travel with their bundle."""
 
 
 def push(bundle: Path, repository: str, *, private: bool = False, card: Path | None = None) -> str:
@@ -29,11 +29,10 @@ def push(bundle: Path, repository: str, *, private: bool = False, card: Path | N
         _check_reachable(loaded, model)
         loaded.check_files(model)
     text = _card(loaded, repository, card)
-    files = sorted({file for pattern in FILES for file in bundle.glob(pattern) if file.is_file()})
+    # What bundle.json lists, and nothing that a training run left beside it.
     operations = [
-        CommitOperationAdd(str(file.relative_to(bundle).as_posix()), str(file))
-        for file in files
-        if file.name != CARD or file.parent != bundle
+        CommitOperationAdd(file.relative_to(bundle).as_posix(), str(file))
+        for file in (bundle / CONFIG_NAME, bundle / FILE_NAME, *_inner_files(loaded))
     ]
     operations.append(CommitOperationAdd(CARD, text.encode()))
     with _told(repository):
@@ -43,13 +42,23 @@ def push(bundle: Path, repository: str, *, private: bool = False, card: Path | N
     return str(url)
 
 
+def _inner_files(bundle: Bundle) -> list[Path]:
+    models = (bundle.config.lm, bundle.config.vision)
+    return [bundle.path / model.id / name for model in models for name in model.files]
+
+
 def pull(repository: str, out: Path, *, revision: str | None = None) -> Bundle:
     """Download a bundle to ``out`` and check every file that it lists. Raises HubFailed, and what
     ``Bundle.load`` and ``Bundle.check_files`` raise."""
     from huggingface_hub import snapshot_download
 
+    # The hub's own notes are there where an earlier pull was broken off.
+    fresh = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not fresh and not (out / ".cache" / "huggingface").is_dir():
+        raise HubFailed(f"{out} is there already; name an empty directory or a new one")
+    wanted = [CONFIG_NAME, FILE_NAME, CARD, *(f"{folder}/*" for folder in INSIDE)]
     with _told(repository):
-        snapshot_download(repository, revision=revision, local_dir=out, allow_patterns=FILES)
+        snapshot_download(repository, revision=revision, local_dir=out, allow_patterns=wanted)
     bundle = Bundle.load(out)
     for model in (bundle.config.lm, bundle.config.vision):
         bundle.check_files(model)
@@ -58,18 +67,30 @@ def pull(repository: str, out: Path, *, revision: str | None = None) -> Bundle:
 
 @contextmanager
 def _told(repository: str) -> Iterator[None]:
-    from httpx import HTTPError
+    from httpx import HTTPError, TransportError
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     try:
         yield
-    except (HFValidationError, LocalTokenNotFoundError, HfHubHTTPError) as error:
-        raise HubFailed(f"{repository}: {one_line(error)}") from error
-    except (HTTPError, OSError) as error:
+    except (TransportError, ConnectionError, TimeoutError) as error:
         raise HubFailed(f"{repository}: the hub cannot be reached ({one_line(error)})") from error
+    except (
+        HFValidationError,
+        LocalTokenNotFoundError,
+        HfHubHTTPError,
+        HTTPError,
+        ValueError,  # a card that the hub doesn't accept
+        OSError,
+    ) as error:
+        raise HubFailed(f"{repository}: {one_line(error)}") from error
 
 
 def _check_reachable(bundle: Bundle, model: FrozenModel) -> None:
+    if model.id.startswith("./") and PurePosixPath(model.id).parts[0] not in INSIDE:
+        raise BundleInvalid(
+            bundle.path / CONFIG_NAME,
+            f"{model.id}: models inside a bundle lie in ./lm and ./vision",
+        )
     if not model.id.startswith("./") and Path(model.id).is_absolute():
         raise BundleInvalid(
             bundle.path / CONFIG_NAME,
@@ -81,7 +102,10 @@ def _check_reachable(bundle: Bundle, model: FrozenModel) -> None:
 def _card(bundle: Bundle, repository: str, card: Path | None) -> str:
     file = card if card is not None else bundle.path / CARD
     if card is not None or file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise HubFailed(f"{file}: {error}") from error
     config = bundle.config
     named = [m.id for m in (config.lm,) if not m.id.startswith("./")]
     base = "".join(f"base_model: {name}\n" for name in named)

@@ -39,7 +39,7 @@ def _register_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
         default="test",
         help="test to report, validation to choose by (default: test)",
     )
-    demo.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
+    _add_running(demo)
     demo.set_defaults(run=run_demo)
 
 
@@ -57,7 +57,7 @@ def _register_vist(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
         action="store_true",
         help="captions as messages of a chat, with the model's replies between them",
     )
-    vist.set_defaults(run=run_vist)
+    vist.set_defaults(run=run_vist, parser=vist)
 
 
 def _register_visdial(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -93,13 +93,17 @@ def _register_captions(verbs: argparse._SubParsersAction[argparse.ArgumentParser
 def _add_common(parser: argparse.ArgumentParser, *, images: str, compat: bool = True) -> None:
     parser.add_argument("--images", type=Path, required=compat, metavar="DIR", help=images)
     parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="what to measure")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N")
     if compat:
         parser.add_argument(
             "--reference-compat",
             action="store_true",
             help="compute as the original code does, where it departs from the definition",
         )
+    _add_running(parser)
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: auto)"
     )
@@ -109,16 +113,30 @@ def _add_common(parser: argparse.ArgumentParser, *, images: str, compat: bool = 
         default="auto",
         help="of the language model (default: auto)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
+    parser.add_argument(
+        "--json", type=_writable, metavar="FILE", help="also write the result as JSON"
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1 on")
+    return int(text)
+
+
+def _writable(text: str) -> Path:
+    """Checked before the work, not after it."""
+    if not Path(text).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: no such directory")
+    return Path(text)
 
 
 def run_demo(args: argparse.Namespace) -> int:
     from fromage_weights.demo.evaluate import Evaluation
     from fromage_weights.demo.measures import table
-    from fromage_weights.loading import load_grounded_model
 
     print("Drawing the pool and loading the model …", flush=True)
-    rows = Evaluation(load_grounded_model(args.bundle), split=args.split).rows()
+    rows = Evaluation(_load(args), split=args.split).rows()
     print(table(rows))
     if args.json:
         _write_json(args.json, [row.as_dict() for row in rows])
@@ -134,6 +152,8 @@ def run_vist(args: argparse.Namespace) -> int:
         story_features,
     )
 
+    if args.chat and args.reference_compat:
+        args.parser.error("--chat: the original code knows none, leave out --reference-compat")
     file, folder = StoryFile.read(args.stories), ImageFolder(args.images)
     loaded = _load(args)
     features = story_features(loaded, file, folder, progress=True)
@@ -149,6 +169,7 @@ def run_vist(args: argparse.Namespace) -> int:
 
 
 def run_visdial(args: argparse.Namespace) -> int:
+    from fromage_weights.errors import EvaluationDataInvalid
     from fromage_weights.evaluation.dialogues import (
         AnswerRanking,
         ImageSearch,
@@ -157,13 +178,18 @@ def run_visdial(args: argparse.Namespace) -> int:
     )
     from fromage_weights.evaluation.pictures import ImageFolder
 
-    found, folder = read_dialogues(args.dialogues, args.dense), ImageFolder(args.images)
+    compat = args.reference_compat
+    found = read_dialogues(args.dialogues, args.dense, reference_compat=compat)
+    folder = ImageFolder(args.images)
+    if args.only != "images" and not all(turn.options for d in found for turn in d.rounds):
+        raise EvaluationDataInvalid(
+            f"{args.dialogues}: no answers to choose from; --only images works without"
+        )
     loaded = _load(args)
     features = dialogue_features(loaded, found[: args.limit], folder, progress=True)
     dialogues = [d for d in found[: args.limit] if d.image in features]
     _say_left_out(len(found[: args.limit]) - len(dialogues), "dialogues", "the image is missing")
     _need(dialogues, args.dialogues)
-    compat = args.reference_compat
     results = []
     if args.only != "images":
         ranking = AnswerRanking(loaded, reference_compat=compat)
@@ -174,9 +200,15 @@ def run_visdial(args: argparse.Namespace) -> int:
 
 
 def run_captions(args: argparse.Namespace) -> int:
-    from fromage_weights.evaluation.captions import CaptionedImages, Captioning, retrieval
+    from fromage_weights.evaluation.captions import (
+        CaptionedImages,
+        Captioning,
+        check_scorers,
+        retrieval,
+    )
     from fromage_weights.training.sources import open_source
 
+    check_scorers()
     source = open_source(args.data, args.images)
     loaded = _load(args)
     data = CaptionedImages.read(loaded, source, args.limit)

@@ -44,7 +44,7 @@ def write_vist(folder: Path, stories: int, *, length: int = 5) -> Path:
 
 
 def write_visdial(folder: Path, dialogues: int, *, options: int = 6) -> tuple[Path, Path]:
-    """Two rounds each, and dense annotations of the second."""
+    """Two rounds each, and dense annotations of the second (they count from 1)."""
     questions = ["what is it", "which colour"]
     answers = [caption(i) for i in range(12)]
     data = []
@@ -61,7 +61,7 @@ def write_visdial(folder: Path, dialogues: int, *, options: int = 6) -> tuple[Pa
         ]
         data.append({"image_id": 100 + i, "dialog": rounds, "caption": ""})
         relevance = [1.0, 0.5, *[0.0] * (options - 2)]
-        dense.append({"image_id": 100 + i, "round_id": 1, "gt_relevance": relevance})
+        dense.append({"image_id": 100 + i, "round_id": 2, "gt_relevance": relevance})
     names = {f"VisualDialog_val2018_{100 + i:012d}.png": i for i in range(dialogues)}
     write_images(folder / "pictures", names)
     file, relevant = folder / "visdial_1.0_val.json", folder / "dense.json"

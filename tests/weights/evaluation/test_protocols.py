@@ -2,7 +2,9 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,7 +14,6 @@ from fromage_weights.evaluation.captions import CaptionedImages, Captioning, ret
 from fromage_weights.evaluation.decoding import greedy
 from fromage_weights.evaluation.dialogues import (
     AnswerRanking,
-    Dialogue,
     ImageSearch,
     contexts,
     dialogue_features,
@@ -28,6 +29,7 @@ from fromage_weights.evaluation.metrics import (
 )
 from fromage_weights.evaluation.pictures import ImageFolder
 from fromage_weights.evaluation.queries import query_embeddings
+from fromage_weights.evaluation.responder import Message, Reply
 from fromage_weights.evaluation.stories import SETTINGS, StoryFile, StoryRetrieval, story_features
 from fromage_weights.grounded import ImageSegment, TextSegment
 from fromage_weights.loading import LoadedBundle, load_grounded_model
@@ -40,7 +42,7 @@ from tests.weights.training.world import write_tsv
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedBundle:
     path = tmp_path_factory.mktemp("bundle")
-    write_bundle(path)
+    write_bundle(path, context=512)
     return load_grounded_model(path, device="cpu", dtype="float32")
 
 
@@ -48,6 +50,7 @@ def test_ranks_recalls_and_reciprocal_ranks() -> None:
     scored = torch.tensor([0.1, 0.9, 0.5, 0.5])
     assert [rank_of(scored, i) for i in range(4)] == [4, 1, 3, 3], "equal scores count against"
     assert rank_of(torch.tensor([1.0, -math.inf]), 1) == 2
+    assert rank_of(torch.full((5,), math.nan), 2) == 5, "no number is no success"
     assert recalls([1, 2, 6, 11]) == {"R@1": 25.0, "R@5": 50.0, "R@10": 75.0}
     assert mean_reciprocal_rank([1, 2, 4]) == pytest.approx(100 * 1.75 / 3)
 
@@ -62,6 +65,8 @@ def test_ndcg_reads_as_many_as_are_relevant() -> None:
     )
     assert ndcg(torch.tensor([9.0, 0.0, 5.0, 8.0]), relevance) == pytest.approx(0)
     assert math.isnan(ndcg(torch.ones(2), torch.zeros(2)))
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        assert ndcg(torch.ones(4), relevance[order]) == 0, "of equal scores the worst comes first"
 
 
 def test_a_table_shows_the_papers_figures_below() -> None:
@@ -107,13 +112,68 @@ def test_story_ranks_equal_the_plain_computation(tmp_path: Path, loaded: LoadedB
             assert best.index(story.images[-1]) + 1 == rank
 
 
-def test_stories_in_a_chat(tmp_path: Path, loaded: LoadedBundle) -> None:
+class Script:
+    """Stands for the model's replies: notes the chats, answers with a query or without."""
+
+    chats: ClassVar[list[list[list[Message]]]] = []
+
+    def __init__(self, loaded: LoadedBundle) -> None:
+        self._dim = loaded.model.mappers.shared_dim
+        Script.chats = []
+
+    def replies(self, chats: Sequence[Sequence[Message]]) -> list[Reply]:
+        Script.chats.append([list(chat) for chat in chats])
+        step = len(Script.chats)
+        # The second chat never gets a picture.
+        query = torch.eye(self._dim)[step]
+        return [Reply(f" reply {step}", None if i == 1 else query) for i in range(len(chats))]
+
+
+def test_stories_in_a_chat(
+    tmp_path: Path, loaded: LoadedBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = StoryFile.read(write_vist(tmp_path, 3))
     features = story_features(loaded, file, ImageFolder(tmp_path / "photos"))
+    monkeypatch.setattr("fromage_weights.evaluation.stories.Responder", Script)
     chat = StoryRetrieval(loaded, features, chat=True)
-    for setting in SETTINGS:
-        ranks = chat.ranks(file.stories, setting)
-        assert all(1 <= rank <= len(features) + 1 for rank in ranks)
+    story = file.stories[0]
+    found = chat.queries(file.stories, "5 captions, 4 images")
+    dim = loaded.model.mappers.shared_dim
+    assert found[1] is None
+    assert [q is not None and torch.equal(q, torch.eye(dim)[5]) for q in (found[0], found[2])]
+    last = Script.chats[-1][0]
+    assert [m.role for m in last] == ["user", "assistant"] * 4 + ["user"]
+    assert [m.text for m in last[::2]] == list(story.captions)
+    assert [m.text for m in last[1::2]] == [f"reply {i}[RET]" for i in range(1, 5)]
+    assert last[0].features is None
+    for i in range(1, 5):
+        shown = last[2 * i].features
+        assert shown is not None
+        assert torch.equal(shown, features[story.images[i - 1]])
+    assert [m.text for m in Script.chats[-1][1][1::2]] == [f"reply {i}" for i in range(1, 5)]
+    chat.queries(file.stories, "5 captions")
+    assert all(message.features is None for message in Script.chats[-1][0])
+    chat.queries(file.stories, "1 caption")
+    assert [[m.text for m in told] for told in Script.chats[0]] == [
+        [s.captions[-1]] for s in file.stories
+    ]
+    assert len(Script.chats) == 1
+    assert chat.ranks(file.stories, "1 caption")[1] == len(features) + 1
+    with pytest.raises(ValueError, match="no chat"):
+        StoryRetrieval(loaded, features, chat=True, reference_compat=True)
+
+
+def test_the_same_candidates_for_every_input(tmp_path: Path, loaded: LoadedBundle) -> None:
+    file = StoryFile.read(write_vist(tmp_path, 2))
+    features = story_features(loaded, file, ImageFolder(tmp_path / "photos"))
+    query = torch.ones(loaded.model.mappers.shared_dim)
+    plain = StoryRetrieval(loaded, features)
+    fair = StoryRetrieval(loaded, features, always_exclude=True)
+    story = file.stories[0]
+    assert not plain.scores(story, "5 captions", query).isinf().any()
+    assert [i for i, v in enumerate(fair.scores(story, "1 caption", query)) if v.isinf()] == [
+        fair.candidates.index(image) for image in sorted(story.images[:-1])
+    ]
 
 
 def losses_one_by_one(
@@ -176,6 +236,8 @@ def test_dialogue_to_image_ranks_images(tmp_path: Path, loaded: LoadedBundle) ->
     [
         ("{", "Expecting"),
         ('{"data": {"questions": [], "answers": []}}', "not a VisDial 1.0 file"),
+        ('{"data": {"questions": [], "answers": [], "dialogs": []}}', "no dialogues"),
+        ('{"data": {"questions": [], "answers": [], "dialogs": [{"image_id": "x"}]}}', "invalid"),
         ('{"annotations": [], "images": []}', "no stories"),
         ('{"annotations": [[]], "images": []}', "not a story-in-sequence file"),
     ],
@@ -251,11 +313,47 @@ def test_batches_give_what_single_prompts_give(loaded: LoadedBundle) -> None:
 
 
 def test_rounds_come_with_their_relevance(tmp_path: Path) -> None:
-    file, dense = write_visdial(tmp_path, 1)
+    """Dense annotations count rounds from 1; the reference's script takes that for an index."""
+    file, dense = write_visdial(tmp_path, 2)
     told = json.loads(dense.read_text())
     told[0]["relevance"] = told[0].pop("gt_relevance")  # as files of the training split say
     dense.write_text(json.dumps(told))
-    (dialogue,) = read_dialogues(file, dense)
-    assert isinstance(dialogue, Dialogue)
-    assert dialogue.rounds[0].relevance is None
-    assert dialogue.rounds[1].relevance == (1.0, 0.5, 0.0, 0.0, 0.0, 0.0)
+    wanted = (1.0, 0.5, 0.0, 0.0, 0.0, 0.0)
+    found = [[turn.relevance for turn in d.rounds] for d in read_dialogues(file, dense)]
+    assert found == [[None, wanted], [None, wanted]]
+    compat = read_dialogues(file, dense, reference_compat=True)
+    assert [[turn.relevance for turn in d.rounds] for d in compat] == [[None, None], [wanted, None]]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"image_id": 999}, "none of its annotations"),
+        ({"gt_relevance": [1.0]}, "1 numbers for 6 options"),
+        ({"gt_relevance": "x"}, "not dense annotations"),
+        ({"round_id": 9}, "not dense annotations"),
+    ],
+)
+def test_dense_annotations_of_something_else_are_refused(
+    tmp_path: Path, change: dict[str, object], told: str
+) -> None:
+    file, dense = write_visdial(tmp_path, 1)
+    dense.write_text(json.dumps([json.loads(dense.read_text())[0] | change]))
+    with pytest.raises(EvaluationDataInvalid, match=told):
+        read_dialogues(file, dense)
+
+
+def test_a_right_answer_that_is_no_option_is_refused(tmp_path: Path) -> None:
+    file, _ = write_visdial(tmp_path, 1)
+    file.write_text(file.read_text().replace('"gt_index": 0', '"gt_index": 6'))
+    with pytest.raises(EvaluationDataInvalid, match="gt_index 6 of 6 options"):
+        read_dialogues(file)
+
+
+def test_inputs_beyond_the_context_are_refused(loaded: LoadedBundle) -> None:
+    ranking = AnswerRanking(loaded)
+    features = torch.zeros(loaded.model.mappers.vision_dim)
+    with pytest.raises(EvaluationDataInvalid, match="the language model reads"):
+        ranking.losses(features, "a " * loaded.model.max_context, ["b"])
+    with pytest.raises(EvaluationDataInvalid, match="the language model reads"):
+        query_embeddings(loaded.model, [torch.zeros(loaded.model.max_context + 1, 32)])

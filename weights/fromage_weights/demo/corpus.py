@@ -23,6 +23,7 @@ from fromage_weights.demo.grammar import (
     wish_of,
 )
 from fromage_weights.demo.splits import is_held_out
+from fromage_weights.demo.wordings import is_kept
 from fromage_weights.demo.world import Scene, random_scene
 
 USER = "Q: {content}\nA:"
@@ -154,10 +155,16 @@ def checks(rng: np.random.Generator) -> str:
         if plainly:
             question = f" {word}?"
         else:
-            asked = sight.existence_question(word, rng, "train")
+            asked = _asked_about(word, rng)
             question = f" {asked}" if rng.random() < 0.5 else f" Q: {asked} A:"
         text += f"{question} {'Yes' if word in inside else 'No'}."
     return text
+
+
+def _asked_about(word: str, rng: np.random.Generator) -> str:
+    while is_kept(asked := sight.existence_question(word, rng, "train")):
+        pass
+    return asked
 
 
 def document(rng: np.random.Generator, *, long: bool = False) -> str:

@@ -25,7 +25,7 @@ from fromage_weights.demo.grammar import (
     with_article,
 )
 from fromage_weights.demo.small_talk_forms import pseudo_word, small_talk_form
-from fromage_weights.demo.splits import Split
+from fromage_weights.demo.splits import EVALUATION_SPLITS, Split
 from fromage_weights.demo.wordings import (
     bare_form,
     change_form,
@@ -48,6 +48,8 @@ GROUP_WORDS = {
     "tool": "tool",
 }
 _COMPOSED = 0.5
+# So many words of a prompt make it recognisable in a longer sentence.
+_TELLING = 3
 
 
 @dataclass(frozen=True)
@@ -177,20 +179,33 @@ def chatter(rng: np.random.Generator, split: Split) -> Turn:
 
 
 @cache
-def _kept_small_talk() -> frozenset[str]:
-    kept = (intent[part] for intent in small_talk().values() for part in ("validation", "test"))
-    return frozenset(_bare(prompt) for prompts in kept for prompt in prompts)
+def _kept_small_talk() -> tuple[frozenset[str], tuple[str, ...]]:
+    """Prompts kept for evaluation: all of them, and those that are long enough to be looked for
+    inside other sentences."""
+    kept = {
+        _bare(prompt)
+        for intent in small_talk().values()
+        for part in EVALUATION_SPLITS
+        for prompt in intent[part]
+    }
+    return frozenset(kept), tuple(f" {p} " for p in sorted(kept) if len(p.split()) >= _TELLING)
 
 
 def _bare(text: str) -> str:
     return re.sub(r"[^a-z0-9 ]", "", text.lower()).removesuffix(" please").strip()
 
 
+def _is_kept_small_talk(question: str) -> bool:
+    whole, inside = _kept_small_talk()
+    bare = _bare(question)
+    return bare in whole or any(prompt in f" {bare} " for prompt in inside)
+
+
 def belongs_to_evaluation(turn: Turn) -> bool:
     """Whether training may not say this: its combination or its wording is held out."""
     if turn.wish is not None and turn.wish.held_out:
         return True
-    return is_kept(turn.question) or _bare(turn.question) in _kept_small_talk()
+    return is_kept(turn.question) or _is_kept_small_talk(turn.question)
 
 
 def pick_count(rng: np.random.Generator) -> int:

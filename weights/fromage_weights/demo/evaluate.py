@@ -63,7 +63,7 @@ class Evaluation:
         self._rng = np.random.default_rng([0, 31])
         scenes = draw_pool(split, pool)
         features = self._features(scenes, "crop")
-        self.pool = Pool(scenes, self._mappers.image_embeddings(features))
+        self.pool = Pool(scenes, self._mappers.image_embeddings(features).cpu())
         self.queries = [Queries(split, scenes, seed=seed) for seed in seeds]
         self._count = -(-queries // len(seeds))
 
@@ -174,7 +174,7 @@ class Evaluation:
 
     def stories(self) -> dict[Setting, list[bool]]:
         """Whether the story's last picture came first, for each input (paper, Table 1; its
-        protocol, asked in the chat template)."""
+        protocol, asked in the chat template, the same candidates for every input)."""
         drawn = [s for q in self.queries for s in q.stories(-(-STORIES // len(self.queries)))]
         scenes = list(dict.fromkeys(scene for story in drawn for scene in story.scenes))
         rows = self._features(scenes, "squash")
@@ -183,7 +183,7 @@ class Evaluation:
             Story(str(i), story.captions, tuple(_name(scene) for scene in story.scenes))
             for i, story in enumerate(drawn)
         ]
-        retrieval = StoryRetrieval(self._loaded, features, chat=True)
+        retrieval = StoryRetrieval(self._loaded, features, chat=True, always_exclude=True)
         return {s: [rank == 1 for rank in retrieval.ranks(told, s)] for s in SETTINGS}
 
     def _stories(self) -> list[Row]:
@@ -193,11 +193,8 @@ class Evaluation:
         )
         rows = []
         for i, setting in enumerate(SETTINGS):
-            name = f"story, {names[setting]}: R@1"
-            if i:
-                p = paired_bootstrap(hits[SETTINGS[i - 1]], hits[setting])
-                name += f" (p = {p:.4f})"
-            rows.append(_row(name, hits[setting]))
+            p = paired_bootstrap(hits[SETTINGS[i - 1]], hits[setting]) if i else None
+            rows.append(_row(f"story, {names[setting]}: R@1", hits[setting], p=p))
         return rows
 
     def _uploads(self) -> list[Row]:
@@ -241,7 +238,7 @@ class Evaluation:
         if artist is None:
             return []
         features = self._features(self.pool.scenes, "crop", artist)
-        pool = Pool(self.pool.scenes, self._mappers.image_embeddings(features))
+        pool = Pool(self.pool.scenes, self._mappers.image_embeddings(features).cpu())
         captions = self._drawn(_captions_of("single"))
         queries = self._responder.caption_queries([text for text, _ in captions])
         right = [
@@ -258,8 +255,9 @@ def _row(
     good: float | None = None,
     *,
     below: bool = False,
+    p: float | None = None,
 ) -> Row:
-    return Row(name, sum(hits), len(hits), first, good, below)
+    return Row(name, sum(hits), len(hits), first, good, below, p)
 
 
 def _captions_of(kind: str) -> Callable[[Queries, int], list[tuple[str, Wish]]]:

@@ -48,7 +48,7 @@ class LanguageRecipe:
     long_batch: int = 4
     learning_rate: float = 2e-3
     warmup: int = 150
-    decay: float = 0.3
+    decay: float = 0.15
     noise: float = 0.33
     seed: int = 0
 

@@ -14,7 +14,8 @@ _Z = 1.96
 @dataclass(frozen=True)
 class Row:
     """`hits` of `total`; targets in percent, at least (or at most, where `below`): `first` for a
-    first version, `good` for a good one."""
+    first version, `good` for a good one. `p`: of not being better than the row before, by the
+    paired bootstrap, where that is asked."""
 
     name: str
     hits: int
@@ -22,6 +23,7 @@ class Row:
     first: float | None = None
     good: float | None = None
     below: bool = False
+    p: float | None = None
 
     @property
     def percent(self) -> float:
@@ -59,6 +61,7 @@ def table(rows: list[Row]) -> str:
         lines.append(
             f"{row.name:{width}}  {row.percent:6.1f}  {low:5.1f} to {high:5.1f}  {row.total:5d}"
             + told
+            + ("" if row.p is None else f"   better than the row before: p = {row.p:.4f}")
         )
     return "\n".join(lines)
 

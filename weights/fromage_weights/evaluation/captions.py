@@ -7,6 +7,7 @@ The captioning prompt is the one of training: the image, then the begin token (p
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import math
 import re
@@ -18,10 +19,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fromage_weights.errors import EvaluationDataInvalid
+from fromage_weights.errors import EvaluationDataInvalid, EvaluationUnavailable
 from fromage_weights.evaluation.decoding import greedy
 from fromage_weights.evaluation.metrics import Result, rank_of, recalls
-from fromage_weights.evaluation.queries import query_embeddings
+from fromage_weights.evaluation.queries import check_length, query_embeddings
 from fromage_weights.grounded import ImageSegment, TextSegment
 from fromage_weights.scoring import layout, token_log_likelihoods
 from fromage_weights.training.sources import CaptionSource, open_image
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from fromage_weights.loading import LoadedBundle
 
 _BATCH = 32
-_WORD = re.compile(r"[a-z0-9']+")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Captioning:
         total, count = 0.0, 0
         for row, caption in zip(features, captions, strict=True):
             ids = model.tokenizer.encode_prompt([caption])[0] or ()
+            check_length(model, model.n_visual_tokens + len(ids))
             logits = model.forward(model.embed([ImageSegment(row), TextSegment(ids)])[None]).logits
             whole = layout([None, ids], model.n_visual_tokens)
             # The begin token is the same for all.
@@ -112,20 +114,25 @@ class Captioning:
         return math.exp(total / max(1, count))
 
     def result(self, data: CaptionedImages) -> Result:
+        check_scorers()
         made = self.captions(data.features)
         figures = {"perplexity": self.perplexity(data.features, data.captions)}
         return Result("image to caption", figures | scores(made, data.captions), len(made))
 
 
+def check_scorers() -> None:
+    """Raises EvaluationUnavailable where pycocoevalcap is not installed."""
+    if importlib.util.find_spec("pycocoevalcap") is None:
+        raise EvaluationUnavailable(
+            "captions are scored with pycocoevalcap; install fromage-server[eval]"
+        )
+
+
 def scores(made: Sequence[str], right: Sequence[str]) -> dict[str, float]:
     """BLEU-4 and CIDEr, times a hundred, of one reference each."""
-    try:
-        from pycocoevalcap.bleu.bleu import Bleu
-        from pycocoevalcap.cider.cider import Cider
-    except ImportError as error:
-        raise EvaluationDataInvalid(
-            "captions are scored with pycocoevalcap; install fromage-server[eval]"
-        ) from error
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+
     found = {i: [_words(text)] for i, text in enumerate(made)}
     wanted = {i: [_words(text)] for i, text in enumerate(right)}
     with contextlib.redirect_stdout(io.StringIO()):  # Bleu prints its counts

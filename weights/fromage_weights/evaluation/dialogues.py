@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from fromage_weights.evaluation.metrics import (
     recalls,
 )
 from fromage_weights.evaluation.pictures import ImageFolder, image_features, present, read_json
-from fromage_weights.evaluation.queries import query_embeddings
+from fromage_weights.evaluation.queries import check_length, query_embeddings
 from fromage_weights.grounded import ImageSegment, TextSegment
 
 if TYPE_CHECKING:
@@ -57,51 +57,80 @@ class Dialogue:
     rounds: tuple[Round, ...]
 
 
-def read_dialogues(file: Path, dense: Path | None = None) -> list[Dialogue]:
-    """A visdial_1.0_*.json and, for NDCG, its dense annotations. Raises EvaluationDataInvalid."""
+def read_dialogues(
+    file: Path, dense: Path | None = None, *, reference_compat: bool = False
+) -> list[Dialogue]:
+    """A visdial_1.0_*.json and, for NDCG, its dense annotations. Raises EvaluationDataInvalid.
+
+    Dense annotations count rounds from 1. The reference's script takes that number for an index
+    and so reads the round after it (of the last one, the next dialogue's first):
+    `reference_compat`.
+    """
     data = read_json(file)
-    relevance = _relevance(dense)
     try:
-        return [*_dialogues(data["data"], relevance)]
-    except (KeyError, TypeError, IndexError) as error:
+        found = [*_dialogues(data["data"])]
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise EvaluationDataInvalid(
             f"{file}: not a VisDial 1.0 file ({type(error).__name__}: {error})"
         ) from error
+    if not found:
+        raise EvaluationDataInvalid(f"{file}: no dialogues")
+    return found if dense is None else _with_relevance(found, dense, reference_compat)
 
 
-def _relevance(file: Path | None) -> dict[tuple[int, int], tuple[float, ...]]:
-    """By image id and round, counted from 0."""
-    if file is None:
-        return {}
-    try:
-        # Files of the training split say "relevance"; rounds are counted from 0 there and here.
-        return {
-            (int(d["image_id"]), int(d["round_id"])): tuple(
-                d["gt_relevance"] if "gt_relevance" in d else d["relevance"]
-            )
-            for d in read_json(file)
-        }
-    except (KeyError, TypeError) as error:
-        raise EvaluationDataInvalid(f"{file}: not dense annotations of VisDial") from error
-
-
-def _dialogues(
-    data: dict[str, Any], relevance: dict[tuple[int, int], tuple[float, ...]]
-) -> Iterator[Dialogue]:
+def _dialogues(data: dict[str, Any]) -> Iterator[Dialogue]:
     questions, answers = data["questions"], data["answers"]
     for dialogue in data["dialogs"]:
         image = int(dialogue["image_id"])
-        rounds = [
-            Round(
-                questions[turn["question"]],
-                answers[turn["answer"]],
-                tuple(answers[i] for i in turn.get("answer_options", ())),
-                int(turn.get("gt_index", 0)),
-                relevance.get((image, number)),
+        rounds = []
+        for turn in dialogue["dialog"]:
+            options = tuple(answers[i] for i in turn.get("answer_options", ()))
+            right = int(turn.get("gt_index", 0))
+            if options and not 0 <= right < len(options):
+                raise ValueError(f"image {image}: gt_index {right} of {len(options)} options")
+            rounds.append(
+                Round(questions[turn["question"]], answers[turn["answer"]], options, right)
             )
-            for number, turn in enumerate(dialogue["dialog"])
-        ]
         yield Dialogue(image, tuple(rounds))
+
+
+def _with_relevance(
+    dialogues: list[Dialogue], file: Path, reference_compat: bool
+) -> list[Dialogue]:
+    places = {dialogue.image: number for number, dialogue in enumerate(dialogues)}
+    turns = [[*dialogue.rounds] for dialogue in dialogues]
+    flat = [(i, k) for i, rounds in enumerate(turns) for k in range(len(rounds))]
+    starts = [flat.index((i, 0)) for i in range(len(turns))] if all(turns) else []
+    matched = 0
+    try:
+        for told in read_json(file):
+            number = places.get(int(told["image_id"]))
+            if number is None:
+                continue
+            # Files of the training split say "relevance".
+            values = told["gt_relevance"] if "gt_relevance" in told else told["relevance"]
+            relevance = tuple(float(value) for value in values)
+            place = int(told["round_id"]) - 1
+            if reference_compat:
+                after = starts[number] + place + 1
+                if after >= len(flat):
+                    continue
+                number, place = flat[after]
+            turn = turns[number][place]
+            if len(relevance) != len(turn.options):
+                raise ValueError(
+                    f"image {told['image_id']}: {len(relevance)} numbers for "
+                    f"{len(turn.options)} options"
+                )
+            turns[number][place] = replace(turn, relevance=relevance)
+            matched += 1
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise EvaluationDataInvalid(
+            f"{file}: not dense annotations of these dialogues ({type(error).__name__}: {error})"
+        ) from error
+    if not matched:
+        raise EvaluationDataInvalid(f"{file}: none of its annotations is about these dialogues")
+    return [Dialogue(d.image, tuple(rounds)) for d, rounds in zip(dialogues, turns, strict=True)]
 
 
 def dialogue_features(
@@ -133,7 +162,7 @@ def whole_text(dialogue: Dialogue) -> str:
 
 
 class AnswerRanking:
-    """Scores answers by the frozen LM.
+    """Scores answers by the frozen LM; rounds need options to choose from.
 
     The loss of an answer is summed over its tokens, its begin token included, as the reference's
     script does. That script compares each token with the logits at the token's *own* position,
@@ -152,9 +181,10 @@ class AnswerRanking:
         begin = model.tokenizer.encode_prompt([context])[0]
         assert begin is not None
         head = model.embed([ImageSegment(features), TextSegment(begin)])
+        encoded = [model.tokenizer.encode_prompt([answer])[0] or () for answer in answers]
+        check_length(model, len(head) + max(map(len, encoded)))
         cache = DynamicCache(config=model.lm.config)
         front = model.forward(head[None], past_key_values=cache, logits_to_keep=1).logits
-        encoded = [model.tokenizer.encode_prompt([answer])[0] or () for answer in answers]
         found = torch.empty(len(answers))
         # Answers of like length share a batch; the context is read once.
         order = sorted(range(len(answers)), key=lambda i: len(encoded[i]))
@@ -170,8 +200,10 @@ class AnswerRanking:
     ) -> Tensor:
         """`front` (1, 1, V): the logits at the context's last position."""
         model, count = self._model, len(answers)
-        rows = [torch.tensor(ids, device=model.device) for ids in answers]
+        rows = [torch.tensor(ids, dtype=torch.long, device=model.device) for ids in answers]
         ids = pad_sequence(rows, batch_first=True)
+        if ids.shape[1] == 0:  # empty answers, and no begin token
+            return torch.zeros(count)
         real = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         cache.batch_repeat_interleave(count)
         logits = model.forward(

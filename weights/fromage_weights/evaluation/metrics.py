@@ -12,9 +12,9 @@ RANKS = (1, 5, 10)
 
 
 def rank_of(scores: Tensor, right: int) -> int:
-    """1 for the best. Others that score as high count as better: equal scores must not look like
-    success."""
-    return int((scores >= scores[right]).sum())
+    """1 for the best. Others that score as high count as better, and so do scores that are not
+    numbers: neither must look like success."""
+    return int((~(scores < scores[right])).sum())
 
 
 def recalls(ranks: Sequence[int]) -> dict[str, float]:
@@ -29,7 +29,8 @@ def mean_reciprocal_rank(ranks: Sequence[int]) -> float:
 
 def ndcg(scores: Tensor, relevance: Tensor) -> float:
     """VisDial's normalised discounted cumulative gain, in percent: over the first K options, K
-    those with any relevance (N,). NaN where there is none."""
+    those with any relevance (N,). NaN where there is none. Of equal scores the least relevant
+    comes first."""
     relevant = int((relevance > 0).sum())
     if relevant == 0:
         return math.nan
@@ -38,7 +39,9 @@ def ndcg(scores: Tensor, relevance: Tensor) -> float:
         found: list[float] = relevance[order[:relevant]].tolist()
         return sum((v / math.log2(place + 2) for place, v in enumerate(found)), start=0.0)
 
-    return 100 * gain(scores.argsort(descending=True)) / gain(relevance.argsort(descending=True))
+    least_first = relevance.argsort(stable=True)
+    ranked = least_first[scores[least_first].argsort(descending=True, stable=True)]
+    return 100 * gain(ranked) / gain(relevance.argsort(descending=True))
 
 
 @dataclass(frozen=True)

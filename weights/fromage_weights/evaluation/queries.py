@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fromage_weights.errors import EvaluationDataInvalid
 from fromage_weights.evaluation.decoding import pad_left
 
 if TYPE_CHECKING:
@@ -16,12 +17,21 @@ if TYPE_CHECKING:
 _BATCH = 64
 
 
+def check_length(model: GroundedModel, length: int) -> None:
+    """Raises EvaluationDataInvalid for what the language model cannot read."""
+    if length > model.max_context:
+        raise EvaluationDataInvalid(
+            f"an input of {length:,} tokens; the language model reads {model.max_context:,}"
+        )
+
+
 @torch.inference_mode()
 def query_embeddings(
     model: GroundedModel, prompts: Sequence[Tensor], *, batch: int = _BATCH
 ) -> Tensor:
     """(N, shared_dim) on the CPU, unit norm: the mapped states at the last position of each
     prompt's embeddings (T, D). Prompts of like length share a batch."""
+    check_length(model, max(map(len, prompts), default=0))
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found = torch.empty(len(prompts), model.mappers.shared_dim)
     for start in range(0, len(order), batch):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fromage_weights.errors import UnsupportedModel
 from fromage_weights.evaluation.decoding import greedy
 from fromage_weights.evaluation.queries import query_embeddings
 from fromage_weights.grounded import ImageSegment, Segment, TextSegment
@@ -43,9 +44,14 @@ class Responder:
         self._model, self._template = loaded.model, loaded.bundle.config.chat_template
         self._tokenizer = loaded.model.tokenizer
         self._max_tokens = max_tokens
-        ends = [self._tokenizer.encode(text) for text in loaded.bundle.config.stop]
-        # A stop string of one token is met by that token; the demo's only one is the newline.
-        self._stop = {ids[0] for ids in ends if len(ids) == 1} | set(self._model.eos_token_ids)
+        ends = {text: self._tokenizer.encode(text) for text in loaded.bundle.config.stop}
+        several = [text for text, ids in ends.items() if len(ids) != 1]
+        if several:
+            raise UnsupportedModel(
+                f"the stop string {several[0]!r} is {len(ends[several[0]])} tokens; evaluation in "
+                "a chat knows those of one token only"
+            )
+        self._stop = {ids[0] for ids in ends.values()} | set(self._model.eos_token_ids)
 
     def segments(self, messages: Sequence[Message]) -> list[Segment]:
         """A chat in the bundle's template, tokenised item by item."""

@@ -61,7 +61,7 @@ class StoryFile:
         try:
             urls = {str(i["id"]): i.get("url_o") or i.get("url_m") for i in data["images"]}
             stories = _stories(annotation[0] for annotation in data["annotations"])
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, ValueError) as error:
             raise EvaluationDataInvalid(
                 f"{file}: not a story-in-sequence file of VIST ({type(error).__name__}: {error})"
             ) from error
@@ -99,7 +99,9 @@ class StoryRetrieval:
     `reference_compat` every caption starts with its own begin token, as in the reference's
     script; otherwise only the first one does. With `chat` each caption is a message in the
     bundle's chat template, with the picture before it, and the model's own replies stand between
-    them: the way a chat model is asked. A reply without [RET] then finds nothing.
+    them: the way a chat model is asked. A reply without [RET] then finds nothing. A story's own
+    pictures are left out of the search where they were shown, as in the paper; with
+    `always_exclude` in every setting, so that only the input differs.
     """
 
     def __init__(
@@ -109,7 +111,11 @@ class StoryRetrieval:
         *,
         reference_compat: bool = False,
         chat: bool = False,
+        always_exclude: bool = False,
     ) -> None:
+        if chat and reference_compat:
+            raise ValueError("the reference's script knows no chat")
+        self._always_exclude = always_exclude
         self._loaded, self._model, self._features = loaded, loaded.model, features
         self._compat, self._chat = reference_compat, chat
         self.candidates = list(features)
@@ -159,6 +165,8 @@ class StoryRetrieval:
                 if step < len(story.captions)
                 and (setting != "1 caption" or step == len(story.captions) - 1)
             ]
+            if not asked:
+                continue
             for i in asked:
                 story = stories[i]
                 shown = setting == "5 captions, 4 images" and step > 0
@@ -172,9 +180,9 @@ class StoryRetrieval:
 
     def scores(self, story: Story, setting: Setting, query: Tensor) -> Tensor:
         """(N,) over the candidates: cosines times the temperature; -inf for pictures of the story
-        that were shown."""
+        that are not searched."""
         scores = float(self._model.mappers.logit_scale.exp()) * (self._matrix @ query)
-        if setting == "5 captions, 4 images":
+        if self._always_exclude or setting == "5 captions, 4 images":
             scores[[self._places[image] for image in story.images[:-1]]] = float("-inf")
         return scores
 
