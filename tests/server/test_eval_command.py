@@ -29,7 +29,10 @@ def test_vist(tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture[str]) -
     assert "6 stories, 10 pictures to find them among" in told
     assert "the paper, OPT-6.7B" in told
     assert "51.8" in told
-    rows = json.loads(out.read_text())
+    written = json.loads(out.read_text())
+    assert (written["what"], written["bundle"], written["dtype"]) == ("vist", "tiny", "float32")
+    assert written["options"] == {"limit": None, "chat": False, "reference_compat": False}
+    rows = written["results"]
     assert [row["name"] for row in rows] == ["1 caption", "5 captions", "5 captions, 4 images"]
     assert all(row["count"] == 6 for row in rows)
     more = ["--limit", "2", "--device", "cpu"]
@@ -49,7 +52,7 @@ def test_visdial(tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture[str]
     told = capsys.readouterr().out
     assert main([*command, "--device", "cpu", "--json", str(tmp_path / "v.json")]) == 0
     capsys.readouterr()
-    assert [r["count"] for r in json.loads((tmp_path / "v.json").read_text())] == [8, 4]
+    assert [r["count"] for r in json.loads((tmp_path / "v.json").read_text())["results"]] == [8, 4]
     assert "image and dialogue to answer" in told
     assert "NDCG" in told
     assert "dialogue to image" in told

@@ -136,10 +136,10 @@ def run_demo(args: argparse.Namespace) -> int:
     from fromage_weights.demo.measures import table
 
     print("Drawing the pool and loading the model …", flush=True)
-    rows = Evaluation(_load(args), split=args.split).rows()
+    loaded = _load(args)
+    rows = Evaluation(loaded, split=args.split).rows()
     print(table(rows))
-    if args.json:
-        _write_json(args.json, [row.as_dict() for row in rows])
+    _write_json(args, loaded, [row.as_dict() for row in rows])
     return 0
 
 
@@ -165,7 +165,7 @@ def run_vist(args: argparse.Namespace) -> int:
     _need(stories, args.stories)
     stories = stories[: args.limit]
     print(f"{len(stories):,} stories, {len(features):,} pictures to find them among", flush=True)
-    return _report(args, [retrieval.result(stories, setting) for setting in SETTINGS])
+    return _report(args, loaded, [retrieval.result(stories, setting) for setting in SETTINGS])
 
 
 def run_visdial(args: argparse.Namespace) -> int:
@@ -196,7 +196,7 @@ def run_visdial(args: argparse.Namespace) -> int:
         results.append(ranking.result(dialogues, features, progress=True))
     if args.only != "answers":
         results.append(ImageSearch(loaded, reference_compat=compat).result(dialogues, features))
-    return _report(args, results)
+    return _report(args, loaded, results)
 
 
 def run_captions(args: argparse.Namespace) -> int:
@@ -213,7 +213,7 @@ def run_captions(args: argparse.Namespace) -> int:
     loaded = _load(args)
     data = CaptionedImages.read(loaded, source, args.limit)
     _say_left_out(data.left_out, "pairs", "no caption, or an image that cannot be read")
-    return _report(args, [Captioning(loaded).result(data), *retrieval(loaded, data)])
+    return _report(args, loaded, [Captioning(loaded).result(data), *retrieval(loaded, data)])
 
 
 def _load(args: argparse.Namespace) -> LoadedBundle:
@@ -234,14 +234,26 @@ def _say_left_out(count: int, what: str, why: str) -> None:
         print(f"{count:,} {what} left out: {why}", flush=True)
 
 
-def _report(args: argparse.Namespace, results: list[Result]) -> int:
+def _report(args: argparse.Namespace, loaded: LoadedBundle, results: list[Result]) -> int:
     from fromage_weights.evaluation.metrics import table
 
     print(table(results))
-    if args.json:
-        _write_json(args.json, [result.as_dict() for result in results])
+    _write_json(args, loaded, [result.as_dict() for result in results])
     return 0
 
 
-def _write_json(file: Path, rows: list[dict[str, Any]]) -> None:
-    file.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _write_json(args: argparse.Namespace, loaded: LoadedBundle, rows: list[dict[str, Any]]) -> None:
+    """The figures, and what they are figures of."""
+    if args.json is None:
+        return
+    names = ("split", "limit", "chat", "reference_compat")
+    found = {
+        "what": args.verb,
+        "bundle": loaded.bundle.config.name,
+        "hash": loaded.bundle.hash,
+        "language_model": loaded.bundle.config.lm.hash,
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "options": {name: getattr(args, name) for name in names if hasattr(args, name)},
+        "results": rows,
+    }
+    args.json.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
