@@ -95,9 +95,9 @@ def turns(rng: np.random.Generator, parts: int, scenes: SceneSource = training_s
     made: list[Turn] = []
     for _ in range(parts):
         draw = rng.random()
-        if draw < 0.34:
+        if draw < 0.38:
             made += asking(rng)
-        elif draw < 0.66:
+        elif draw < 0.68:
             made += looking(rng, scenes)
         elif draw < 0.82:
             made.append(_allowed(lambda: dialogue.chatter(rng, "train")))

@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,11 +183,12 @@ def _ahead(
 
 def _write(file: Path, data: bytes) -> None:
     # A name of its own: every rank claims the directory, at the same moment.
-    with NamedTemporaryFile("wb", dir=file.parent, prefix=file.name, delete=False) as out:
+    partial = file.with_name(f"{file.name}.{uuid4().hex}.partial")
+    with partial.open("wb") as out:
         out.write(data)
         out.flush()
         os.fsync(out.fileno())
-    Path(out.name).replace(file)
+    partial.replace(file)
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
