@@ -22,7 +22,7 @@ from tqdm import tqdm
 from fromage_weights.errors import EvaluationDataInvalid, EvaluationUnavailable
 from fromage_weights.evaluation.decoding import greedy
 from fromage_weights.evaluation.metrics import Result, rank_of, recalls
-from fromage_weights.evaluation.queries import check_length, query_embeddings
+from fromage_weights.evaluation.queries import caption_queries, check_length
 from fromage_weights.grounded import ImageSegment, TextSegment
 from fromage_weights.scoring import layout, token_log_likelihoods
 from fromage_weights.training.sources import CaptionSource, open_image
@@ -148,9 +148,7 @@ def _words(text: str) -> str:
 def retrieval(loaded: LoadedBundle, data: CaptionedImages) -> list[Result]:
     """Caption to image by [RET] after the caption, and image to caption, over all of `data`."""
     model = loaded.model
-    ret = model.tokenizer.ret_token
-    encoded = [model.tokenizer.encode_prompt([text + ret])[0] or () for text in data.captions]
-    queries = query_embeddings(model, [model.embed([TextSegment(ids)]) for ids in encoded])
+    queries = caption_queries(model, data.captions)
     images = model.mappers.image_embeddings(data.features).detach().cpu()
     cosines = queries @ images.T
     return [

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,14 @@ from fromage_weights.evaluation.metrics import (
     rank_of,
     recalls,
 )
-from fromage_weights.evaluation.pictures import ImageFolder, image_features, present, read_json
-from fromage_weights.evaluation.queries import check_length, query_embeddings
+from fromage_weights.evaluation.pictures import (
+    ImageFolder,
+    expecting,
+    image_features,
+    present,
+    read_json,
+)
+from fromage_weights.evaluation.queries import caption_queries, check_length
 from fromage_weights.grounded import ImageSegment, TextSegment
 
 if TYPE_CHECKING:
@@ -67,12 +74,8 @@ def read_dialogues(
     `reference_compat`.
     """
     data = read_json(file)
-    try:
+    with expecting(file, "a VisDial 1.0 file"):
         found = [*_dialogues(data["data"])]
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise EvaluationDataInvalid(
-            f"{file}: not a VisDial 1.0 file ({type(error).__name__}: {error})"
-        ) from error
     if not found:
         raise EvaluationDataInvalid(f"{file}: no dialogues")
     return found if dense is None else _with_relevance(found, dense, reference_compat)
@@ -100,10 +103,11 @@ def _with_relevance(
     places = {dialogue.image: number for number, dialogue in enumerate(dialogues)}
     turns = [[*dialogue.rounds] for dialogue in dialogues]
     flat = [(i, k) for i, rounds in enumerate(turns) for k in range(len(rounds))]
-    starts = [flat.index((i, 0)) for i in range(len(turns))] if all(turns) else []
+    starts = [0, *accumulate(len(rounds) for rounds in turns)]
     matched = 0
-    try:
-        for told in read_json(file):
+    annotations = read_json(file)
+    with expecting(file, "dense annotations of these dialogues"):
+        for told in annotations:
             number = places.get(int(told["image_id"]))
             if number is None:
                 continue
@@ -124,10 +128,6 @@ def _with_relevance(
                 )
             turns[number][place] = replace(turn, relevance=relevance)
             matched += 1
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise EvaluationDataInvalid(
-            f"{file}: not dense annotations of these dialogues ({type(error).__name__}: {error})"
-        ) from error
     if not matched:
         raise EvaluationDataInvalid(f"{file}: none of its annotations is about these dialogues")
     return [Dialogue(d.image, tuple(rounds)) for d, rounds in zip(dialogues, turns, strict=True)]
@@ -258,13 +258,7 @@ class ImageSearch:
 
     def queries(self, dialogues: Sequence[Dialogue]) -> Tensor:
         """(N, shared_dim), unit norm."""
-        tokenizer = self._model.tokenizer
-        encoded = [
-            tokenizer.encode_prompt([whole_text(d) + tokenizer.ret_token])[0] or ()
-            for d in dialogues
-        ]
-        prompts = [self._model.embed([TextSegment(ids)]) for ids in encoded]
-        return query_embeddings(self._model, prompts, batch=16)
+        return caption_queries(self._model, [whole_text(dialogue) for dialogue in dialogues])
 
     def images(self, dialogues: Sequence[Dialogue], features: dict[int, Tensor]) -> Tensor:
         """(N, shared_dim)."""

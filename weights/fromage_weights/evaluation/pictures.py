@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -96,6 +97,17 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EvaluationDataInvalid(f"{file}: {error}") from error
+
+
+@contextmanager
+def expecting(file: Path, what: str) -> Iterator[None]:
+    """What goes wrong while the content is taken apart means that it is something else."""
+    try:
+        yield
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise EvaluationDataInvalid(
+            f"{file}: not {what} ({type(error).__name__}: {error})"
+        ) from error
 
 
 def present(files: Iterable[tuple[Key, Path | None]]) -> dict[Key, Path]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fromage_weights.errors import EvaluationDataInvalid
 from fromage_weights.evaluation.decoding import pad_left
+from fromage_weights.grounded import TextSegment
 
 if TYPE_CHECKING:
     from fromage_weights.grounded import GroundedModel
@@ -41,3 +42,10 @@ def query_embeddings(
         output = model.forward(embeds, mask, positions, logits_to_keep=1)
         found[part] = model.mappers.query_embeddings(output.hidden[:, -1]).float().cpu()
     return found
+
+
+def caption_queries(model: GroundedModel, texts: Sequence[str]) -> Tensor:
+    """(N, shared_dim) of plain texts, [RET] right behind each (paper, section 3.2)."""
+    tokenizer = model.tokenizer
+    encoded = [tokenizer.encode_prompt([text + tokenizer.ret_token])[0] for text in texts]
+    return query_embeddings(model, [model.embed([TextSegment(ids or ())]) for ids in encoded])

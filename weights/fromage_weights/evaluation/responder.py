@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fromage_weights.errors import UnsupportedModel
 from fromage_weights.evaluation.decoding import greedy
-from fromage_weights.evaluation.queries import query_embeddings
+from fromage_weights.evaluation.queries import caption_queries, query_embeddings
 from fromage_weights.grounded import ImageSegment, Segment, TextSegment
 
 if TYPE_CHECKING:
@@ -100,7 +100,4 @@ class Responder:
 
     def caption_queries(self, captions: Sequence[str]) -> Tensor:
         """(N, E) for plain captions, [RET] appended (no chat template)."""
-        ret = self._tokenizer.ret_token
-        encoded = [self._tokenizer.encode_prompt([text + ret])[0] for text in captions]
-        prompts = [self._model.embed_ids(torch.tensor(ids)) for ids in encoded]
-        return query_embeddings(self._model, prompts)
+        return caption_queries(self._model, captions)

@@ -19,7 +19,13 @@ from torch import Tensor
 
 from fromage_weights.errors import EvaluationDataInvalid
 from fromage_weights.evaluation.metrics import Result, rank_of, recalls
-from fromage_weights.evaluation.pictures import ImageFolder, image_features, present, read_json
+from fromage_weights.evaluation.pictures import (
+    ImageFolder,
+    expecting,
+    image_features,
+    present,
+    read_json,
+)
 from fromage_weights.evaluation.queries import query_embeddings
 from fromage_weights.evaluation.responder import Message, Responder
 from fromage_weights.grounded import ImageSegment, Segment, TextSegment
@@ -58,13 +64,9 @@ class StoryFile:
         """A story-in-sequence file of VIST ("annotations" and "images"). Raises
         EvaluationDataInvalid."""
         data = read_json(file)
-        try:
+        with expecting(file, "a story-in-sequence file of VIST"):
             urls = {str(i["id"]): i.get("url_o") or i.get("url_m") for i in data["images"]}
             stories = _stories(annotation[0] for annotation in data["annotations"])
-        except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise EvaluationDataInvalid(
-                f"{file}: not a story-in-sequence file of VIST ({type(error).__name__}: {error})"
-            ) from error
         if not stories:
             raise EvaluationDataInvalid(f"{file}: no stories")
         return cls(stories, urls)
