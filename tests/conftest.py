@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from fromage_weights.cpu import avoid_hidden_amx
+
+avoid_hidden_amx()  # before any test computes something
+
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED_SUBSET = ROOT / "tests" / "data" / "reference_subset"
 

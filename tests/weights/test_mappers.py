@@ -48,6 +48,8 @@ def test_similarity_is_the_scaled_cosine() -> None:
 def test_a_file_brings_back_every_tensor(tmp_path: Path, tied: bool) -> None:
     written, read = _mappers(tied=tied), Mappers(6, 10, 12, 3, 4, (-1, 0), tied)
     written.save(tmp_path / FILE_NAME)
+    (tmp_path / "other").touch()
+    assert (tmp_path / FILE_NAME).stat().st_mode == (tmp_path / "other").stat().st_mode
     read.load(tmp_path / FILE_NAME)
     assert written.state_dict().keys() == read.state_dict().keys()
     assert ("ret_head" in written.state_dict()) is not tied

@@ -2,6 +2,7 @@
 
 import torch
 
+from fromage_weights.cpu import avoid_hidden_amx
 from fromage_weights.errors import DeviceUnavailable
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -23,13 +24,19 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bfloat16 on a CUDA device that has it, else float32."""
+    """``auto`` is bfloat16 on a CUDA device that has it, else float32.
+
+    bfloat16 on a CPU is made to work (``cpu``), so call this before anything is computed.
+    """
     if name == "auto":
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if has_bf16 else torch.float32
     if name not in _DTYPES:
         raise DeviceUnavailable(f"dtype {name!r}: expected auto, {' or '.join(_DTYPES)}")
-    return _DTYPES[name]
+    dtype = _DTYPES[name]
+    if dtype == torch.bfloat16 and device.type == "cpu":
+        avoid_hidden_amx()
+    return dtype
 
 
 def full_float32_precision() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -88,7 +88,7 @@ class Mappers(nn.Module):
             name: value.detach().to("cpu", dtype).contiguous()
             for name, value in self.state_dict().items()
         }
-        save_file(tensors, path)
+        path.write_bytes(save(tensors))  # save_file's are readable by their owner only
         return file_sha256(path)
 
     def load(self, path: Path) -> None:

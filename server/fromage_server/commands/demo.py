@@ -1,4 +1,4 @@
-"""``fromage demo train``: make the demo bundle from nothing."""
+"""``fromage demo``: make the demo bundle from nothing, and files to measure it by."""
 
 from __future__ import annotations
 
@@ -29,6 +29,30 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="where everything goes; the bundle is in DIR/bundle (default: runs/demo)",
     )
     train.set_defaults(run=run_train, parser=train)
+    files = verbs.add_parser(
+        "files",
+        help="write the demo's world as evaluation files",
+        description="Stories, dialogues and captioned pictures of held-out scenes in the files of "
+        "VIST, VisDial and `fromage train`, for `fromage eval vist`, `visdial` and `captions`.",
+    )
+    files.add_argument("out", type=Path, metavar="DIR", help="where they go")
+    files.add_argument(
+        "--split",
+        choices=("test", "validation"),
+        default="test",
+        help="test to report, validation to choose by (default: test)",
+    )
+    files.add_argument(
+        "--count", type=_count, default=200, metavar="N", help="of each kind (default: 200)"
+    )
+    files.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    files.set_defaults(run=run_files)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1 on")
+    return int(text)
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -39,4 +63,20 @@ def run_train(args: argparse.Namespace) -> int:
     if unknown:
         args.parser.error(f"--stage {unknown[0]}: expected one of {', '.join(STAGES)}")
     Pipeline(args.out).run(stages)
+    return 0
+
+
+def run_files(args: argparse.Namespace) -> int:
+    from fromage_weights.demo.files import DemoFiles
+
+    made = DemoFiles(args.split, args.count, seed=args.seed)
+    stories, photos = made.stories(args.out / "vist")
+    dialogues, dense, images = made.dialogues(args.out / "visdial")
+    captions, _ = made.captions(args.out / "captions")
+    print("Written. They are measured by")
+    print(f"  fromage eval vist {stories} --images {photos} --bundle demo --chat")
+    print(
+        f"  fromage eval visdial {dialogues} --dense {dense} --images {images} --bundle demo --chat"
+    )
+    print(f"  fromage eval captions {captions} --bundle demo")
     return 0

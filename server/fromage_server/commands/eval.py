@@ -73,7 +73,8 @@ def _register_visdial(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     visdial.add_argument(
         "--only", choices=("answers", "images"), help="one of the two directions (default: both)"
     )
-    visdial.set_defaults(run=run_visdial)
+    visdial.add_argument("--chat", action="store_true", help="in the bundle's chat template")
+    visdial.set_defaults(run=run_visdial, parser=visdial)
 
 
 def _register_captions(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -152,8 +153,7 @@ def run_vist(args: argparse.Namespace) -> int:
         story_features,
     )
 
-    if args.chat and args.reference_compat:
-        args.parser.error("--chat: the original code knows none, leave out --reference-compat")
+    _check_chat(args)
     file, folder = StoryFile.read(args.stories), ImageFolder(args.images)
     loaded = _load(args)
     features = story_features(loaded, file, folder, progress=True)
@@ -178,7 +178,8 @@ def run_visdial(args: argparse.Namespace) -> int:
     )
     from fromage_weights.evaluation.pictures import ImageFolder
 
-    compat = args.reference_compat
+    _check_chat(args)
+    compat, chat = args.reference_compat, args.chat
     found = read_dialogues(args.dialogues, args.dense, reference_compat=compat)
     folder = ImageFolder(args.images)
     if args.only != "images" and not all(turn.options for d in found for turn in d.rounds):
@@ -192,10 +193,11 @@ def run_visdial(args: argparse.Namespace) -> int:
     _need(dialogues, args.dialogues)
     results = []
     if args.only != "images":
-        ranking = AnswerRanking(loaded, reference_compat=compat)
+        ranking = AnswerRanking(loaded, reference_compat=compat, chat=chat)
         results.append(ranking.result(dialogues, features, progress=True))
     if args.only != "answers":
-        results.append(ImageSearch(loaded, reference_compat=compat).result(dialogues, features))
+        search = ImageSearch(loaded, reference_compat=compat, chat=chat)
+        results.append(search.result(dialogues, features))
     return _report(args, loaded, results)
 
 
@@ -214,6 +216,11 @@ def run_captions(args: argparse.Namespace) -> int:
     data = CaptionedImages.read(loaded, source, args.limit)
     _say_left_out(data.left_out, "pairs", "no caption, or an image that cannot be read")
     return _report(args, loaded, [Captioning(loaded).result(data), *retrieval(loaded, data)])
+
+
+def _check_chat(args: argparse.Namespace) -> None:
+    if args.chat and args.reference_compat:
+        args.parser.error("--chat: the original code knows none, leave out --reference-compat")
 
 
 def _load(args: argparse.Namespace) -> LoadedBundle:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,7 +32,7 @@ from fromage_weights.evaluation.pictures import ImageFolder
 from fromage_weights.evaluation.queries import query_embeddings
 from fromage_weights.evaluation.responder import Message, Reply
 from fromage_weights.evaluation.stories import SETTINGS, StoryFile, StoryRetrieval, story_features
-from fromage_weights.grounded import ImageSegment, TextSegment
+from fromage_weights.grounded import ImageSegment, Segment, TextSegment
 from fromage_weights.loading import LoadedBundle, load_grounded_model
 from fromage_weights.training.sources import open_source
 from tests.weights.evaluation.files import write_images, write_visdial, write_vist
@@ -281,6 +282,71 @@ def test_captions_and_retrieval(tmp_path: Path, loaded: LoadedBundle) -> None:
         total -= sum(float(told[0, start + i].log_softmax(-1)[ids[i]]) for i in words)
         count += len(words)
     assert result.figures["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
+
+
+def test_captions_end_at_a_stop_string_of_several_tokens(
+    tmp_path: Path, loaded: LoadedBundle
+) -> None:
+    data = CaptionedImages.read(loaded, open_source(write_tsv(tmp_path / "w", 2)))
+    (whole, _) = Captioning(loaded, max_tokens=8).captions(data.features)
+    end = whole[2:7]
+    assert len(loaded.model.tokenizer.encode(end)) > 1
+    config = loaded.bundle.config.model_copy(update={"stop": (end,)})
+    stopping = replace(loaded, bundle=replace(loaded.bundle, config=config))
+    (cut, _) = Captioning(stopping, max_tokens=8).captions(data.features)
+    assert cut == whole[:2].strip()
+
+
+def test_the_caption_follows_the_framed_image(tmp_path: Path, loaded: LoadedBundle) -> None:
+    data = CaptionedImages.read(loaded, open_source(write_tsv(tmp_path / "w", 2)))
+    template = loaded.bundle.config.chat_template.model_copy(update={"image": "<{image}> "})
+    config = loaded.bundle.config.model_copy(update={"chat_template": template})
+    framed = Captioning(replace(loaded, bundle=replace(loaded.bundle, config=config)))
+    model, total, count = loaded.model, 0.0, 0
+    front, behind = model.tokenizer.encode_prompt(["<", ">"])
+    for row, caption in zip(data.features, data.captions, strict=True):
+        ids = model.tokenizer.encode(" " + caption)
+        prompt: list[Segment] = [
+            TextSegment(front or ()),
+            ImageSegment(row),
+            TextSegment(behind or ()),
+        ]
+        with torch.inference_mode():
+            told = model.forward(model.embed([*prompt, TextSegment(ids)])[None]).logits[0]
+        start = len(told) - len(ids) - 1
+        total -= sum(float(told[start + i].log_softmax(-1)[t]) for i, t in enumerate(ids))
+        count += len(ids)
+    found = framed.perplexity(data.features, data.captions)
+    assert found == pytest.approx(math.exp(total / count), rel=1e-4)
+
+
+@torch.inference_mode()
+def test_a_chat_stands_in_the_bundles_template(tmp_path: Path, loaded: LoadedBundle) -> None:
+    dialogues = read_dialogues(write_visdial(tmp_path, 2)[0])
+    features = dialogue_features(loaded, dialogues, ImageFolder(tmp_path / "pictures"))
+    model, dialogue = loaded.model, dialogues[0]
+    row = features[dialogue.image]
+    asked = [f"Q: {turn.question}?\nA:" for turn in dialogue.rounds]
+    parts = ["Q: ", None, asked[0][3:], f" {dialogue.rounds[0].answer}\n", asked[1]]
+    head: list[Segment] = [
+        ImageSegment(row) if ids is None else TextSegment(ids)
+        for ids in model.tokenizer.encode_prompt(parts)
+    ]
+    second = [*AnswerRanking(loaded, chat=True).rounds(dialogue, row)][1]
+    for option, found in zip(dialogue.rounds[1].options, second.tolist(), strict=True):
+        ids = model.tokenizer.encode(f" {option}\n")
+        told = model.forward(model.embed([*head, TextSegment(ids)])[None]).logits[0]
+        start = len(told) - len(ids) - 1
+        lost = -sum(float(told[start + i].log_softmax(-1)[t]) for i, t in enumerate(ids))
+        assert found == pytest.approx(lost, abs=1e-4)
+    whole = [*asked, *(f" {turn.answer}" for turn in dialogue.rounds)]
+    text = [whole[0], whole[2] + "\n", whole[1], whole[3] + model.tokenizer.ret_token]
+    segments = [TextSegment(ids or ()) for ids in model.tokenizer.encode_prompt(text)]
+    wanted = query_embeddings(model, [model.embed(segments)])
+    assert torch.allclose(ImageSearch(loaded, chat=True).queries(dialogues)[:1], wanted, atol=1e-5)
+    for search in (AnswerRanking, ImageSearch):
+        with pytest.raises(ValueError, match="knows no chat"):
+            search(loaded, chat=True, reference_compat=True)
 
 
 def test_caption_scores() -> None:

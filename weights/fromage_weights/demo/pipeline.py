@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fromage_weights.cpu import avoid_hidden_amx
 from fromage_weights.demo.heads import HeadsRecipe, train_heads
 from fromage_weights.demo.language_model import LanguageRecipe, train_language_model
 from fromage_weights.demo.mapping import MappingRecipe, train_mappers
@@ -61,6 +62,7 @@ class Pipeline:
         self.bundle = out / "bundle"
 
     def run(self, stages: tuple[str, ...] = STAGES) -> None:
+        avoid_hidden_amx()  # every stage trains in bfloat16
         self.out.mkdir(parents=True, exist_ok=True)
         steps: dict[str, tuple[Path, Callable[[], None]]] = {
             "language": (self.lm / "config.json", self._language),

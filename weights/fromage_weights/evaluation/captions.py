@@ -1,7 +1,8 @@
 """Captioning, and retrieval both ways, on images with captions.
 
 CIDEr and BLEU-4 of greedy captions are pycocoevalcap's; captions are compared as lower-case words.
-The captioning prompt is the one of training: the image, then the begin token (paper, section 3.1).
+The captioning prompt is the one of training: the image, then the begin token (paper, section 3.1);
+in a bundle whose chat template frames images, the framed image.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from fromage_weights.errors import EvaluationDataInvalid, EvaluationUnavailable
 from fromage_weights.evaluation.decoding import greedy
 from fromage_weights.evaluation.metrics import Result, rank_of, recalls
 from fromage_weights.evaluation.queries import caption_queries, check_length
-from fromage_weights.grounded import ImageSegment, TextSegment
+from fromage_weights.grounded import ImageSegment, Segment, TextSegment
 from fromage_weights.scoring import layout, token_log_likelihoods
 from fromage_weights.training.sources import CaptionSource, open_image
 
@@ -78,23 +79,36 @@ class CaptionedImages:
 class Captioning:
     def __init__(self, loaded: LoadedBundle, *, max_tokens: int = 32) -> None:
         self._model, self._max_tokens = loaded.model, max_tokens
-        ends = [self._model.tokenizer.encode(text) for text in (*loaded.bundle.config.stop, "\n")]
+        opening, _, closing = loaded.bundle.config.chat_template.image.partition("{image}")
+        # A word is one token with the space before it.
+        self._space = " " if closing.endswith(" ") else ""
+        self._frame = opening, closing.removesuffix(" ")
+        self._ends = (*loaded.bundle.config.stop, "\n")
+        ends = [self._model.tokenizer.encode(text) for text in self._ends]
         self._stop = {ids[-1] for ids in ends if len(ids) == 1}
         self._stop |= {self._model.ret_token_id, *self._model.eos_token_ids}
+
+    def _prompt(self, features: Tensor) -> list[Segment]:
+        opening, closing = self._frame
+        before, after = opening or None, closing
+        encoded = self._model.tokenizer.encode_prompt([before, after])
+        return [
+            *(TextSegment(ids) for ids in encoded[:1] if ids),
+            ImageSegment(features),
+            TextSegment(encoded[1] or ()),
+        ]
 
     def captions(self, features: Tensor) -> list[str]:
         """One greedy caption for each row of (N, vision_dim)."""
         model = self._model
-        begin = model.tokenizer.bos_token_id
         found: list[str] = []
         for start in range(0, len(features), _BATCH):
-            prompts = [
-                model.embed([ImageSegment(row), TextSegment(() if begin is None else (begin,))])
-                for row in features[start : start + _BATCH]
-            ]
+            prompts = [model.embed(self._prompt(row)) for row in features[start : start + _BATCH]]
             for ids in greedy(model.lm, prompts, stop=self._stop, max_tokens=self._max_tokens):
-                words = [i for i in ids if i not in self._stop]
-                found.append(model.tokenizer.decode(words).strip())
+                text = model.tokenizer.decode([i for i in ids if i not in self._stop])
+                for end in self._ends:  # those of several tokens
+                    text = text.partition(end)[0]
+                found.append(text.strip())
         return found
 
     @torch.inference_mode()
@@ -103,13 +117,15 @@ class Captioning:
         model = self._model
         total, count = 0.0, 0
         for row, caption in zip(features, captions, strict=True):
-            ids = model.tokenizer.encode_prompt([caption])[0] or ()
-            check_length(model, model.n_visual_tokens + len(ids))
-            logits = model.forward(model.embed([ImageSegment(row), TextSegment(ids)])[None]).logits
-            whole = layout([None, ids], model.n_visual_tokens)
-            # The begin token is the same for all.
-            first = len(whole) - len(ids) + (model.tokenizer.bos_token_id is not None)
-            told = token_log_likelihoods(logits[0], whole, first)
+            ids = model.tokenizer.encode(self._space + caption)
+            segments = [*self._prompt(row), TextSegment(ids)]
+            whole = layout(
+                [s.token_ids if isinstance(s, TextSegment) else None for s in segments],
+                model.n_visual_tokens,
+            )
+            check_length(model, len(whole))
+            logits = model.forward(model.embed(segments)[None]).logits
+            told = token_log_likelihoods(logits[0], whole, len(whole) - len(ids))
             total, count = total - float(told.sum()), count + len(told)
         return math.exp(total / max(1, count))
 

@@ -34,7 +34,8 @@ from fromage_weights.evaluation.pictures import (
     present,
     read_json,
 )
-from fromage_weights.evaluation.queries import caption_queries, check_length
+from fromage_weights.evaluation.queries import caption_queries, check_length, query_embeddings
+from fromage_weights.evaluation.responder import Message, Responder
 from fromage_weights.grounded import ImageSegment, TextSegment
 
 if TYPE_CHECKING:
@@ -161,33 +162,67 @@ def whole_text(dialogue: Dialogue) -> str:
     return " ".join(f"Q: {turn.question}? A: {turn.answer}." for turn in dialogue.rounds)
 
 
+def messages(dialogue: Dialogue, features: Tensor | None = None) -> list[Message]:
+    """The dialogue as a chat; its image's `features` (vision_dim,) before the first question."""
+    made = []
+    for i, turn in enumerate(dialogue.rounds):
+        made.append(Message("user", f"{turn.question}?", None if i else features))
+        made.append(Message("assistant", turn.answer))
+    return made
+
+
 class AnswerRanking:
     """Scores answers by the frozen LM; rounds need options to choose from.
 
     The loss of an answer is summed over its tokens, its begin token included, as the reference's
     script does. That script compares each token with the logits at the token's *own* position,
-    which already know it; `reference_compat` computes that, the default the next-token loss.
+    which already know it; `reference_compat` computes that, the default the next-token loss. With
+    `chat` image, questions and answers stand in the bundle's chat template.
     """
 
-    def __init__(self, loaded: LoadedBundle, *, reference_compat: bool = False) -> None:
+    def __init__(
+        self, loaded: LoadedBundle, *, reference_compat: bool = False, chat: bool = False
+    ) -> None:
+        if chat and reference_compat:
+            raise ValueError("the reference's script knows no chat")
         self._model, self._shifted = loaded.model, not reference_compat
+        self._responder = Responder(loaded) if chat else None
+        self._template = loaded.bundle.config.chat_template
 
-    @torch.inference_mode()
+    def rounds(self, dialogue: Dialogue, features: Tensor) -> Iterator[Tensor]:
+        """The losses (len(options),) of each round's options."""
+        for number, (turn, context) in enumerate(
+            zip(dialogue.rounds, contexts(dialogue), strict=True)
+        ):
+            if self._responder is None:
+                yield self.losses(features, context, turn.options)
+                continue
+            chat = messages(dialogue, features)[: 2 * number + 1]
+            head = self._model.embed(self._responder.segments(chat))
+            replies = [self._template.assistant.replace("{content}", o) for o in turn.options]
+            yield self._losses(head, [self._model.tokenizer.encode(reply) for reply in replies])
+
     def losses(self, features: Tensor, context: str, answers: Sequence[str]) -> Tensor:
         """(len(answers),) for the image's `features` (vision_dim,) and the text after it."""
-        from transformers import DynamicCache
-
         model = self._model
         begin = model.tokenizer.encode_prompt([context])[0]
         assert begin is not None
         head = model.embed([ImageSegment(features), TextSegment(begin)])
         encoded = [model.tokenizer.encode_prompt([answer])[0] or () for answer in answers]
+        return self._losses(head, encoded)
+
+    @torch.inference_mode()
+    def _losses(self, head: Tensor, encoded: Sequence[tuple[int, ...]]) -> Tensor:
+        """(len(encoded),) of the answers' ids after `head` (T, D)."""
+        from transformers import DynamicCache
+
+        model = self._model
         check_length(model, len(head) + max(map(len, encoded)))
         cache = DynamicCache(config=model.lm.config)
         front = model.forward(head[None], past_key_values=cache, logits_to_keep=1).logits
-        found = torch.empty(len(answers))
+        found = torch.empty(len(encoded))
         # Answers of like length share a batch; the context is read once.
-        order = sorted(range(len(answers)), key=lambda i: len(encoded[i]))
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
         for start in range(0, len(order), _OPTIONS):
             part = order[start : start + _OPTIONS]
             # A copy: not every kind of cache can be shortened again.
@@ -223,9 +258,9 @@ class AnswerRanking:
         from tqdm import tqdm
 
         losses = [
-            self.losses(features[dialogue.image], context, turn.options)
+            row
             for dialogue in tqdm(dialogues, desc="answers", unit=" dialogues", disable=not progress)
-            for turn, context in zip(dialogue.rounds, contexts(dialogue), strict=True)
+            for row in self.rounds(dialogue, features[dialogue.image])
         ]
         return answers_result(dialogues, losses)
 
@@ -250,15 +285,32 @@ class ImageSearch:
 
     The default ranks all images for each dialogue by cosine. The reference's script ranks all
     *dialogues* for each image instead, and leaves the image side without normalisation (which
-    changes nothing then): `reference_compat`.
+    changes nothing then): `reference_compat`. With `chat` the dialogue stands in the bundle's chat
+    template, and [RET] ends its last answer.
     """
 
-    def __init__(self, loaded: LoadedBundle, *, reference_compat: bool = False) -> None:
+    def __init__(
+        self, loaded: LoadedBundle, *, reference_compat: bool = False, chat: bool = False
+    ) -> None:
+        if chat and reference_compat:
+            raise ValueError("the reference's script knows no chat")
         self._model, self._compat = loaded.model, reference_compat
+        self._responder = Responder(loaded) if chat else None
 
     def queries(self, dialogues: Sequence[Dialogue]) -> Tensor:
         """(N, shared_dim), unit norm."""
+        if self._responder is not None:
+            prompts = [self._chat_prompt(self._responder, dialogue) for dialogue in dialogues]
+            return query_embeddings(self._model, prompts)
         return caption_queries(self._model, [whole_text(dialogue) for dialogue in dialogues])
+
+    def _chat_prompt(self, responder: Responder, dialogue: Dialogue) -> Tensor:
+        ret = self._model.tokenizer.ret_token
+        *before, last = messages(dialogue)
+        *front, reply = responder.segments([*before, replace(last, text=last.text + ret)])
+        assert isinstance(reply, TextSegment)
+        end = reply.token_ids.index(self._model.ret_token_id) + 1
+        return self._model.embed([*front, TextSegment(reply.token_ids[:end])])
 
     def images(self, dialogues: Sequence[Dialogue], features: dict[int, Tensor]) -> Tensor:
         """(N, shared_dim)."""

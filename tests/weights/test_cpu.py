@@ -1,0 +1,55 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fromage_weights import cpu
+
+BFLOAT16 = """
+from fromage_weights.cpu import avoid_hidden_amx
+avoid_hidden_amx()
+import torch
+a = torch.full((64, 64), 0.5, dtype=torch.bfloat16)
+with torch.autocast("cpu", torch.bfloat16):
+    b = torch.ones(8, 125) @ torch.ones(125, 32)
+assert (a @ a)[0, 0] == 16 and b[0, 0] == 125
+"""
+
+
+def test_bfloat16_works_on_this_machine() -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "ONEDNN_MAX_CPU_ISA"}
+    subprocess.run([sys.executable, "-c", BFLOAT16], check=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("announced", "works", "before", "after"),
+    [
+        (True, False, None, "AVX512_CORE_FP16"),
+        (True, True, None, None),
+        (False, False, None, None),
+        (True, False, "AVX2", "AVX2"),
+    ],
+)
+def test_amx_is_avoided_only_where_it_fails(
+    monkeypatch: pytest.MonkeyPatch,
+    announced: bool,
+    works: bool,
+    before: str | None,
+    after: str | None,
+) -> None:
+    monkeypatch.setattr(cpu, "_announces_amx", lambda: announced)
+    monkeypatch.setattr(cpu, "_amx_works", lambda: works)
+    # Set first, so that what the code sets is taken back, too.
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", before or "")
+    if before is None:
+        monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    cpu.avoid_hidden_amx()
+    assert os.environ.get("ONEDNN_MAX_CPU_ISA") == after
+
+
+def test_a_trial_that_dies_counts_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu._amx_works.cache_clear()
+    monkeypatch.setattr(cpu, "_TRIAL", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    assert not cpu._amx_works()
+    cpu._amx_works.cache_clear()
