@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fromage_weights.demo import corpus, dialogue, phrases, sight
+from fromage_weights.demo import corpus, dialogue, nouns, phrases, sight
 from fromage_weights.demo.dialogue import Turn
 from fromage_weights.demo.grammar import COLOURS, NAMES, Wish, describe, slot, tags
 from fromage_weights.demo.samples import random_draft
@@ -43,7 +43,7 @@ def test_small_talk_and_unknown_words_are_disjoint() -> None:
         assert len(set().union(*parts)) == sum(map(len, parts))
         # A full stop or a question mark: "!" belongs to answers with a picture.
         assert all(answer[-1] in ".?" for answer in intent["answers"])
-    words = [set(dialogue.unknown_words(part)) for part in ("train", "validation", "test")]
+    words = [set(nouns.unknown_words(part)) for part in ("train", "validation", "test")]
     assert all(words)
     assert len(set().union(*words, NAMES)) == sum(map(len, words)) + len(NAMES)
 

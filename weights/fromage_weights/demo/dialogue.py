@@ -24,7 +24,8 @@ from fromage_weights.demo.grammar import (
     state,
     with_article,
 )
-from fromage_weights.demo.small_talk_forms import pseudo_word, small_talk_form
+from fromage_weights.demo.nouns import pseudo_word, unknown_words
+from fromage_weights.demo.small_talk_forms import small_talk_form
 from fromage_weights.demo.splits import EVALUATION_SPLITS, Split
 from fromage_weights.demo.wordings import (
     bare_form,
@@ -71,13 +72,6 @@ def small_talk() -> dict[str, dict[str, list[str]]]:
     return intents
 
 
-@cache
-def unknown_words(split: Split) -> tuple[str, ...]:
-    """Real things outside the collection."""
-    text = files(__package__).joinpath("unknown_words.json").read_text("utf-8")
-    return tuple(json.loads(text)[split])
-
-
 def typed(text: str, rng: np.random.Generator, *, endings: bool = True) -> str:
     """As people type: sometimes a capital, a greeting before it, a please or a mark after it."""
     if endings and rng.random() < 0.4:
@@ -112,7 +106,7 @@ def request(wish: Wish, rng: np.random.Generator, split: Split) -> Turn:
     form = request_form(rng, split)
     if wish.count == 1 and not wish.is_pair and rng.random() < 0.1:
         text = wish.objects[0] + ground(wish.background, rng)
-        form = bare_form(rng) if split == "train" else form
+        form = bare_form(rng) if split == "train" and rng.random() < 0.5 else form
     else:
         text = describe(wish, rng, digits=True)
     return Turn(typed(form.format(x=text), rng), shown(wish, rng), wish)
@@ -147,7 +141,7 @@ def unknown_request(rng: np.random.Generator, split: Split) -> Turn:
         both = [with_article(word), with_article(pick(rng, NAMES))]
         thing = " and ".join(both if rng.random() < 0.5 else both[::-1])
     colour = pick(rng, COLOURS) if rng.random() < 0.25 else None
-    bare = thing == word and split == "train"
+    bare = thing == word and split == "train" and rng.random() < 0.5
     form = bare_form(rng) if bare else request_form(rng, split)
     asked = form.format(x=thing + ground(colour, rng))
     return Turn(typed(asked, rng), pick(rng, phrases.REFUSALS))

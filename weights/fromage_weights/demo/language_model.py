@@ -35,7 +35,11 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class LanguageRecipe:
-    """Shape and schedule. Steps: `steps` of short blocks, then `long_steps` of long ones."""
+    """Shape and schedule. Steps: `steps` of short blocks, then `long_steps` of long ones.
+
+    `matrix_rate` is Muon's, for the layers' matrices, in AdamW's unit (the root mean square of an
+    update); `learning_rate` is AdamW's, for the rest.
+    """
 
     hidden: int = 320
     layers: int = 5
@@ -47,6 +51,7 @@ class LanguageRecipe:
     long_steps: int = 150
     long_batch: int = 4
     learning_rate: float = 2e-3
+    matrix_rate: float = 4e-3
     warmup: int = 150
     decay: float = 0.15
     noise: float = 0.33
@@ -60,10 +65,11 @@ class LanguageRecipe:
         """Starts at a third and is full after a fifth of all steps."""
         return self.noise * min(1.0, 1 / 3 + 2 / 3 * step / (0.2 * self.total))
 
-    def rate(self, step: int) -> float:
-        """Warm up, stay, then fall linearly over the last `decay` of all steps."""
+    def pace(self, step: int) -> float:
+        """The part of the learning rates at `step`: warm up, stay, then fall linearly over the
+        last `decay` of all steps."""
         falling = (self.total - step) / (self.decay * self.total)
-        return self.learning_rate * min(1.0, (step + 1) / self.warmup, falling)
+        return min(1.0, (step + 1) / self.warmup, falling)
 
 
 def new_model(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast) -> GPTNeoXForCausalLM:
@@ -167,7 +173,7 @@ class LanguageTraining:
         # One token a question decides yes or no, among many easy ones.
         self._token_weights = torch.ones(len(tokenizer))
         self._token_weights[tokenizer.convert_tokens_to_ids(["ĠYes", "ĠNo"])] = 4.0
-        self._optimizer = self._make_optimizer()
+        self._optimizers = self._make_optimizers()
         self.step = 0
         self._streams = [
             TextStream(
@@ -184,15 +190,20 @@ class LanguageTraining:
         if self._path.exists():
             self._load()
 
-    def _make_optimizer(self) -> torch.optim.AdamW:
+    def _make_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        """Muon for the matrices between the embeddings and the head (its loss is below AdamW's from
+        the first few hundred steps on), AdamW for the rest."""
         named = list(self.lm.named_parameters())
         matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
         others = [p for n, p in named if p.ndim != 2 or "embed" in n]
-        groups = [
-            {"params": matrices, "weight_decay": 0.05},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
+        return (
+            torch.optim.Muon(
+                matrices, self.recipe.matrix_rate, 0.05, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(
+                others, self.recipe.learning_rate, (0.9, 0.95), weight_decay=0.0, fused=True
+            ),
+        )
 
     def run(self, *, log_every: int = 50, save_every: int = 400) -> Iterator[tuple[int, float]]:
         """Train to the end; yields (step, mean loss since the last) every `log_every` steps."""
@@ -210,8 +221,9 @@ class LanguageTraining:
     def _train_step(self) -> float:
         stream = self._streams[self.step >= self.recipe.steps]
         ids, weights, slots = (torch.from_numpy(a) for a in stream.next())
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.recipe.rate(self.step)
+        rates = (self.recipe.matrix_rate, self.recipe.learning_rate)
+        for optimizer, rate in zip(self._optimizers, rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * self.recipe.pace(self.step)
         self._noise.level = self.recipe.noise_at(self.step)
         # A weight is the chance of being learnt from: the head is costly, questions are noise.
         kept = torch.rand(weights[:, 1:].shape, generator=self._chance) < weights[:, 1:]
@@ -220,10 +232,11 @@ class LanguageTraining:
             hidden = self.lm.base_model(inputs_embeds=embeds, use_cache=False)[0]
             logits = output_head(self.lm)(hidden[kept])
         loss = functional.cross_entropy(logits.float(), ids[:, 1:][kept], self._token_weights)
-        self._optimizer.zero_grad(set_to_none=True)
+        self.lm.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.lm.parameters(), 1.0)
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
         return float(loss.detach())
 
     def _save(self) -> None:
@@ -231,7 +244,7 @@ class LanguageTraining:
             "step": self.step,
             "chunks": [stream.chunk for stream in self._streams],
             "model": self.lm.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
         }
         partial = self._path.with_suffix(".tmp")
         torch.save(state, partial)
@@ -243,7 +256,8 @@ class LanguageTraining:
         for stream, chunk in zip(self._streams, state["chunks"], strict=True):
             stream.seek(chunk)
         self.lm.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
 
 
 def train_language_model(

@@ -11,6 +11,7 @@ import numpy as np
 
 from fromage_weights.demo.common_words import COMMON_WORDS
 from fromage_weights.demo.grammar import NAMES, pick, plural, with_article
+from fromage_weights.demo.nouns import pseudo_word
 from fromage_weights.demo.wordings import random_words
 
 _WHO = "{there|friend|my friend|dear|bot|robot|computer|everyone|all|again|you|buddy|<name>}"
@@ -228,15 +229,6 @@ _FILLERS: dict[str, tuple[str, ...]] = {
 _MADE_UP = 0.2
 _ALTERNATIVES = re.compile(r"\{([^{}]*)\}")
 _FILLER = re.compile(r"<(\w+)>")
-_ONSETS = (*"bcdfghjklmnprstvwz", "br", "cr", "dr", "fl", "gl", "gr", "pl", "pr", "sk", "st", "tr")
-_VOWELS = ("a", "e", "i", "o", "u", "oo", "ee", "ai", "ou")
-_CODAS = ("", "", "b", "d", "g", "k", "l", "m", "n", "p", "r", "s", "t", "x", "ng", "nk", "rt")
-
-
-def pseudo_word(rng: np.random.Generator) -> str:
-    syllables = 2 + int(rng.random() < 0.3)
-    parts = (pick(rng, _ONSETS) + pick(rng, _VOWELS) + pick(rng, _CODAS) for _ in range(syllables))
-    return "".join(parts)
 
 
 def _letters(rng: np.random.Generator) -> str:

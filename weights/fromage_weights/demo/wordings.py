@@ -10,6 +10,7 @@ import numpy as np
 from fromage_weights.demo import phrases
 from fromage_weights.demo.common_words import COMMON_WORDS
 from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, pick
+from fromage_weights.demo.nouns import any_noun
 from fromage_weights.demo.splits import EVALUATION_SPLITS
 
 _LEADS = (
@@ -153,6 +154,20 @@ _QUESTIONS: dict[str, tuple[str, ...]] = {
         "[any|is there any sign of|are you seeing|could it be|might it be] {o} " + _HERE,
     ),
 }
+# <noun> is any other thing's name, <word> a word that is none, <verb> one of asking.
+_AROUND = (
+    "<verb>[| me| us] [a|the|that|your|my|some|one] <noun> [of|of|of|with|showing] {x}",
+    "[can|could|will|would|won't] [you|we|someone] <verb>[| me| us] [a|the] <noun> [of|of|with] {x}",
+    "<word> [|me|us|it|with|to|on] [a|the|one] <noun> [of|of|with] {x}",
+    "[a|the|one|your|this|any] <noun> [of|of|with|showing|for] {x}",
+    "<verb>[| me| us] {x} [for|in|from|like|on|with] [a|my|the|our|your] <noun>",
+    "{x} [for|in|from|like|on] [a|my|the|our|your] <noun>",
+    "[|and|so|my|our|the] <noun> [wants|needs|likes|asks for|loves|is after|would like] {x}",
+    "[what|which|whose|what sort of|which sort of] <noun> [has|shows|holds|is there for|goes with] {x}",
+    "[where|how|when|why not] [do|can|could|did|would] [you|i|we|one] <word> {x}",
+    "[is|are|was|may|must|will] {x} <word>[| in your <noun>| by the <noun>| in the <noun>]",
+    "[i|we] <word> [you|it|that|to] <word> {x}[| in your <noun>| in the <noun>]",
+)
 _BARE = ("{x}", "{x}", "{x}", "show me {x}", "{x} please", "picture of {x}")
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _SLOTS = {"{n}": rf"(?:{'|'.join(COUNT_WORDS)}|[123])", "{c}": rf"(?:{'|'.join(COLOURS)})"}
@@ -233,6 +248,20 @@ _FIRST = (
 )  # fmt: skip
 
 
+def _around(rng: np.random.Generator) -> str:
+    """A request with other nouns in it: what is asked for is told by its place."""
+    text = _expanded(pick(rng, _AROUND), rng)
+    fillers = {
+        "<noun>": any_noun,
+        "<word>": lambda rng: pick(rng, COMMON_WORDS),
+        "<verb>": lambda rng: pick(rng, _VERBS),
+    }
+    for mark, filler in fillers.items():
+        while mark in text:
+            text = text.replace(mark, filler(rng), 1)
+    return text
+
+
 def _strange(rng: np.random.Generator) -> str:
     """A request some of whose words are others, or {x} among words that happen to be there."""
     draw = rng.random()
@@ -256,9 +285,11 @@ def _strange(rng: np.random.Generator) -> str:
 def training_form(rng: np.random.Generator) -> str:
     """A request with {x} in it."""
     draw = rng.random()
-    if draw < 0.5:
+    if draw < 0.43:
         return training_wording("REQUESTS", rng)
-    return _made(rng) if draw < 0.7 else _strange(rng)
+    if draw < 0.6:
+        return _made(rng)
+    return _strange(rng) if draw < 0.8 else _around(rng)
 
 
 def bare_form(rng: np.random.Generator) -> str:

@@ -1,0 +1,32 @@
+"""Nouns for things that the collection doesn't have."""
+
+import json
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+
+from fromage_weights.demo.grammar import pick
+from fromage_weights.demo.splits import Split
+
+_ONSETS = (*"bcdfghjklmnprstvwz", "br", "cr", "dr", "fl", "gl", "gr", "pl", "pr", "sk", "st", "tr")
+_VOWELS = ("a", "e", "i", "o", "u", "oo", "ee", "ai", "ou")
+_CODAS = ("", "", "b", "d", "g", "k", "l", "m", "n", "p", "r", "s", "t", "x", "ng", "nk", "rt")
+
+
+@cache
+def unknown_words(split: Split) -> tuple[str, ...]:
+    """Real things outside the collection."""
+    text = files(__package__).joinpath("unknown_words.json").read_text("utf-8")
+    return tuple(json.loads(text)[split])
+
+
+def pseudo_word(rng: np.random.Generator) -> str:
+    syllables = 2 + int(rng.random() < 0.3)
+    parts = (pick(rng, _ONSETS) + pick(rng, _VOWELS) + pick(rng, _CODAS) for _ in range(syllables))
+    return "".join(parts)
+
+
+def any_noun(rng: np.random.Generator) -> str:
+    """Of the training words, or made up."""
+    return pseudo_word(rng) if rng.random() < 0.3 else pick(rng, unknown_words("train"))
