@@ -3,6 +3,7 @@ is known is decided by the thing and not by how it is asked for, and hundreds of
 what is shown and to ask about an upload. None of them is a wording kept for evaluation."""
 
 import re
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -251,7 +252,7 @@ _FIRST = (
 def _around(rng: np.random.Generator) -> str:
     """A request with other nouns in it: what is asked for is told by its place."""
     text = _expanded(pick(rng, _AROUND), rng)
-    fillers = {
+    fillers: dict[str, Callable[[np.random.Generator], str]] = {
         "<noun>": any_noun,
         "<word>": lambda rng: pick(rng, COMMON_WORDS),
         "<verb>": lambda rng: pick(rng, _VERBS),
