@@ -60,6 +60,12 @@ class ChatTemplate(_Strict):
     image: str = "{image}"
     image_position: Literal["inline", "before"] = "inline"
 
+    @property
+    def image_frame(self) -> tuple[str, str]:
+        """What stands before and behind an image."""
+        opening, _, closing = self.image.partition("{image}")
+        return opening, closing
+
     @field_validator("system", "user", "assistant")
     @classmethod
     def _has_content(cls, value: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fromage_server.arguments import add_split, positive
+
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser("demo", help="make the demo model")
@@ -36,23 +38,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "VIST, VisDial and `fromage train`, for `fromage eval vist`, `visdial` and `captions`.",
     )
     files.add_argument("out", type=Path, metavar="DIR", help="where they go")
+    add_split(files)
     files.add_argument(
-        "--split",
-        choices=("test", "validation"),
-        default="test",
-        help="test to report, validation to choose by (default: test)",
-    )
-    files.add_argument(
-        "--count", type=_count, default=200, metavar="N", help="of each kind (default: 200)"
+        "--count", type=positive, default=200, metavar="N", help="of each kind (default: 200)"
     )
     files.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     files.set_defaults(run=run_files)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1 on")
-    return int(text)
 
 
 def run_train(args: argparse.Namespace) -> int:

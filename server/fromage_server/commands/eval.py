@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fromage_server.arguments import add_split, positive
+
 if TYPE_CHECKING:
     from fromage_weights.evaluation.metrics import Result
     from fromage_weights.loading import LoadedBundle
@@ -33,12 +35,7 @@ def _register_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
     demo.add_argument(
         "--bundle", default="demo", metavar="BUNDLE", help="demo or a directory (default: demo)"
     )
-    demo.add_argument(
-        "--split",
-        choices=("test", "validation"),
-        default="test",
-        help="test to report, validation to choose by (default: test)",
-    )
+    add_split(demo)
     _add_running(demo)
     demo.set_defaults(run=run_demo)
 
@@ -94,7 +91,7 @@ def _register_captions(verbs: argparse._SubParsersAction[argparse.ArgumentParser
 def _add_common(parser: argparse.ArgumentParser, *, images: str, compat: bool = True) -> None:
     parser.add_argument("--images", type=Path, required=compat, metavar="DIR", help=images)
     parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="what to measure")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N")
     if compat:
         parser.add_argument(
             "--reference-compat",
@@ -117,12 +114,6 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", type=_writable, metavar="FILE", help="also write the result as JSON"
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1 on")
-    return int(text)
 
 
 def _writable(text: str) -> Path:

@@ -191,8 +191,7 @@ class LanguageTraining:
             self._load()
 
     def _make_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-        """Muon for the matrices between the embeddings and the head (its loss is below AdamW's from
-        the first few hundred steps on), AdamW for the rest."""
+        """Muon for the matrices between the embeddings and the head, AdamW for the rest."""
         named = list(self.lm.named_parameters())
         matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
         others = [p for n, p in named if p.ndim != 2 or "embed" in n]

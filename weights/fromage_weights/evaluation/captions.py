@@ -79,7 +79,7 @@ class CaptionedImages:
 class Captioning:
     def __init__(self, loaded: LoadedBundle, *, max_tokens: int = 32) -> None:
         self._model, self._max_tokens = loaded.model, max_tokens
-        opening, _, closing = loaded.bundle.config.chat_template.image.partition("{image}")
+        opening, closing = loaded.bundle.config.chat_template.image_frame
         # A word is one token with the space before it.
         self._space = " " if closing.endswith(" ") else ""
         self._frame = opening, closing.removesuffix(" ")
@@ -90,13 +90,9 @@ class Captioning:
 
     def _prompt(self, features: Tensor) -> list[Segment]:
         opening, closing = self._frame
-        before, after = opening or None, closing
-        encoded = self._model.tokenizer.encode_prompt([before, after])
-        return [
-            *(TextSegment(ids) for ids in encoded[:1] if ids),
-            ImageSegment(features),
-            TextSegment(encoded[1] or ()),
-        ]
+        before, behind = self._model.tokenizer.encode_prompt([opening or None, closing])
+        front = [TextSegment(before)] if before else []
+        return [*front, ImageSegment(features), TextSegment(behind or ())]
 
     def captions(self, features: Tensor) -> list[str]:
         """One greedy caption for each row of (N, vision_dim)."""

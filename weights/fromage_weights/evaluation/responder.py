@@ -61,7 +61,7 @@ class Responder:
             if message.features is None:
                 items.append(before + message.text + after)
             else:
-                opening, _, closing = self._template.image.partition("{image}")
+                opening, closing = self._template.image_frame
                 items += [before + opening, message.features, closing + message.text + after]
         texts = [item if isinstance(item, str) else None for item in items]
         encoded = self._tokenizer.encode_prompt(texts)
