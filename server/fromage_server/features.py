@@ -15,6 +15,7 @@ from fromage_server.media import SourceImage
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fromage_weights.grounded import ImageSegment
     from fromage_weights.vision import PreprocessMode, VisionEncoder
 
 _BATCH: Final = 16
@@ -31,8 +32,11 @@ class FeatureEncoder:
         self._lock = threading.Lock()
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
 
-    def encode(self, images: Sequence[SourceImage]) -> list[Tensor]:
-        """One (Dv,) float32 feature per image. Raises ApiError for what is no picture."""
+    def encode(self, images: Sequence[SourceImage]) -> list[ImageSegment]:
+        """One (Dv,) float32 feature per image, keyed by the image's content. Raises ApiError for
+        what is no picture."""
+        from fromage_weights.grounded import ImageSegment
+
         found = {
             image.digest: feature
             for image in images
@@ -44,7 +48,7 @@ class FeatureEncoder:
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
             found.update(zip((image.digest for image in batch), self._run(batch), strict=True))
-        return [found[image.digest] for image in images]
+        return [ImageSegment(found[i.digest], key=bytes.fromhex(i.digest)) for i in images]
 
     def _run(self, batch: Sequence[SourceImage]) -> list[Tensor]:
         import torch

@@ -11,9 +11,7 @@ from fromage_server.schema.parts import ImagePart, ImageUrlPart, Part, TextPart
 from fromage_server.schema.requests import Message
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fromage_weights.grounded import Segment
+    from fromage_weights.grounded import ImageSegment, Segment
 
 PictureSource = ImageUrlPart | ImagePart
 _CONTENT, _IMAGE = "{content}", "{image}"
@@ -82,13 +80,13 @@ class Prompt:
                 start += len(item)
         return tuple(found)
 
-    def segments(self, features: Sequence[Tensor]) -> tuple[Segment, ...]:
-        """``features``: one pooled vision feature per picture, in order."""
-        from fromage_weights.grounded import ImageSegment, TextSegment
+    def segments(self, images: Sequence[ImageSegment]) -> tuple[Segment, ...]:
+        """``images``: one per picture, in order."""
+        from fromage_weights.grounded import TextSegment
 
-        images = iter(features)
+        following = iter(images)
         return tuple(
-            ImageSegment(next(images)) if item is None else TextSegment(item)
+            next(following) if item is None else TextSegment(item)
             for item in self.items
             if item is None or item
         )

@@ -99,7 +99,6 @@ class _EngineReply:
             "usage": {
                 **usage,
                 "total_tokens": finish.usage.prompt_tokens + finish.usage.completion_tokens,
-                "cached_tokens": 0,
                 "images_in": len(self._plan.prompt.pictures),
                 "images_out": self._content.images,
                 "dropped_turns": self._plan.prompt.dropped_turns,

@@ -27,7 +27,13 @@ def load(settings: Settings, uploads: UploadStore, workers: Workers, report: Rep
     model, config = loaded.model, loaded.bundle.config
     log.info("%s on %s in %s", config.name, model.device, str(model.dtype).removeprefix("torch."))
     gallery = Gallery(open_collections(settings, loaded, report))
-    limits = EngineConfig(settings.max_batch, settings.max_queue, settings.max_context)
+    limits = EngineConfig(
+        settings.max_batch,
+        settings.max_queue,
+        settings.max_context,
+        settings.prefill_tokens,
+        settings.kv_cache_bytes,
+    )
     engine = Engine(model, limits)
     assert loaded.vision is not None
     media = MediaReader(uploads, gallery)

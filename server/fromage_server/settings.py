@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
 from fromage_server.errors import SettingsError
 
@@ -53,6 +53,15 @@ class Settings(BaseModel):
         default=None,
         ge=16,
         description="longest prompt and reply, in tokens (default: the model's)",
+    )
+    prefill_tokens: int = Field(
+        default=512, ge=1, le=65536, description="prompt tokens computed in one step, at most"
+    )
+    kv_cache_bytes: ByteSize | None = Field(
+        default=None,
+        ge=1,
+        description="memory for keys and values, such as 4GiB (default: what max_batch whole "
+        "contexts need, within the free memory)",
     )
     max_body_mib: int = Field(default=32, ge=1, le=1024, description="largest request body")
     upload_ttl_s: int = Field(default=3600, ge=1, description="seconds for which an upload is kept")

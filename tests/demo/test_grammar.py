@@ -10,6 +10,7 @@ from fromage_weights.demo import corpus, dialogue, nouns, phrases, sight
 from fromage_weights.demo.dialogue import Turn
 from fromage_weights.demo.grammar import COLOURS, NAMES, Wish, describe, slot, tags
 from fromage_weights.demo.samples import random_draft
+from fromage_weights.demo.small_talk import small_talk
 from fromage_weights.demo.small_talk_forms import small_talk_form
 from fromage_weights.demo.splits import Split, is_held_out
 from fromage_weights.demo.world import Scene, single_scenes
@@ -37,7 +38,7 @@ def test_all_reported_wordings_are_in_the_code(kind: str) -> None:
 
 
 def test_small_talk_and_unknown_words_are_disjoint() -> None:
-    for intent in dialogue.small_talk().values():
+    for intent in small_talk().values():
         parts = [set(intent[part]) for part in ("train", "validation", "test")]
         assert all(parts)
         assert len(set().union(*parts)) == sum(map(len, parts))
@@ -110,7 +111,7 @@ def test_training_texts_hold_no_evaluation_small_talk(
     training_texts: list[str], part: Split
 ) -> None:
     questions = {_bare(question) for question in _turns(training_texts)}
-    for intent in dialogue.small_talk().values():
+    for intent in small_talk().values():
         for prompt in intent[part]:
             bare = _bare(prompt)
             if len(bare.split()) < 3:
@@ -148,7 +149,7 @@ def test_evaluation_wordings_are_recognised(part: Split) -> None:
 
 def test_made_up_small_talk_never_asks_for_a_thing_outright() -> None:
     rng = np.random.default_rng(8)
-    asked = [small_talk_form(name, rng) for name in dialogue.small_talk() for _ in range(400)]
+    asked = [small_talk_form(name, rng) for name in small_talk() for _ in range(400)]
     assert all(text and text == text.strip() and "<" not in text for text in asked)
     assert not any(re.search(r"[{}|]", text) for text in asked)
     assert not {text for text in asked if text in NAMES}

@@ -37,9 +37,11 @@ class TextSegment:
 @dataclass(frozen=True, eq=False)
 class ImageSegment:
     """One image of the prompt: ``features`` (vision_dim,) float32 is the tower's pooled output.
-    It takes ``n_visual_tokens`` positions."""
+    It takes ``n_visual_tokens`` positions. ``key``, where it is known, stands for the features:
+    equal keys, equal features."""
 
     features: Tensor
+    key: bytes | None = None
 
 
 Segment = TextSegment | ImageSegment

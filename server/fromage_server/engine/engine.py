@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
@@ -10,14 +11,17 @@ import numpy as np
 import torch
 
 from fromage_server.engine.admission import check_request
+from fromage_server.engine.blocks import BlockPool
 from fromage_server.engine.config import Counts, EngineConfig, EngineStats
 from fromage_server.engine.errors import EngineStopped
 from fromage_server.engine.events import ErrorEvent, Event, FinishReason, RetEvent
-from fromage_server.engine.kv_cache import LayerStates
+from fromage_server.engine.kv_cache import BLOCK_SIZE, KVShape
+from fromage_server.engine.memory import storage_blocks
+from fromage_server.engine.pace import Pace
 from fromage_server.engine.request import GenerationRequest, ScoringRequest
 from fromage_server.engine.runner import Runner, StepOutput
 from fromage_server.engine.sampling import Sampled, sample
-from fromage_server.engine.scheduler import Plan, Scheduler
+from fromage_server.engine.scheduler import Chunk, Plan, Scheduler
 from fromage_server.engine.sequence import Job, ScoringJob, Sequence, Vocabulary
 from fromage_weights.grounded import GroundedModel
 
@@ -34,13 +38,21 @@ class Engine:
 
     def __init__(self, model: GroundedModel, config: EngineConfig | None = None) -> None:
         config = config or EngineConfig()
-        self.max_context = min(config.max_context or model.max_context, model.max_context)
+        context = min(config.max_context or model.max_context, model.max_context)
+        shape = KVShape.of(model.lm, model.dtype)
+        blocks = storage_blocks(
+            shape, model.device, config.max_batch, context, config.kv_cache_bytes
+        )
+        # Nobody is promised more than the whole storage can hold.
+        self.max_context = min(context, blocks * BLOCK_SIZE)
         self._model = model
         self._vocabulary = Vocabulary(
             model.ret_token_id, model.eos_token_ids, model.tokenizer.decode
         )
-        self._runner = Runner(model, config.max_batch, self.max_context)
-        self._scheduler = Scheduler(config.max_batch, config.max_queue, config.prefill_tokens)
+        self._runner = Runner(model, blocks)
+        self._pool = BlockPool(blocks, BLOCK_SIZE)
+        self._pace = Pace(config.prefill_tokens)
+        self._scheduler = Scheduler(config.max_batch, config.max_queue, self._pool, self._pace)
         self._changed = threading.Condition()  # guards the scheduler and the two fields below
         self._stopping = False
         self._end: str | None = None  # why no request is taken any more
@@ -69,11 +81,12 @@ class Engine:
         """Queue a request. Raises InvalidRequest, PromptTooLong, DuplicateRequest, QueueFull or
         EngineStopped, and then no event comes."""
         prompt_tokens = check_request(request, self._model, self.max_context)
+        per_image = self._model.n_visual_tokens
         job: Job
         if isinstance(request, GenerationRequest):
-            job = Sequence(request, prompt_tokens, on_event, self._vocabulary)
+            job = Sequence(request, prompt_tokens, on_event, self._vocabulary, per_image)
         else:
-            job = ScoringJob(request, prompt_tokens, on_event)
+            job = ScoringJob(request, prompt_tokens, on_event, per_image)
         with self._changed:
             if self._end is not None:
                 raise EngineStopped(self._end)
@@ -93,17 +106,28 @@ class Engine:
                 waiting=self._scheduler.waiting,
                 running=self._scheduler.running,
                 cache_bytes=self._runner.cache_bytes,
+                used_blocks=self._pool.used,
+                cached_blocks=len(self._pool.prefixes),
+                blocks=self._pool.count,
                 counts=replace(self._counts),
             )
 
+    def check_idle(self) -> None:
+        """Raise AssertionError where something was left behind; for an engine at rest."""
+        with self._changed:
+            assert self._scheduler.is_idle, "there are requests in the engine"
+            self._pool.check()
+
     @torch.inference_mode()
     def step(self) -> bool:
-        """One step: the newcomers' prompts, and one token for everybody. False where nothing was
-        to do."""
+        """One step: a token for everybody, and a piece of the newcomers' prompts. False where
+        nothing was to do."""
+        start = time.perf_counter()
         plan = self._schedule()
-        outputs = self._run(plan)
+        outputs = self._run(plan.chunks)
         sampled = self._sample(outputs)
         self._emit(outputs, sampled)
+        self._measure(plan, time.perf_counter() - start)
         return not plan.is_empty
 
     def _schedule(self) -> Plan:
@@ -114,108 +138,113 @@ class Engine:
             self._end_job(job, job.finish_event("cancelled"))
             self._counts.cancelled += 1
         self._counts.steps += not plan.is_empty
+        self._counts.preempted += len(plan.preempted)
         return plan
 
-    def _run(self, plan: Plan) -> list[StepOutput]:
-        outputs = self._decode(plan.decode)
-        outputs += [output for s in plan.prefill if (output := self._prefill(s)) is not None]
-        for job in plan.score:
-            self._score(job)
-        return outputs
+    def _run(self, chunks: Seq[Chunk]) -> list[StepOutput]:
+        """A step that fails is tried again one by one, so that only its cause is lost."""
+        if not chunks:
+            return []
+        try:
+            return self._runner.run(chunks)
+        except Exception as error:
+            self._runner.check_device()
+            if len(chunks) > 1:
+                return [output for chunk in chunks for output in self._run([chunk])]
+            self._fail_all([chunks[0].job], error)
+            return []
 
     def _sample(self, outputs: list[StepOutput]) -> list[Sampled | None]:
-        """In the order of ``outputs``: a token, or None where none can be sampled or the sequence
-        has all its tokens already."""
-        open_ones = [i for i, o in enumerate(outputs) if o.sequence.finish_reason is None]
+        """In the order of ``outputs``: a token, or None where none can be sampled or the job wants
+        none."""
         found: list[Sampled | None] = [None] * len(outputs)
-        if not open_ones:
+        wanting = [
+            (i, output, output.chunk.job)
+            for i, output in enumerate(outputs)
+            if isinstance(output.chunk.job, Sequence) and len(output.logits)
+        ]
+        if not wanting:
             return found
         try:
-            logits = torch.stack([outputs[i].logits for i in open_ones])
-            rows = [outputs[i].sequence.sampling_row() for i in open_ones]
+            logits = torch.cat([output.logits for _, output, _ in wanting])
+            rows = [job.sampling_row() for _, _, job in wanting if isinstance(job, Sequence)]
             sampled = sample(logits, rows, self._model.ret_token_id)
         except Exception as error:
-            self._runner.reset()
-            self._fail_all([output.sequence for output in outputs], error)
+            self._fail_all([job for _, _, job in wanting], error)
             return found
-        for i, token in zip(open_ones, sampled, strict=True):
+        for (i, _, _), token in zip(wanting, sampled, strict=True):
             found[i] = token
         return found
 
     def _emit(self, outputs: list[StepOutput], tokens: list[Sampled | None]) -> None:
         for output, token in zip(outputs, tokens, strict=True):
-            if output.sequence.ended:  # its step failed
+            job = output.chunk.job
+            if job.ended:  # its step failed
                 continue
             try:
-                self._advance(output, token)
+                self._count(output.chunk)
+                with self._changed:
+                    self._scheduler.advance(output.chunk)
+                if isinstance(job, Sequence):
+                    self._advance(job, output, token)
+                elif isinstance(job, ScoringJob):
+                    self._score(job, output)
             except Exception as error:
-                self._fail_all([output.sequence], error)
+                self._fail_all([job], error)
 
-    def _advance(self, output: StepOutput, token: Sampled | None) -> None:
-        sequence = output.sequence
-        was_open = sequence.finish_reason is None
+    def _advance(self, sequence: Sequence, output: StepOutput, token: Sampled | None) -> None:
+        was_open = len(output.reads.logits) > 0
         if (was_open and token is None) or not np.isfinite(output.queries).all():
             self._fail(sequence, _NOT_FINITE)
             return
-        self._emit_queries(output)
+        self._emit_queries(sequence, output)
         if token is not None:
             self._counts.generated_tokens += 1
             self._send(sequence, sequence.accept(token))
+        elif not output.chunk.is_last:
+            return
         # A [RET] that has just ended the reply is still to be fed, for its query.
         if sequence.finish_reason is not None and not (was_open and sequence.query_due):
             self._finish(sequence, sequence.finish_reason)
-        elif output.states is not None:
-            self._join(sequence, output.states)
 
-    def _emit_queries(self, output: StepOutput) -> None:
-        sequence = output.sequence
-        if sequence.generated:
-            for query in output.queries:
-                place = len(sequence.generated) - 1
+    def _emit_queries(self, sequence: Sequence, output: StepOutput) -> None:
+        positions = output.reads.queries
+        in_prompt = [p for p in positions if p < sequence.prompt_tokens]
+        numbers = sequence.report_prompt_rets(in_prompt)
+        for number, place, query in zip(numbers, in_prompt, output.queries, strict=False):
+            self._send(sequence, RetEvent(number, place, query, in_prompt=True))
+        for position, query in zip(positions, output.queries, strict=True):
+            if position >= sequence.prompt_tokens:
+                place = position - sequence.prompt_tokens
                 self._send(sequence, RetEvent(sequence.rets - 1, place, query, in_prompt=False))
-        else:
-            positions = sequence.request.prompt_ret_positions
-            for i, (place, query) in enumerate(zip(positions, output.queries, strict=True)):
-                self._send(sequence, RetEvent(i, place, query, in_prompt=True))
 
-    def _prefill(self, sequence: Sequence) -> StepOutput | None:
-        self._counts.prompt_tokens += sequence.prompt_tokens
-        try:
-            return self._runner.prefill(sequence)
-        except Exception as error:
-            self._fail_all([sequence], error)
-            return None
-
-    def _decode(self, sequences: list[Sequence]) -> list[StepOutput]:
-        if not sequences:
-            return []
-        try:
-            return self._runner.decode()
-        except Exception as error:
-            self._runner.reset()
-            self._fail_all(sequences, error)
-            return []
-
-    def _join(self, sequence: Sequence, states: Seq[LayerStates]) -> None:
-        try:
-            self._runner.join(sequence, states)
-        except Exception as error:  # out of memory, with the storage half moved
-            batch = [sequence, *self._runner.batch]
-            self._runner.reset()
-            self._fail_all(batch, error)
-
-    def _score(self, job: ScoringJob) -> None:
-        self._counts.prompt_tokens += job.prompt_tokens
-        try:
-            event = self._runner.score(job)
-        except Exception as error:
-            self._fail_all([job], error)
-            return
-        if np.isfinite(event.logprobs).all() and np.isfinite(event.queries).all():
-            self._send(job, event)
-            self._finish(job, "stop")
-        else:
+    def _score(self, job: ScoringJob, output: StepOutput) -> None:
+        if not np.isfinite(output.queries).all():
             self._fail(job, _NOT_FINITE)
+            return
+        if output.reads.logits:
+            tokens = torch.tensor(job.tokens_at(output.reads.logits), device=output.logits.device)
+            losses = torch.nn.functional.cross_entropy(output.logits, tokens, reduction="none")
+            if not bool(losses.isfinite().all()):
+                self._fail(job, _NOT_FINITE)
+                return
+            job.logprobs += (-losses).tolist()
+        job.queries |= dict(zip(output.reads.queries, output.queries, strict=True))
+        if output.chunk.is_last:
+            self._send(job, job.event(self._model.mappers.shared_dim))
+            self._finish(job, "stop")
+
+    def _count(self, chunk: Chunk) -> None:
+        job = chunk.job
+        self._counts.prompt_tokens += max(0, min(chunk.stop, job.prompt_tokens) - chunk.start)
+        if chunk.start == job.cached_tokens:
+            self._counts.cached_tokens += chunk.start
+
+    def _measure(self, plan: Plan, seconds: float) -> None:
+        decoding = sum(chunk.count == 1 for chunk in plan.chunks)
+        prefilled = sum(chunk.count for chunk in plan.chunks if chunk.count > 1)
+        if plan.chunks:
+            self._pace.measured(seconds, decoding, prefilled)
 
     def _finish(self, job: Job, reason: FinishReason) -> None:
         self._counts.finished += 1
@@ -225,17 +254,14 @@ class Engine:
         logger.error("the model failed on %s", [job.id for job in jobs], exc_info=error)
         for job in jobs:
             self._fail(job, f"the model failed: {type(error).__name__}: {error}")
-        self._runner.check_device()
 
     def _fail(self, job: Job, message: str) -> None:
         self._counts.failed += 1
         self._end_job(job, ErrorEvent(message))
 
     def _end_job(self, job: Job, event: Event) -> None:
-        if isinstance(job, Sequence):
-            self._runner.leave(job, failed=isinstance(event, ErrorEvent))
         with self._changed:
-            self._scheduler.remove(job)
+            self._scheduler.remove(job, forget=isinstance(event, ErrorEvent))
         self._send(job, event)
         job.ended = True
 

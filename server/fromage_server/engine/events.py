@@ -55,10 +55,12 @@ class ScoreEvent:
 
 @dataclass(frozen=True)
 class Usage:
-    """Positions of the prompt (soft tokens included), tokens of the reply ([RET] included)."""
+    """Positions of the prompt (soft tokens included), tokens of the reply ([RET] included), and how
+    many of the prompt's positions were known from earlier prompts."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,210 +1,89 @@
-"""Keys and values of the sequences that are decoded together.
+"""Keys and values of all sequences, in blocks, behind transformers' ``Cache``.
 
-Rows are aligned at their *ends*: in every layer's (rows, heads, columns, head_dim) storage the
-newest token of each sequence stands in the same column.
+Every layer has one storage for keys and one for values, (heads, positions, head_dim): block b holds
+the positions [b * size, (b + 1) * size). What neighbouring blocks hold can so be read in place, as
+one matrix per head.
 
-    columns     0 . . start . . . . . . end . .
-    row 0             k k k k k k k k k         starts[0] = start: the longest sequence
-    row 1                     k k k k k         starts[1]
-
-So one step writes one column, transformers' own causal and sliding-window masks are right for all
-rows, and only a 2-D padding mask is ours. A sequence joins by writing its row, and leaves by
-handing its place to the last row; nothing else is copied, except when the storage grows or the
-window has wandered to its edge.
-
-No number in the storage is ever NaN or infinite (masked columns still enter the attention's sum
-with weight 0): it starts as zeros, and a sequence that failed is wiped.
+A step's forward pass takes many sequences at once, packed one behind the other as (1, N, …), some
+with one new token, some with a piece of their prompt. ``update`` hands the new keys and values on
+unchanged; the attention function of ``attention.py`` stores them and reads what the step's
+``Layout`` says.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
-LayerStates = tuple[Tensor, Tensor]  # keys and values of one sequence, (heads, T, head_dim) each
+from fromage_server.engine.attention import Layout
+from fromage_weights.errors import UnsupportedModel
 
-_FIRST_COLUMNS = 128
+BLOCK_SIZE = 16
+_KINDS = {"full_attention", "sliding_attention"}
 
 
-@dataclass
-class _Window:
-    """The part of the storage in use, shared by all layers: ``rows`` x [start, end)."""
+@dataclass(frozen=True)
+class KVShape:
+    """What one position costs: ``layers`` x 2 x ``heads`` x ``head_dim`` numbers of ``dtype``."""
 
-    rows: int = 0
-    start: int = 0
-    end: int = 0
+    layers: int
+    heads: int
+    head_dim: int
+    dtype: torch.dtype
 
     @property
-    def width(self) -> int:
-        return self.end - self.start
+    def position_bytes(self) -> int:
+        return self.layers * 2 * self.heads * self.head_dim * self.dtype.itemsize
+
+    @classmethod
+    def of(cls, lm: Any, dtype: torch.dtype) -> "KVShape":
+        """From the model's configuration; UnsupportedModel where a layer keeps something else than
+        keys and values of its own."""
+        config = lm.config.get_text_config()
+        types = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if types - _KINDS or getattr(config, "kv_sharing_modes", None) is not None:
+            raise UnsupportedModel(
+                f"{type(lm).__name__} has layers without a key-value cache of their own "
+                f"({', '.join(sorted(types - _KINDS)) or 'shared'}); the engine needs attention "
+                "layers of the kinds: " + ", ".join(sorted(_KINDS))
+            )
+        if not getattr(lm, "_supports_attention_backend", False):
+            raise UnsupportedModel(
+                f"{type(lm).__name__} does not take its attention function from transformers' "
+                "attention interface; the engine needs that to store keys and values in blocks"
+            )
+        heads = config.num_attention_heads
+        return cls(
+            layers=config.num_hidden_layers,
+            heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            dtype=dtype,
+        )
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """One layer's storage. Sliding layers keep everything too: their mask hides what is old."""
+class PagedCache(Cache):
+    """Storage for ``blocks`` blocks. ``layout`` is the step that runs at the moment."""
 
-    is_sliding = False
-    keys: Tensor  # (rows, heads, columns, head_dim)
-    values: Tensor
-
-    def __init__(self, window: _Window, like: LayerStates, rows: int, columns: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._window = window
-        self.keys, self.values = (_storage(states, rows, columns) for states in like)
-        self.is_initialized = True
+    def __init__(self, shape: KVShape, blocks: int, device: torch.device) -> None:
+        super().__init__(layers=[])
+        self.shape = shape
+        size = (shape.layers, 2, shape.heads, blocks * BLOCK_SIZE, shape.head_dim)
+        # Zeros are given out by the system page by page, when they are written to.
+        storage = torch.zeros(size, dtype=shape.dtype, device=device)
+        self.keys = [storage[i, 0] for i in range(shape.layers)]
+        self.values = [storage[i, 1] for i in range(shape.layers)]
+        self.bytes = storage.nbytes
+        self.layout = Layout.empty()
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> LayerStates:
-        """(rows, heads, 1, head_dim) of this step -> everything up to and including it."""
-        rows, start, end = self._window.rows, self._window.start, self._window.end
-        self.keys[:rows, :, end] = key_states[:, :, 0]
-        self.values[:rows, :, end] = value_states[:, :, 0]
-        return self.keys[:rows, :, start : end + 1], self.values[:rows, :, start : end + 1]
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kw: object
+    ) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        raise AssertionError("a slot layer has its storage from the beginning")
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0  # positions are always given
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._window.width + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self._window.width
-
-    def get_max_length(self) -> int:
-        return -1
-
-    def move(self, rows: int, columns: int, shift: int) -> None:
-        """Move the window by ``shift`` columns, into larger storage where this one is too small."""
-        self.keys = self._moved(self.keys, rows, columns, shift)
-        self.values = self._moved(self.values, rows, columns, shift)
-
-    def _moved(self, storage: Tensor, rows: int, columns: int, shift: int) -> Tensor:
-        window = self._window
-        used = storage[: window.rows, :, window.start : window.end]
-        if rows > storage.shape[0] or columns > storage.shape[2]:
-            storage = _storage(storage[0], rows, columns)
-        else:
-            used = used.clone()
-        storage[: window.rows, :, window.start + shift : window.end + shift] = used
-        return storage
-
-
-def _storage(like: Tensor, rows: int, columns: int) -> Tensor:
-    heads, _, head_dim = like.shape
-    return like.new_zeros(rows, heads, columns, head_dim)
-
-
-class SlotCache(Cache):
-    """At most ``max_rows`` sequences of at most ``max_length`` tokens; storage grows as needed."""
-
-    def __init__(self, max_rows: int, max_length: int) -> None:
-        super().__init__(layers=[])
-        self._slots: list[SlotLayer] = []  # the same objects as in ``layers``
-        self._window = _Window()
-        self._max_rows = max_rows
-        # A quarter more than one sequence can fill, so that moving back is rare.
-        self._max_columns = max_length + max_length // 4 + 1
-        self._rows = 0
-        self._columns = 0
-        self._starts: list[int] = []
-        self.owners: list[str] = []  # row i belongs to owners[i]
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens stored per row, which is the position of the row's next token."""
-        return [self._window.end - start for start in self._starts]
-
-    @property
-    def allocated_bytes(self) -> int:
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._slots)
-
-    def padding_mask(self, device: torch.device) -> Tensor | None:
-        """(rows, width + 1) True where a row has a token, the coming one included; None where all
-        rows are equally long."""
-        if len(set(self._starts)) <= 1:
-            return None
-        columns = torch.arange(self._window.start, self._window.end + 1)
-        return (columns >= torch.tensor(self._starts)[:, None]).to(device)
-
-    def join(self, owner: str, states: Sequence[LayerStates]) -> None:
-        """Store the prefilled ``states`` (one pair per layer) of a new sequence as the last row."""
-        length = states[0][0].shape[1]
-        end = max(self._window.end, length) if self.owners else length
-        self._make_room(states, rows=len(self.owners) + 1, end=end)
-        row = self._window.rows
-        for layer, (keys, values) in zip(self._slots, states, strict=True):
-            layer.keys[row, :, end - length : end] = keys
-            layer.values[row, :, end - length : end] = values
-        self.owners.append(owner)
-        self._starts.append(end - length)
-        self._fit_window()
-
-    def leave(self, owner: str, *, wipe: bool = False) -> None:
-        """Free the owner's row for the next step. ``wipe`` where it may hold NaN or infinities."""
-        row, last = self.owners.index(owner), len(self.owners) - 1
-        used = slice(self._window.start, self._window.end)
-        for layer in self._slots:
-            for storage in (layer.keys, layer.values):
-                if wipe:
-                    storage[row] = 0
-                if row != last:
-                    storage[row, :, used] = storage[last, :, used]
-        self.owners[row], self._starts[row] = self.owners[last], self._starts[last]
-        self.owners.pop()
-        self._starts.pop()
-        self._fit_window()
-
-    def prepare_step(self) -> None:
-        """Make sure that the coming step has a column to write to."""
-        if self._window.end < self._columns:
-            return
-        if self._window.start >= self._columns // 5:
-            self._move(self._rows, self._columns, -self._window.start)
-        else:
-            columns = min(2 * self._columns, self._max_columns)
-            self._move(self._rows, columns, -self._window.start)
-
-    def finish_step(self) -> None:
-        """Every row has one token more."""
-        self._window.end += 1
-
-    def clear(self) -> None:
-        """Forget every sequence and give the memory back."""
-        self.layers, self._slots = [], []
-        self._rows = self._columns = 0
-        self._starts, self.owners = [], []
-        self._fit_window()
-
-    def _make_room(self, states: Sequence[LayerStates], rows: int, end: int) -> None:
-        """Storage for ``rows`` rows whose tokens end in column ``end``."""
-        if not self._slots:
-            self._rows, self._columns = rows, max(_FIRST_COLUMNS, 2 * end)
-            self._columns = min(self._columns, self._max_columns)
-            self._slots = [
-                SlotLayer(self._window, like, self._rows, self._columns) for like in states
-            ]
-            self.layers = [*self._slots]
-        if not self.owners:
-            self._window.start = self._window.end = end
-        rows = self._rows if rows <= self._rows else min(2 * self._rows, self._max_rows)
-        columns = self._columns
-        if end > columns:
-            columns = min(2 * end, self._max_columns)
-        if end != self._window.end or (rows, columns) != (self._rows, self._columns):
-            self._move(rows, columns, end - self._window.end)
-
-    def _move(self, rows: int, columns: int, shift: int) -> None:
-        for layer in self._slots:
-            layer.move(rows, columns, shift)
-        self._rows, self._columns = rows, columns
-        self._window.start += shift
-        self._window.end += shift
-        self._starts = [start + shift for start in self._starts]
-
-    def _fit_window(self) -> None:
-        self._window.rows = len(self.owners)
-        self._window.start = min(self._starts, default=0)
-        if not self.owners:
-            self._window.end = 0
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return query_length, 0

@@ -1,190 +1,150 @@
-"""The model's forward passes: one prompt alone, or one step of the whole batch."""
+"""The model's forward pass over a step's packed tokens."""
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import DynamicCache
 
-from fromage_server.engine.events import ScoreEvent
-from fromage_server.engine.kv_cache import LayerStates, SlotCache
-from fromage_server.engine.sequence import ScoringJob, Sequence
-from fromage_weights.errors import UnsupportedModel
-from fromage_weights.grounded import ForwardOutput, GroundedModel, Segment, TextSegment
-
-_CACHEABLE = {"full_attention", "sliding_attention", "chunked_attention"}
+from fromage_server.engine.attention import Layout, Paged, Span
+from fromage_server.engine.blocks import runs_of
+from fromage_server.engine.kv_cache import BLOCK_SIZE, KVShape, PagedCache
+from fromage_server.engine.scheduler import Chunk
+from fromage_server.engine.sequence import Job, Reads, Sequence
+from fromage_weights.grounded import GroundedModel
 
 
 @dataclass
 class StepOutput:
-    """``logits`` (V,) for the sequence's next token; ``queries`` (n, E) of the prompt's [RET]s or
-    of the one just fed; ``states`` what a newcomer brings into the cache."""
+    """Of one chunk, in the order of ``reads``: ``logits`` (n, V), and ``queries`` (m, E)."""
 
-    sequence: Sequence
+    chunk: Chunk
+    reads: Reads
     logits: Tensor
     queries: NDArray[np.float32]
-    states: list[LayerStates] | None = None
 
 
 class Runner:
-    """Owns the KV cache. Where ``decode`` or ``join`` raises, the caller calls ``reset``.
+    """Owns the KV storage. Computing a chunk twice is harmless: it writes the same places."""
 
-    A prompt is prefilled on its own, so its numbers do not depend on other requests.
-    """
-
-    def __init__(self, model: GroundedModel, max_batch: int, max_context: int) -> None:
-        _check_cacheable(model)
+    def __init__(self, model: GroundedModel, blocks: int) -> None:
         self._model = model
-        self._cache = SlotCache(max_batch, max_context)
-        self._members: dict[str, Sequence] = {}
+        self._cache = PagedCache(KVShape.of(model.lm, model.dtype), blocks, model.device)
+        self._paged = Paged(model.lm, self._cache)
 
     @property
     def cache_bytes(self) -> int:
-        return self._cache.allocated_bytes
+        return self._cache.bytes
 
-    @property
-    def batch(self) -> list[Sequence]:
-        """The sequences that have a slot, in the order of their rows."""
-        return [self._members[owner] for owner in self._cache.owners]
-
-    def prefill(self, sequence: Sequence) -> StepOutput:
-        positions = sequence.request.prompt_ret_positions
-        last = sequence.prompt_tokens - 1
-        # Without layer types from the config every layer keeps all states; a sliding layer's mask
-        # hides what its window has left behind.
-        cache = DynamicCache()
-        output = self._forward_prompt(sequence.request.segments, (*positions, last), cache)
-        return StepOutput(
-            sequence,
-            logits=output.logits[0, -1],
-            queries=self._queries(output.hidden[0, :-1]),
-            states=_states(cache),
-        )
-
-    def join(self, sequence: Sequence, states: Seq[LayerStates]) -> None:
-        self._cache.join(sequence.id, states)
-        self._members[sequence.id] = sequence
-
-    def leave(self, sequence: Sequence, *, failed: bool = False) -> None:
-        """Free the sequence's slot, if it has one."""
-        if self._members.pop(sequence.id, None) is not None:
-            self._cache.leave(sequence.id, wipe=failed)
-
-    def decode(self) -> list[StepOutput]:
-        """One token further: feeds the newest token of every sequence of the batch."""
-        rows = self.batch
-        output = self._forward_batch(rows)
-        queries = self._fed_queries(rows, output.hidden[:, -1])
-        return [
-            StepOutput(sequence, logits=output.logits[i, -1], queries=queries[i])
-            for i, sequence in enumerate(rows)
+    def run(self, chunks: Seq[Chunk]) -> list[StepOutput]:
+        starts = [0, *accumulate(chunk.count for chunk in chunks)]
+        reads = [chunk.job.reads(chunk.start, chunk.stop) for chunk in chunks]
+        kept = [
+            start + position - chunk.start
+            for start, chunk, read in zip(starts, chunks, reads, strict=False)
+            for position in (*read.logits, *read.queries)
         ]
-
-    def score(self, job: ScoringJob) -> ScoreEvent:
-        request = job.request
-        targets = _targets(request.segments, self._model.n_visual_tokens, request.score_from)
-        if request.shifted:
-            targets = [(position, token) for position, token in targets if position > 0]
-        read_at = [position - request.shifted for position, _ in targets]
-        output = self._forward_prompt(request.segments, (*read_at, *request.query_positions), None)
-        queries = self._queries(output.hidden[0, len(read_at) :])
-        tokens = torch.tensor([token for _, token in targets], dtype=torch.long)
-        chosen = -torch.nn.functional.cross_entropy(
-            output.logits[0, : len(read_at)], tokens.to(output.logits.device), reduction="none"
-        )
-        return ScoreEvent(
-            positions=tuple(position for position, _ in targets),
-            token_ids=tuple(tokens.tolist()),
-            logprobs=tuple(chosen.tolist()),
-            queries=queries,
-        )
-
-    def reset(self) -> None:
-        """Drop all stored states: after a failed step they are not to be trusted."""
-        self._cache.clear()
-        self._members.clear()
+        device = self._model.device
+        positions = [p for chunk in chunks for p in range(chunk.start, chunk.stop)]
+        with self._paged.step(_layout(chunks, starts, device)) as cache:
+            output = self._model.forward(
+                self._embedded(chunks)[None],  # (1, N, D)
+                position_ids=torch.tensor([positions], device=device),
+                past_key_values=cache,
+                logits_to_keep=torch.tensor(kept, dtype=torch.long, device=device),
+            )
+        return self._split(chunks, reads, output.logits[0], output.hidden[0])
 
     def check_device(self) -> None:
         """Raise where the device itself is lost, as after a failed CUDA kernel."""
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
 
-    def _forward_prompt(
-        self, segments: Seq[Segment], keep: Seq[int], cache: DynamicCache | None
-    ) -> ForwardOutput:
-        embedded = self._model.embed(segments)[None]  # (1, T, D)
-        positions = torch.arange(embedded.shape[1], device=embedded.device)[None]
-        return self._model.forward(
-            embedded,
-            position_ids=positions,
-            past_key_values=cache,
-            logits_to_keep=torch.tensor(keep, dtype=torch.long, device=embedded.device),
+    def _embedded(self, chunks: Seq[Chunk]) -> Tensor:
+        """(N, D); the newest tokens of all streams are looked up together."""
+        fed = [_newest(chunk) for chunk in chunks]
+        looked_up = iter(
+            self._model.embed_ids(torch.tensor([t for t in fed if t is not None], dtype=torch.long))
         )
+        rows = [
+            self._prompt_rows(chunk) if token is None else next(looked_up)[None]
+            for chunk, token in zip(chunks, fed, strict=True)
+        ]
+        return torch.cat(rows)
 
-    def _forward_batch(self, rows: Seq[Sequence]) -> ForwardOutput:
-        device = self._model.device
-        tokens = torch.tensor([[row.generated[-1]] for row in rows], device=device)
-        positions = torch.tensor([[length] for length in self._cache.lengths], device=device)
-        self._cache.prepare_step()
-        output = self._model.forward(
-            self._model.embed_ids(tokens),  # (n, 1, D)
-            attention_mask=self._cache.padding_mask(device),
-            position_ids=positions,
-            past_key_values=self._cache,
-            logits_to_keep=1,
-        )
-        self._cache.finish_step()
-        return output
+    def _prompt_rows(self, chunk: Chunk) -> Tensor:
+        job = chunk.job
+        if job.embedded is None:
+            job.embedded = self._model.embed(job.segments)
+            if isinstance(job, Sequence) and job.generated:  # it was preempted
+                again = self._model.embed_ids(torch.tensor(job.generated))
+                job.embedded = torch.cat([job.embedded, again])
+        rows = job.embedded[chunk.start : chunk.stop]
+        if chunk.is_last:
+            job.embedded = None
+        return rows
 
-    def _fed_queries(self, rows: Seq[Sequence], hidden: Tensor) -> list[NDArray[np.float32]]:
-        """Per row (1, E) where its token was a [RET], else (0, E)."""
-        due = [i for i, row in enumerate(rows) if row.query_due]
-        queries = self._queries(hidden[due])
-        found = [queries[:0]] * len(rows)
-        for place, i in enumerate(due):
-            found[i] = queries[place : place + 1]
+    def _split(
+        self, chunks: Seq[Chunk], reads: Seq[Reads], logits: Tensor, hidden: Tensor
+    ) -> list[StepOutput]:
+        asked: list[int] = []
+        parts: list[tuple[int, int]] = []
+        row = 0
+        for read in reads:
+            parts.append((row, row + len(read.logits)))
+            row += len(read.logits)
+            asked += range(row, row + len(read.queries))
+            row += len(read.queries)
+        queries = self._queries(hidden, asked)
+        ends = [0, *accumulate(len(read.queries) for read in reads)]
+        return [
+            StepOutput(chunk, read, logits[first:last], queries[ends[i] : ends[i + 1]])
+            for i, (chunk, read, (first, last)) in enumerate(zip(chunks, reads, parts, strict=True))
+        ]
+
+    def _queries(self, hidden: Tensor, rows: list[int]) -> NDArray[np.float32]:
+        """(n, L, H) -> (len(rows), E)."""
+        mappers = self._model.mappers
+        if not rows:
+            return np.empty((0, mappers.shared_dim), dtype=np.float32)
+        found: NDArray[np.float32] = mappers.query_embeddings(hidden[rows]).cpu().numpy()
         return found
 
-    def _queries(self, hidden: Tensor) -> NDArray[np.float32]:
-        """(n, L, H) -> (n, E)."""
-        if len(hidden) == 0:
-            return np.empty((0, self._model.mappers.shared_dim), dtype=np.float32)
-        queries: NDArray[np.float32] = self._model.mappers.query_embeddings(hidden).cpu().numpy()
-        return queries
+
+def _newest(chunk: Chunk) -> int | None:
+    """The token of a chunk that is one generated token."""
+    job = chunk.job
+    if isinstance(job, Sequence) and chunk.count == 1 and chunk.start >= job.prompt_tokens:
+        return job.generated[chunk.start - job.prompt_tokens]
+    return None
 
 
-def _states(cache: DynamicCache) -> list[LayerStates]:
-    layers: list[Any] = cache.layers
-    return [(layer.keys[0], layer.values[0]) for layer in layers]
+def _layout(chunks: Seq[Chunk], starts: Seq[int], device: torch.device) -> Layout:
+    places = [place for chunk in chunks for place in _places(chunk.job, chunk.start, chunk.stop)]
+    spans = tuple(
+        Span(start, start + chunk.count, chunk.start, _runs(chunk))
+        for start, chunk in zip(starts, chunks, strict=False)
+    )
+    return Layout(torch.tensor(places, device=device), spans)
 
 
-def _targets(
-    segments: Seq[Segment], n_visual_tokens: int, score_from: int | None
-) -> list[tuple[int, int]]:
-    """(position, token id) of the text tokens at ``score_from`` and after it."""
-    if score_from is None:
-        return []
+def _places(job: Job, start: int, stop: int) -> Iterable[int]:
+    for position in range(start, stop):
+        yield job.blocks[position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE
+
+
+def _runs(chunk: Chunk) -> tuple[tuple[int, int], ...]:
+    """Where the positions that the chunk reads from the storage lie."""
+    length = chunk.stop if chunk.count == 1 else chunk.start
     found: list[tuple[int, int]] = []
-    position = 0
-    for segment in segments:
-        if isinstance(segment, TextSegment):
-            found.extend(enumerate(segment.token_ids, start=position))
-            position += len(segment.token_ids)
-        else:
-            position += n_visual_tokens
-    return [(place, token) for place, token in found if place >= score_from]
-
-
-def _check_cacheable(model: GroundedModel) -> None:
-    config = model.lm.config.get_text_config()
-    types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if types - _CACHEABLE or getattr(config, "kv_sharing_modes", None) is not None:
-        raise UnsupportedModel(
-            f"{type(model.lm).__name__} has layers without a key-value cache of their own "
-            f"({', '.join(sorted(types - _CACHEABLE)) or 'shared'}); the engine needs attention "
-            "layers of the kinds: " + ", ".join(sorted(_CACHEABLE))
-        )
+    for first, count in runs_of(chunk.job.blocks):
+        size = min(count * BLOCK_SIZE, length)
+        if size <= 0:
+            break
+        found.append((first * BLOCK_SIZE, first * BLOCK_SIZE + size))
+        length -= size
+    return tuple(found)

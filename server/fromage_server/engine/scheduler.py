@@ -1,41 +1,60 @@
-"""Who runs in the next step: first come, first served."""
+"""Who runs in the next step, on which blocks: first come, first served."""
 
 from collections import deque
 from dataclasses import dataclass, field
 
+from fromage_server.engine.blocks import BlockPool
 from fromage_server.engine.errors import DuplicateRequest, QueueFull
-from fromage_server.engine.sequence import Job, ScoringJob, Sequence
+from fromage_server.engine.pace import Pace
+from fromage_server.engine.sequence import Job, Sequence
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The positions from ``start`` to ``stop`` of one job, computed in one step."""
+
+    job: Job
+    start: int
+    stop: int
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def is_last(self) -> bool:
+        return self.stop == self.job.length
 
 
 @dataclass
 class Plan:
-    """One step: prompts to prefill, prompts to score, sequences to decode by one token."""
+    """One step. ``preempted``: sequences that had to give their blocks up for others."""
 
-    prefill: list[Sequence] = field(default_factory=list)
-    score: list[ScoringJob] = field(default_factory=list)
-    decode: list[Sequence] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+    preempted: list[Job] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
-        return not (self.prefill or self.score or self.decode)
+        return not self.chunks
 
 
 class Scheduler:
     """Not thread-safe: the engine guards it.
 
-    Every step decodes all running sequences and starts as many waiting requests as slots are free
-    and ``prefill_tokens`` prompt tokens allow (one at least), so long prompts hold the others' next
-    token up one at a time. Requests that generate nothing need no slot and wait for none.
+    Every running sequence goes on by one token in every step. What is left of the step's time
+    (``pace``) goes to prompts, piece by piece, those that have begun first. A job begins when its
+    whole prompt has blocks. Where a reply finds no block to grow into, the youngest sequence gives
+    its own up and begins again later; most of its states are then still in the prefix cache.
+    Requests that generate nothing need no slot and wait for none.
     """
 
-    def __init__(self, max_batch: int, max_queue: int, prefill_tokens: int) -> None:
+    def __init__(self, max_batch: int, max_queue: int, pool: BlockPool, pace: Pace) -> None:
         self._max_batch = max_batch
         self._max_queue = max_queue
-        self._prefill_tokens = prefill_tokens
+        self._pool = pool
+        self._pace = pace
         self._waiting: deque[Job] = deque()
-        self._running: list[Sequence] = []
-        # Started, without a slot, and over within their step.
-        self._passing: list[Job] = []
+        self._running: list[Job] = []  # those that have blocks, oldest first
 
     @property
     def waiting(self) -> int:
@@ -53,7 +72,7 @@ class Scheduler:
         if any(job.id == other.id for other in self._all()):
             raise DuplicateRequest(job.id)
         # As many as slots are free leave the queue with the coming steps: they do not wait.
-        free_slots = self._max_batch - len(self._running)
+        free_slots = self._max_batch - self._slots_taken
         if len(self._waiting) >= self._max_queue + free_slots:
             raise QueueFull(self._max_queue)
         self._waiting.append(job)
@@ -72,46 +91,115 @@ class Scheduler:
         return cancelled
 
     def schedule(self) -> Plan:
-        plan = Plan(decode=list(self._running))
-        budget = self._prefill_tokens
-        blocked: deque[Job] = deque()
-        while self._waiting and budget > 0:
-            job = self._waiting.popleft()
-            if job.needs_slot and len(self._running) >= self._max_batch:
-                blocked.append(job)
-                continue
-            budget -= job.prompt_tokens
-            self._start(job, plan)
-        self._waiting.extendleft(reversed(blocked))
+        plan = Plan()
+        for job in [job for job in self._running if _is_decoding(job)]:
+            if job in self._running and self._grow(job, plan):
+                plan.chunks.append(Chunk(job, job.computed, job.length))
+        budget = self._pace.prefill_tokens(len(plan.chunks))
+        for job in self._running:
+            if not _is_decoding(job) and budget > 0:
+                budget -= self._plan_prefill(job, budget, plan)
+        if not plan.preempted:
+            self._admit(budget, plan)
         return plan
 
-    def remove(self, job: Job) -> None:
-        """Forget a job that has ended, wherever it is."""
+    def advance(self, chunk: Chunk) -> None:
+        """The chunk's states are stored; blocks that are full now can be found by others."""
+        job, size = chunk.job, self._pool.size
+        job.computed = chunk.stop
+        while (job.known_blocks + 1) * size <= job.computed:
+            block, content = job.blocks[job.known_blocks], job.content(job.known_blocks, size)
+            job.chain = self._pool.prefixes.put(block, job.chain, content)
+            job.known_blocks += 1
+
+    def remove(self, job: Job, *, forget: bool = False) -> None:
+        """A job has ended, wherever it is; ``forget`` its states where they are not right."""
         if job in self._waiting:
             self._waiting.remove(job)
         if job in self._running:
             self._running.remove(job)
-        if job in self._passing:
-            self._passing.remove(job)
+            self._release(job, forget=forget)
 
     def drain(self) -> list[Job]:
         """Remove and return everything."""
         jobs = self._all()
-        self._waiting.clear()
-        self._running.clear()
-        self._passing.clear()
+        for job in jobs:
+            self.remove(job, forget=True)
         return jobs
 
-    def _start(self, job: Job, plan: Plan) -> None:
+    def _admit(self, budget: int, plan: Plan) -> None:
+        blocked: deque[Job] = deque()
+        while self._waiting and budget > 0:
+            job = self._waiting.popleft()
+            if job.needs_slot and self._slots_taken >= self._max_batch:
+                blocked.append(job)
+            elif self._begin(job):
+                budget -= self._plan_prefill(job, budget, plan)
+            else:  # nobody overtakes a prompt that waits for blocks
+                blocked.append(job)
+                break
+        self._waiting.extendleft(reversed(blocked))
+
+    def _begin(self, job: Job) -> bool:
+        """Give ``job`` blocks for all its known positions, shared ones where its beginning is
+        known; False where there are not enough."""
+        pool = self._pool
+        reusable = range(max(0, job.reusable) // pool.size)
+        found = pool.match([job.content(i, pool.size) for i in reusable])
+        blocks = list(found)
+        pool.share(found)
+        fresh = pool.blocks_for(job.length) - len(found)
+        # A block each for those that run, lest the newcomer is the first to be preempted.
+        spare = len(self._running)
+        expected = pool.blocks_for(job.most_positions) - len(found)
+        if pool.free < fresh + spare or not pool.take(job.id, blocks, fresh, expected):
+            pool.give_back(job.id, found)
+            return False
         job.start()
-        if isinstance(job, Sequence) and job.needs_slot:
-            self._running.append(job)
-        else:
-            self._passing.append(job)
-        if isinstance(job, ScoringJob):
-            plan.score.append(job)
-        elif isinstance(job, Sequence):
-            plan.prefill.append(job)
+        job.blocks, job.computed = blocks, len(found) * pool.size
+        job.known_blocks = len(found)
+        job.chain = pool.prefixes.chain_of(found[-1]) if found else job.chain
+        if job.cached_tokens is None:
+            job.cached_tokens = job.computed
+        self._running.append(job)
+        return True
+
+    def _plan_prefill(self, job: Job, budget: int, plan: Plan) -> int:
+        stop = min(job.length, job.computed + budget)
+        plan.chunks.append(Chunk(job, job.computed, stop))
+        return stop - job.computed
+
+    def _grow(self, job: Job, plan: Plan) -> bool:
+        """Make sure that ``job`` has a block for its newest position; False where it had to give
+        its own up."""
+        missing = self._pool.blocks_for(job.length) - len(job.blocks)
+        expected = self._pool.blocks_for(job.most_positions) - len(job.blocks)
+        while missing > 0 and not self._pool.take(job.id, job.blocks, missing, expected):
+            victim = next(other for other in reversed(self._running) if other.blocks)
+            self._preempt(victim, plan)
+            if victim is job:
+                return False
+        return True
+
+    def _preempt(self, job: Job, plan: Plan) -> None:
+        plan.chunks = [chunk for chunk in plan.chunks if chunk.job is not job]
+        plan.preempted.append(job)
+        self._running.remove(job)
+        self._release(job)
+        self._waiting.appendleft(job)
+
+    def _release(self, job: Job, *, forget: bool = False) -> None:
+        self._pool.give_back(job.id, job.blocks, forget=forget)
+        job.forget_states()
+
+    @property
+    def _slots_taken(self) -> int:
+        return sum(job.needs_slot for job in self._running)
 
     def _all(self) -> list[Job]:
-        return [*self._running, *self._passing, *self._waiting]
+        return [*self._running, *self._waiting]
+
+
+def _is_decoding(job: Job) -> bool:
+    """Whether one position is left, and that one generated."""
+    return isinstance(job, Sequence) and bool(job.generated) and job.length - job.computed == 1

@@ -50,50 +50,63 @@ def test_a_sequence_that_goes_bad_on_the_way_fails_alone() -> None:
 
 
 class Fault:
-    """Makes the language model raise for batches of a given size."""
+    """Makes the language model raise for steps of given numbers of tokens."""
 
-    def __init__(self, model: GroundedModel, rows: int) -> None:
-        self.rows = rows
+    def __init__(self, model: GroundedModel, *tokens: int) -> None:
+        self.tokens = tokens
+        self.raised = 0
         lm: Any = model.lm
         self.handle = lm.register_forward_pre_hook(self, with_kwargs=True)
 
     def __call__(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        embeds = kwargs["inputs_embeds"]
-        if embeds.shape[:2] == (self.rows, 1):
+        if kwargs["inputs_embeds"].shape[1] in self.tokens:
+            self.raised += 1
             raise RuntimeError("no such kernel")
 
 
-def test_a_failing_step_ends_its_batch_and_not_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_step_that_fails_is_tried_again_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+    """Two streams together are too much for this model, each alone is not."""
     model = chain({"!": "uvwxyz"})
-    fault = Fault(model, rows=2)
-    prompt = (text(model, "so!"),)
-    engine = Engine(model)
-    heard = [Heard(), Heard()]
-    for i, listener in enumerate(heard):
-        engine.submit(reply(str(i), prompt), listener)
-    with running(engine):
-        wait_until(lambda: all(h.ended for h in heard))
-        assert [h.error for h in heard] == ["the model failed: RuntimeError: no such kernel"] * 2
-        assert engine.alive
-        alone = Heard()
-        engine.submit(reply("after", prompt), alone)
-        wait_until(lambda: alone.ended)
-        assert alone.text == "uvwxyz"
-        assert engine.stats().counts.failed == 2
+    fault = Fault(model, 2)
+    heard = answers(Engine(model), [reply(str(i), (text(model, "so!"),)) for i in range(2)])
     fault.handle.remove()
+    assert [h.text for h in heard] == ["uvwxyz"] * 2
+    assert fault.raised > 1
+    assert "no such kernel" not in caplog.text
+
+
+def test_a_failing_step_ends_its_sequence_and_not_the_engine(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = chain({"!": "uvwxyz"})
+    fault = Fault(model, 1)
+    engine = Engine(model)
+    with running(engine):
+        heard = Heard()
+        engine.submit(reply("bad", (text(model, "so!"),)), heard)
+        wait_until(lambda: heard.ended)
+        assert heard.error == "the model failed: RuntimeError: no such kernel"
+        assert engine.alive
+        fault.handle.remove()
+        after = Heard()
+        engine.submit(reply("after", (text(model, "so!"),)), after)
+        wait_until(lambda: after.ended)
+        assert after.text == "uvwxyz"
+        assert engine.stats().counts.failed == 1
     assert "no such kernel" in caplog.text
 
 
 def test_a_failing_prefill_ends_only_its_own_request() -> None:
     model = chain({"!": "uvwxyz"})
-    fault = Fault(model, rows=1)  # only the prompt of a single token has this shape in prefill
+    fault = Fault(model, 4, 5)  # alone, and with the other's next token
     engine = Engine(model)
     first, bad = Heard(), Heard()
-    engine.submit(reply("long", (text(model, "so!"),), max_tokens=1), first)
-    engine.submit(reply("short", (text(model, "!"),)), bad)
+    engine.submit(reply("first", (text(model, "so!"),)), first)
+    engine.step()
+    engine.submit(reply("bad", (text(model, "and!"),)), bad)
     drain(engine)
     fault.handle.remove()
-    assert first.text == "u"
+    assert first.text == "uvwxyz"
     assert "no such kernel" in bad.error
 
 
@@ -167,8 +180,7 @@ def test_when_the_thread_dies_started_jobs_without_a_slot_hear_of_it(
     for i, listener in enumerate(heard[:2]):
         engine.submit(ScoringRequest(str(i), prompt, (), 0), listener)
     engine.submit(reply("nothing", prompt, max_tokens=0), heard[2])
-    monkeypatch.setattr(engine._runner, "score", lost)
-    monkeypatch.setattr(engine._runner, "prefill", lost)
+    monkeypatch.setattr(engine._runner, "run", lost)
     engine.start()
     wait_until(lambda: not engine.alive)
     engine.stop()

@@ -4,7 +4,10 @@ import pytest
 from transformers import AutoModelForCausalLM, Qwen3NextConfig
 
 from fromage_server.engine import Engine, EngineConfig, ScoringRequest
-from fromage_server.engine.scheduler import Plan, Scheduler
+from fromage_server.engine.blocks import BlockPool
+from fromage_server.engine.pace import Pace
+from fromage_server.engine.sampling import Sampled
+from fromage_server.engine.scheduler import Scheduler
 from fromage_server.engine.sequence import ScoringJob, Sequence, Vocabulary
 from fromage_weights.errors import UnsupportedModel
 from fromage_weights.grounded import GroundedModel, TextSegment
@@ -16,46 +19,88 @@ VOCABULARY = Vocabulary(ret_token_id=257, eos_token_ids=(256,), decode=lambda id
 
 
 def sequence(name: str, prompt_tokens: int = 1, max_tokens: int = 5) -> Sequence:
-    request = reply(name, (TextSegment((1,) * prompt_tokens),), max_tokens)
+    request = reply(name, (TextSegment((ord(name[0]),) * prompt_tokens),), max_tokens)
     return Sequence(request, prompt_tokens, Heard(), VOCABULARY)
 
 
-def names(plan: Plan) -> tuple[list[str], list[str], list[str]]:
-    return [j.id for j in plan.prefill], [j.id for j in plan.score], [j.id for j in plan.decode]
+def scheduler(max_batch: int, blocks: int = 1000, prefill_tokens: int = 100) -> Scheduler:
+    return Scheduler(max_batch, 9, BlockPool(blocks, size=4), Pace(prefill_tokens))
+
+
+def step(scheduler: Scheduler, *, generate: bool = True) -> list[tuple[str, int, int]]:
+    """Schedule, and do as if it had been computed: (job, start, stop) of every chunk."""
+    chunks = scheduler.schedule().chunks
+    for chunk in chunks:
+        ended, job = chunk.is_last, chunk.job
+        scheduler.advance(chunk)
+        if ended and generate and isinstance(job, Sequence) and job.needs_slot:
+            job.accept(Sampled(2, None))
+    return [(chunk.job.id, chunk.start, chunk.stop) for chunk in chunks]
 
 
 def test_first_come_first_served_into_free_slots() -> None:
-    scheduler = Scheduler(max_batch=2, max_queue=9, prefill_tokens=100)
+    tested = scheduler(max_batch=2)
     jobs = {name: sequence(name) for name in "abcd"}
     for job in jobs.values():
-        scheduler.add(job)
-    assert names(scheduler.schedule()) == (["a", "b"], [], [])
-    assert names(scheduler.schedule()) == ([], [], ["a", "b"])
-    scheduler.remove(jobs["a"])
-    assert names(scheduler.schedule()) == (["c"], [], ["b"])
-    assert names(scheduler.schedule()) == ([], [], ["b", "c"])
-    assert (scheduler.running, scheduler.waiting) == (2, 1)
+        tested.add(job)
+    assert step(tested) == [("a", 0, 1), ("b", 0, 1)]
+    assert step(tested) == [("a", 1, 2), ("b", 1, 2)]
+    tested.remove(jobs["a"])
+    assert step(tested) == [("b", 2, 3), ("c", 0, 1)]
+    assert step(tested) == [("b", 3, 4), ("c", 1, 2)]
+    assert (tested.running, tested.waiting) == (2, 1)
 
 
-def test_a_step_starts_only_so_many_prompt_tokens() -> None:
-    scheduler = Scheduler(max_batch=9, max_queue=9, prefill_tokens=10)
-    for name, length in (("a", 4), ("b", 4), ("c", 50), ("d", 60), ("e", 1)):
-        scheduler.add(sequence(name, length))
-    started = [names(scheduler.schedule())[0] for _ in range(4)]
-    assert started == [["a", "b", "c"], ["d"], ["e"], []]
+def test_a_step_takes_only_so_many_prompt_tokens() -> None:
+    """A long prompt comes in pieces, and what runs goes on meanwhile."""
+    tested = scheduler(max_batch=9, prefill_tokens=10)
+    for name, length in (("a", 4), ("b", 13), ("c", 3)):
+        tested.add(sequence(name, length))
+    assert step(tested) == [("a", 0, 4), ("b", 0, 6)]
+    assert step(tested) == [("a", 4, 5), ("b", 6, 13), ("c", 0, 3)]
+    assert step(tested) == [("a", 5, 6), ("b", 13, 14), ("c", 3, 4)]
 
 
 def test_what_generates_nothing_waits_for_no_slot() -> None:
-    scheduler = Scheduler(max_batch=1, max_queue=9, prefill_tokens=100)
-    scheduler.add(sequence("a"))
-    scheduler.add(sequence("b"))
-    scheduler.add(sequence("c", max_tokens=0))
-    scheduler.add(ScoringJob(ScoringRequest("d", (TextSegment((1,)),)), 1, Heard()))
-    scheduler.add(sequence("e"))
-    assert names(scheduler.schedule()) == (["a", "c"], ["d"], [])
-    assert scheduler.running == 1
-    assert [job.id for job in scheduler.drain()] == ["a", "c", "d", "b", "e"]
-    assert scheduler.is_idle
+    tested = scheduler(max_batch=1)
+    tested.add(sequence("a"))
+    tested.add(sequence("b"))
+    tested.add(sequence("c", max_tokens=0))
+    tested.add(ScoringJob(ScoringRequest("d", (TextSegment((1,)),)), 1, Heard(), 1))
+    tested.add(sequence("e"))
+    assert [name for name, _, _ in step(tested)] == ["a", "c", "d"]
+    assert [job.id for job in tested.drain()] == ["a", "c", "d", "b", "e"]
+    assert tested.is_idle
+
+
+def test_nobody_overtakes_a_prompt_that_waits_for_blocks() -> None:
+    tested = scheduler(max_batch=9, blocks=6)
+    jobs = {name: sequence(name, length) for name, length in (("a", 16), ("b", 12), ("c", 1))}
+    for job in jobs.values():
+        tested.add(job)
+    assert step(tested) == [("a", 0, 16)]
+    assert step(tested) == [("a", 16, 17)]
+    tested.remove(jobs["a"])
+    assert step(tested) == [("b", 0, 12), ("c", 0, 1)]
+
+
+def test_the_youngest_gives_way_and_comes_back_first() -> None:
+    pool = BlockPool(5, size=4)
+    tested = Scheduler(9, 9, pool, Pace(100))
+    old, young = sequence("old", 7, max_tokens=9), sequence("young", 7, max_tokens=9)
+    tested.add(old)
+    tested.add(young)
+    assert step(tested) == [("old", 0, 7), ("young", 0, 7)]
+    assert step(tested) == [("old", 7, 8), ("young", 7, 8)]
+    tested.add(sequence("late", 1))
+    plan = tested.schedule()  # both need a third block, and there is one
+    assert [job.id for job in plan.preempted] == ["young"]
+    assert [chunk.job.id for chunk in plan.chunks] == ["old"]
+    assert (young.blocks, young.computed) == ([], 0)
+    tested.advance(plan.chunks[0])
+    tested.remove(old)
+    # Its full blocks are still known.
+    assert step(tested) == [("young", 8, 9), ("late", 0, 1)]
 
 
 def test_a_model_without_a_kv_cache_in_every_layer_is_refused() -> None:

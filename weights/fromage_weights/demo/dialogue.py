@@ -1,10 +1,8 @@
 """Single turns of the demo's chat: what is typed, what is answered, which picture belongs to it."""
 
-import json
 import re
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.resources import files
 
 import numpy as np
 
@@ -25,6 +23,7 @@ from fromage_weights.demo.grammar import (
     with_article,
 )
 from fromage_weights.demo.nouns import pseudo_word, unknown_words
+from fromage_weights.demo.small_talk import small_talk
 from fromage_weights.demo.small_talk_forms import small_talk_form
 from fromage_weights.demo.splits import EVALUATION_SPLITS, Split
 from fromage_weights.demo.wordings import (
@@ -62,14 +61,6 @@ class Turn:
     answer: str
     wish: Wish | None = None
     upload: Scene | None = None
-
-
-@cache
-def small_talk() -> dict[str, dict[str, list[str]]]:
-    """Intent -> training prompts, evaluation prompts, answers."""
-    text = files(__package__).joinpath("small_talk.json").read_text("utf-8")
-    intents: dict[str, dict[str, list[str]]] = json.loads(text)
-    return intents
 
 
 def typed(text: str, rng: np.random.Generator, *, endings: bool = True) -> str:

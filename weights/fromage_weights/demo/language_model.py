@@ -228,7 +228,9 @@ class LanguageTraining:
         kept = torch.rand(weights[:, 1:].shape, generator=self._chance) < weights[:, 1:]
         with torch.autocast("cpu", torch.bfloat16):
             embeds = self._noise(input_embedding(self.lm)(ids[:, :-1]), slots[:, :-1])
-            hidden = self.lm.base_model(inputs_embeds=embeds, use_cache=False)[0]
+            hidden = self.lm.base_model(
+                inputs_embeds=embeds, position_ids=self._positions(ids[:, :-1]), use_cache=False
+            )[0]
             logits = output_head(self.lm)(hidden[kept])
         loss = functional.cross_entropy(logits.float(), ids[:, 1:][kept], self._token_weights)
         self.lm.zero_grad(set_to_none=True)
@@ -237,6 +239,13 @@ class LanguageTraining:
         for optimizer in self._optimizers:
             optimizer.step()
         return float(loss.detach())
+
+    def _positions(self, ids: Tensor) -> Tensor:
+        """(B, T): places since a document's start. transformers masks attention between documents
+        whose positions start again; a word of the one before is no word of this one."""
+        places = torch.arange(ids.shape[1]).expand_as(ids)
+        starts = torch.where(ids == self.tokenizer.bos_token_id, places, 0)
+        return places - starts.cummax(1).values
 
     def _save(self) -> None:
         state = {

@@ -15,6 +15,7 @@ from fromage_weights.demo import dialogue, sight
 from fromage_weights.demo.dialogue import Turn, typed
 from fromage_weights.demo.grammar import NAMES, Wish, describe, pick, wish_of, with_article
 from fromage_weights.demo.phrases import kept_wordings
+from fromage_weights.demo.small_talk import small_talk
 from fromage_weights.demo.splits import Split, split_of
 from fromage_weights.demo.world import Scene, pair_scenes, single_scenes
 
@@ -181,7 +182,7 @@ class Queries:
 
     def small_talk(self, count: int) -> list[Query]:
         """Every unseen prompt, again with other capitals and marks until there are enough."""
-        intents = dialogue.small_talk()
+        intents = small_talk()
         prompts = [prompt for intent in intents.values() for prompt in intent[self._split]]
         made = []
         for i in range(count):

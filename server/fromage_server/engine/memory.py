@@ -1,0 +1,31 @@
+"""How large the KV storage may be."""
+
+import os
+
+import torch
+
+from fromage_server.engine.errors import InvalidRequest
+from fromage_server.engine.kv_cache import BLOCK_SIZE, KVShape
+
+_SHARE = {"cpu": 0.3, "cuda": 0.9}  # of the memory that is free once the model is loaded
+
+
+def storage_blocks(
+    shape: KVShape, device: torch.device, streams: int, context: int, limit: int | None
+) -> int:
+    """Blocks for ``streams`` whole contexts, within ``limit`` bytes (None: within the device's free
+    memory). InvalidRequest where not even one block fits."""
+    wanted = streams * -(-context // BLOCK_SIZE)
+    block = BLOCK_SIZE * shape.position_bytes
+    room = limit if limit is not None else int(_SHARE[device.type] * free_bytes(device))
+    if room < block:
+        raise InvalidRequest("kv_cache_bytes", room, f"{block} (one block of {BLOCK_SIZE} tokens)")
+    fitting = room // block
+    # An explicit size is used up: what no stream needs keeps earlier prompts.
+    return fitting if limit is not None else min(wanted, fitting)
+
+
+def free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,33 @@
+"""How many prompt tokens a step may take along without stalling the streams."""
+
+_MEMORY = 0.2  # weight of the newest measurement
+_LEAST = 16
+
+
+class Pace:
+    """A step that also prefills may last ``stall`` times as long as one that only decodes, as far
+    as the steps before it tell. Without streams it takes ``most`` tokens."""
+
+    def __init__(self, most: int, stall: float = 3.0) -> None:
+        self._most, self._stall = most, stall
+        self._decode: float | None = None  # seconds of a step that only decodes
+        self._token: float | None = None  # seconds per prompt token on top of that
+
+    def prefill_tokens(self, decoding: int) -> int:
+        if not decoding or self._decode is None or self._token is None:
+            return self._most
+        room = (self._stall - 1) * self._decode / self._token
+        return min(self._most, max(_LEAST, int(room)))
+
+    def measured(self, seconds: float, decoding: int, prefilled: int) -> None:
+        """A step took so long."""
+        if not prefilled:
+            self._decode = _blend(self._decode, seconds)
+        elif decoding == 0 or self._decode is not None:
+            alone = self._decode or 0.0
+            extra = seconds - alone if decoding else seconds
+            self._token = _blend(self._token, max(extra, 1e-6) / prefilled)
+
+
+def _blend(before: float | None, now: float) -> float:
+    return now if before is None else (1 - _MEMORY) * before + _MEMORY * now
