@@ -1,10 +1,15 @@
-"""Pooled vision features of a request's images, remembered by content."""
+"""Pooled vision features of the requests' images, remembered by content.
+
+Requests decode their images each in its own thread; the tower then takes what has gathered in one
+pass, whoever it is from.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fromage_index.decode import decode_image
@@ -19,17 +24,38 @@ if TYPE_CHECKING:
     from fromage_weights.vision import PreprocessMode, VisionEncoder
 
 _BATCH: Final = 16
-_REMEMBERED: Final = 4096
+REMEMBERED_BYTES: Final = 16 << 20
+
+
+@dataclass(eq=False)
+class _Pending:
+    """An image on its way through the tower."""
+
+    pixels: Tensor
+    feature: Tensor | None = None
+    error: Exception | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.feature is not None or self.error is not None
+
+    def result(self) -> Tensor:
+        if self.error is not None:
+            raise self.error
+        assert self.feature is not None
+        return self.feature
 
 
 class FeatureEncoder:
-    """Decodes and encodes what the cache doesn't hold, several images a pass. Heavy: call it in a
-    worker thread; several may."""
+    """Encodes what the cache doesn't hold. Heavy: call it in a worker thread; several may."""
 
     def __init__(self, vision: VisionEncoder, mode: PreprocessMode) -> None:
         self._vision = vision
         self._mode: PreprocessMode = mode
-        self._lock = threading.Lock()
+        self._remembered = max(1, REMEMBERED_BYTES // (4 * vision.dim))
+        self._tower = threading.Lock()  # held by the thread whose turn it is to run the tower
+        self._lock = threading.Lock()  # guards the two below
+        self._pending: OrderedDict[str, _Pending] = OrderedDict()  # by digest, not yet encoded
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
 
     def encode(self, images: Sequence[SourceImage]) -> list[ImageSegment]:
@@ -37,36 +63,54 @@ class FeatureEncoder:
         what is no picture."""
         from fromage_weights.grounded import ImageSegment
 
+        unique = {image.digest: image for image in images}
         found = {
-            image.digest: feature
-            for image in images
-            if (feature := self._recall(image)) is not None
+            digest: feature for digest in unique if (feature := self._recall(digest)) is not None
         }
-        missing = list(
-            {image.digest: image for image in images if image.digest not in found}.values()
-        )
-        for start in range(0, len(missing), _BATCH):
-            batch = missing[start : start + _BATCH]
-            found.update(zip((image.digest for image in batch), self._run(batch), strict=True))
+        missing = [image for digest, image in unique.items() if digest not in found]
+        waiting = {image.digest: self._enqueue(image) for image in missing}
+        self._work_off(list(waiting.values()))
+        found |= {digest: pending.result() for digest, pending in waiting.items()}
         return [ImageSegment(found[i.digest], key=bytes.fromhex(i.digest)) for i in images]
 
-    def _run(self, batch: Sequence[SourceImage]) -> list[Tensor]:
+    def _enqueue(self, image: SourceImage) -> _Pending:
+        pixels = self._pixels(image)
+        with self._lock:
+            return self._pending.setdefault(image.digest, _Pending(pixels))
+
+    def _work_off(self, own: Sequence[_Pending]) -> None:
+        """Run the tower until ``own`` are done, others' images along with them."""
+        while not all(pending.is_done for pending in own):
+            with self._tower:
+                with self._lock:
+                    count = min(_BATCH, len(self._pending))
+                    batch = dict(self._pending.popitem(last=False) for _ in range(count))
+                if batch:
+                    self._run(batch)
+
+    def _run(self, batch: dict[str, _Pending]) -> None:
         import torch
 
-        features = self._vision.encode(torch.stack([self._pixels(image) for image in batch]))
+        try:
+            features = self._vision.encode(torch.stack([p.pixels for p in batch.values()]))
+        except Exception as error:
+            for pending in batch.values():
+                pending.error = error
+            return
         # Copies: a view would keep its whole batch alive.
         rows = [row.clone() for row in features.unbind()]
+        for pending, row in zip(batch.values(), rows, strict=True):
+            pending.feature = row
         with self._lock:
-            self._cache.update(zip((image.digest for image in batch), rows, strict=True))
-            while len(self._cache) > _REMEMBERED:
+            self._cache.update(zip(batch, rows, strict=True))
+            while len(self._cache) > self._remembered:
                 self._cache.popitem(last=False)
-        return rows
 
-    def _recall(self, image: SourceImage) -> Tensor | None:
+    def _recall(self, digest: str) -> Tensor | None:
         with self._lock:
-            if image.digest in self._cache:
-                self._cache.move_to_end(image.digest)
-            return self._cache.get(image.digest)
+            if digest in self._cache:
+                self._cache.move_to_end(digest)
+            return self._cache.get(digest)
 
     def _pixels(self, image: SourceImage) -> Tensor:
         try:

@@ -7,6 +7,7 @@ import logging
 from fromage_server.collections import open_collections
 from fromage_server.compose import Composer
 from fromage_server.engine import Engine, EngineConfig
+from fromage_server.engine.packing import pack_linears
 from fromage_server.features import FeatureEncoder
 from fromage_server.gallery import Gallery
 from fromage_server.media import MediaReader
@@ -26,6 +27,8 @@ def load(settings: Settings, uploads: UploadStore, workers: Workers, report: Rep
     loaded = load_grounded_model(settings.bundle, device=settings.device, dtype=settings.dtype)
     model, config = loaded.model, loaded.bundle.config
     log.info("%s on %s in %s", config.name, model.device, str(model.dtype).removeprefix("torch."))
+    if model.device.type == "cpu":
+        pack_linears(model.lm)
     gallery = Gallery(open_collections(settings, loaded, report))
     limits = EngineConfig(
         settings.max_batch,

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from fromage_server.engine.admission import check_request
+from fromage_server.engine.attention import BLOCK_SIZE, Backend
 from fromage_server.engine.blocks import BlockPool
 from fromage_server.engine.config import Counts, EngineConfig, EngineStats
 from fromage_server.engine.errors import EngineStopped
 from fromage_server.engine.events import ErrorEvent, Event, FinishReason, RetEvent
-from fromage_server.engine.kv_cache import BLOCK_SIZE, KVShape
+from fromage_server.engine.kv_cache import KVShape
 from fromage_server.engine.memory import storage_blocks
 from fromage_server.engine.pace import Pace
 from fromage_server.engine.request import GenerationRequest, ScoringRequest
@@ -36,7 +37,13 @@ class Engine:
     ``step`` is the whole engine without its thread, for callers that drive it themselves.
     """
 
-    def __init__(self, model: GroundedModel, config: EngineConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: GroundedModel,
+        config: EngineConfig | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        """``backend``: what attends; None for the one of the model's device."""
         config = config or EngineConfig()
         context = min(config.max_context or model.max_context, model.max_context)
         shape = KVShape.of(model.lm, model.dtype)
@@ -49,7 +56,7 @@ class Engine:
         self._vocabulary = Vocabulary(
             model.ret_token_id, model.eos_token_ids, model.tokenizer.decode
         )
-        self._runner = Runner(model, blocks)
+        self._runner = Runner(model, blocks, backend)
         self._pool = BlockPool(blocks, BLOCK_SIZE)
         self._pace = Pace(config.prefill_tokens)
         self._scheduler = Scheduler(config.max_batch, config.max_queue, self._pool, self._pace)

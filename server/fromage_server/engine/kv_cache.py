@@ -1,13 +1,8 @@
 """Keys and values of all sequences, in blocks, behind transformers' ``Cache``.
 
-Every layer has one storage for keys and one for values, (heads, positions, head_dim): block b holds
-the positions [b * size, (b + 1) * size). What neighbouring blocks hold can so be read in place, as
-one matrix per head.
-
 A step's forward pass takes many sequences at once, packed one behind the other as (1, N, …), some
 with one new token, some with a piece of their prompt. ``update`` hands the new keys and values on
-unchanged; the attention function of ``attention.py`` stores them and reads what the step's
-``Layout`` says.
+unchanged; the attention function stores them and reads what the step's ``Layout`` says.
 """
 
 from dataclasses import dataclass
@@ -17,10 +12,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from fromage_server.engine.attention import Layout
+from fromage_server.engine.attention import Backend, Layout
 from fromage_weights.errors import UnsupportedModel
 
-BLOCK_SIZE = 16
 _KINDS = {"full_attention", "sliding_attention"}
 
 
@@ -66,16 +60,13 @@ class KVShape:
 class PagedCache(Cache):
     """Storage for ``blocks`` blocks. ``layout`` is the step that runs at the moment."""
 
-    def __init__(self, shape: KVShape, blocks: int, device: torch.device) -> None:
+    def __init__(self, shape: KVShape, blocks: int, device: torch.device, backend: Backend) -> None:
         super().__init__(layers=[])
-        self.shape = shape
-        size = (shape.layers, 2, shape.heads, blocks * BLOCK_SIZE, shape.head_dim)
-        # Zeros are given out by the system page by page, when they are written to.
-        storage = torch.zeros(size, dtype=shape.dtype, device=device)
-        self.keys = [storage[i, 0] for i in range(shape.layers)]
-        self.values = [storage[i, 1] for i in range(shape.layers)]
+        storage = backend.allocate(shape, blocks, device)
+        self.backend = backend
+        self.layers_stored = list(storage.unbind(0))
         self.bytes = storage.nbytes
-        self.layout = Layout.empty()
+        self.layout = Layout((), device)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kw: object

@@ -4,8 +4,9 @@ import os
 
 import torch
 
+from fromage_server.engine.attention import BLOCK_SIZE
 from fromage_server.engine.errors import InvalidRequest
-from fromage_server.engine.kv_cache import BLOCK_SIZE, KVShape
+from fromage_server.engine.kv_cache import KVShape
 
 _SHARE = {"cpu": 0.3, "cuda": 0.9}  # of the memory that is free once the model is loaded
 

@@ -1,6 +1,5 @@
 """The model's forward pass over a step's packed tokens."""
 
-from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import accumulate
@@ -10,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fromage_server.engine.attention import Layout, Paged, Span
-from fromage_server.engine.blocks import runs_of
-from fromage_server.engine.kv_cache import BLOCK_SIZE, KVShape, PagedCache
+from fromage_server.engine.attention import Backend, Layout, Paged, Span
+from fromage_server.engine.attention_pages import PagesBackend
+from fromage_server.engine.attention_runs import RunsBackend
+from fromage_server.engine.kv_cache import KVShape, PagedCache
 from fromage_server.engine.scheduler import Chunk
-from fromage_server.engine.sequence import Job, Reads, Sequence
+from fromage_server.engine.sequence import Reads, Sequence
 from fromage_weights.grounded import GroundedModel
 
 
@@ -31,9 +31,10 @@ class StepOutput:
 class Runner:
     """Owns the KV storage. Computing a chunk twice is harmless: it writes the same places."""
 
-    def __init__(self, model: GroundedModel, blocks: int) -> None:
+    def __init__(self, model: GroundedModel, blocks: int, backend: Backend | None = None) -> None:
         self._model = model
-        self._cache = PagedCache(KVShape.of(model.lm, model.dtype), blocks, model.device)
+        shape = KVShape.of(model.lm, model.dtype)
+        self._cache = PagedCache(shape, blocks, model.device, backend or _backend_for(model.device))
         self._paged = Paged(model.lm, self._cache)
 
     @property
@@ -115,6 +116,10 @@ class Runner:
         return found
 
 
+def _backend_for(device: torch.device) -> Backend:
+    return PagesBackend() if device.type == "cuda" else RunsBackend()
+
+
 def _newest(chunk: Chunk) -> int | None:
     """The token of a chunk that is one generated token."""
     job = chunk.job
@@ -124,27 +129,8 @@ def _newest(chunk: Chunk) -> int | None:
 
 
 def _layout(chunks: Seq[Chunk], starts: Seq[int], device: torch.device) -> Layout:
-    places = [place for chunk in chunks for place in _places(chunk.job, chunk.start, chunk.stop)]
-    spans = tuple(
-        Span(start, start + chunk.count, chunk.start, _runs(chunk))
+    spans = (
+        Span(start, start + chunk.count, chunk.start, tuple(chunk.job.blocks))
         for start, chunk in zip(starts, chunks, strict=False)
     )
-    return Layout(torch.tensor(places, device=device), spans)
-
-
-def _places(job: Job, start: int, stop: int) -> Iterable[int]:
-    for position in range(start, stop):
-        yield job.blocks[position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE
-
-
-def _runs(chunk: Chunk) -> tuple[tuple[int, int], ...]:
-    """Where the positions that the chunk reads from the storage lie."""
-    length = chunk.stop if chunk.count == 1 else chunk.start
-    found: list[tuple[int, int]] = []
-    for first, count in runs_of(chunk.job.blocks):
-        size = min(count * BLOCK_SIZE, length)
-        if size <= 0:
-            break
-        found.append((first * BLOCK_SIZE, first * BLOCK_SIZE + size))
-        length -= size
-    return tuple(found)
+    return Layout(tuple(spans), device)

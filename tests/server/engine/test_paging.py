@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fromage_server.engine import Engine, EngineConfig, FinishEvent, PromptTooLong, ScoringRequest
-from fromage_server.engine.kv_cache import BLOCK_SIZE, KVShape
+from fromage_server.engine.attention import BLOCK_SIZE
+from fromage_server.engine.kv_cache import KVShape
 from fromage_weights.grounded import GroundedModel, ImageSegment, Segment
 from tests.server.engine.driving import Heard, answer, answers, drain, reply
 from tests.server.engine.test_equals_generate import (

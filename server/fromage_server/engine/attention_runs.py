@@ -1,0 +1,169 @@
+"""Attention on a CPU: each sequence reads its past in place, neighbouring blocks at a time.
+
+Every layer's storage is (2, heads, positions, head_dim), so what neighbouring blocks hold is one
+matrix per head. New tokens attend among themselves and to each run of their past; the parts are
+joined by their log-sum-exp, as in FlashAttention (Dao et al. 2022, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fromage_server.engine.attention import BLOCK_SIZE, Layout, Scores, Span
+from fromage_server.engine.blocks import runs_of
+from fromage_server.engine.kv_cache import KVShape
+
+Part = tuple[Tensor, Tensor]  # what was attended to (H, Q, D), and its log-sum-exp (H, Q)
+Runs = Sequence[tuple[int, int]]  # [first, last) places in the storage
+
+
+class RunsBackend:
+    """In plain torch."""
+
+    def allocate(self, shape: KVShape, blocks: int, device: torch.device) -> Tensor:
+        size = (shape.layers, 2, shape.heads, blocks * BLOCK_SIZE, shape.head_dim)
+        # The system gives zeros out page by page, when they are written to.
+        return torch.zeros(size, dtype=shape.dtype, device=device)
+
+    def attend(
+        self,
+        layout: Layout,
+        stored: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scores: Scores,
+    ) -> Tensor:
+        keys, values = stored.unbind(0)
+        keys.index_copy_(1, layout.places, key)
+        values.index_copy_(1, layout.places, value)
+        attend = _Attend(scores)
+        out = query.new_empty(query.shape[1], query.shape[0], query.shape[2])
+        for span, runs in zip(layout.spans, _runs(layout), strict=True):
+            rows = slice(span.start, span.stop)
+            q = query[None, :, rows]
+            if span.count == 1:
+                seen = _last(runs, scores.window)
+                parts = [attend.grouped(q, keys[:, a:b], values[:, a:b]) for a, b in seen]
+            elif scores.window and span.length > scores.window:
+                k = torch.cat([*(keys[:, a:b] for a, b in runs), key[:, rows]], dim=1)
+                v = torch.cat([*(values[:, a:b] for a, b in runs), value[:, rows]], dim=1)
+                parts = [attend.all(q, k, v, mask=_window_mask(layout, span, scores.window))]
+            else:
+                parts = [attend.grouped(q, keys[:, a:b], values[:, a:b]) for a, b in runs]
+                parts.append(attend.all(q, key[:, rows], value[:, rows], causal=True))
+            out[rows] = _joined(parts).transpose(0, 1)
+        return out
+
+
+def _runs(layout: Layout) -> list[Runs]:
+    """What each span reads from the storage: a single token its own place, too."""
+    if "runs" not in layout.scratch:
+        layout.scratch["runs"] = [
+            places_of(span.blocks, span.length if span.count == 1 else span.past)
+            for span in layout.spans
+        ]
+    found: list[Runs] = layout.scratch["runs"]
+    return found
+
+
+def places_of(blocks: Sequence[int], length: int) -> list[tuple[int, int]]:
+    """Where the first ``length`` positions of ``blocks`` lie."""
+    found: list[tuple[int, int]] = []
+    for first, count in runs_of(blocks):
+        size = min(count * BLOCK_SIZE, length)
+        if size <= 0:
+            break
+        found.append((first * BLOCK_SIZE, first * BLOCK_SIZE + size))
+        length -= size
+    return found
+
+
+class _Attend:
+    """Attention of (1, H, Q, D) queries over (K, T, D) keys and values; H is a multiple of K."""
+
+    def __init__(self, scores: Scores) -> None:
+        self._scale, self._softcap = scores.scale, scores.softcap
+
+    def grouped(self, query: Tensor, keys: Tensor, values: Tensor) -> Part:
+        """Every query sees all keys. Queries of one group stand together, so keys are read once."""
+        heads, count = query.shape[1:3]
+        rows = query.reshape(1, len(keys), -1, query.shape[-1])
+        out, total = self._attend(rows, keys[None], values[None])
+        return out[0].reshape(heads, count, -1), total[0].reshape(heads, count)
+
+    def all(
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        causal: bool = False,
+        mask: Tensor | None = None,
+    ) -> Part:
+        """``causal``: query i sees keys 0 to i. ``mask`` (Q, T) is added to the scores."""
+        k, v = (_repeated(states, query.shape[1])[None] for states in (keys, values))
+        out, total = self._attend(query, k, v, causal=causal, mask=mask)
+        return out[0], total[0]
+
+    def _attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, *, causal: bool = False, mask: Any = None
+    ) -> Part:
+        if not self._softcap:
+            found: Part = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                query, keys, values, 0.0, causal, attn_mask=mask, scale=self._scale
+            )
+            return found
+        scores = self._scale * (query.float() @ keys.transpose(-1, -2).float())
+        scores = self._softcap * torch.tanh(scores / self._softcap)
+        if causal:
+            mask = query.new_full(scores.shape[-2:], -torch.inf, dtype=torch.float32).triu(1)
+        if mask is not None:
+            scores = scores + mask
+        total = scores.logsumexp(-1)
+        return ((scores - total[..., None]).exp() @ values.float()).to(query.dtype), total
+
+
+def _repeated(states: Tensor, heads: int) -> Tensor:
+    """(K, T, D) -> (H, T, D)."""
+    groups = heads // len(states)
+    return states if groups == 1 else states.repeat_interleave(groups, dim=0)
+
+
+def _last(runs: Runs, window: int) -> Runs:
+    """The part of ``runs`` that holds the last ``window`` positions; all where it is 0."""
+    if not window:
+        return runs
+    kept: list[tuple[int, int]] = []
+    for first, last in reversed(runs):
+        if window <= 0:
+            break
+        kept.append((max(first, last - window), last))
+        window -= last - first
+    return kept[::-1]
+
+
+def _window_mask(layout: Layout, span: Span, window: int) -> Tensor:
+    """(Q, T) float: 0 where query i may see key j, else -inf; the last query is the last key."""
+    wanted = (span.start, window)
+    if wanted not in layout.scratch:
+        at = torch.arange(span.past, span.length)[:, None]
+        seen = torch.arange(span.length)[None]
+        hidden = (seen > at) | (seen <= at - window)
+        layout.scratch[wanted] = torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)
+    mask: Tensor = layout.scratch[wanted]
+    return mask
+
+
+def _joined(parts: Sequence[Part]) -> Tensor:
+    """(H, Q, D): softmax over all parts' keys together."""
+    if len(parts) == 1:
+        return parts[0][0]
+    totals = torch.stack([total for _, total in parts])  # (P, H, Q)
+    shares = (totals - totals.logsumexp(0)).exp()[..., None]
+    outs = torch.stack([out for out, _ in parts]).float()
+    return (shares * outs).sum(0).to(parts[0][0].dtype)

@@ -1,0 +1,111 @@
+"""Image features: remembered by content, encoded together."""
+
+import hashlib
+import threading
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fromage_server import features
+from fromage_server.errors import ApiError
+from fromage_server.features import FeatureEncoder
+from fromage_server.media import SourceImage
+from tests.server.pictures import encoded
+
+
+class Tower:
+    """Instead of a real one, to hold it up and to see its batches; a feature is the mean colour."""
+
+    dim = 3
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.error: Exception | None = None
+
+    def preprocess(self, image: Image.Image, mode: str) -> Tensor:
+        return torch.tensor(image.resize((1, 1)).getpixel((0, 0)), dtype=torch.float32)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        self.entered.set()
+        assert self.gate.wait(30)
+        self.batches.append(len(pixels))
+        if self.error:
+            raise self.error
+        return pixels
+
+
+def picture(shade: int) -> SourceImage:
+    data = encoded(Image.new("RGB", (4, 4), (shade, 0, 0)))
+    return SourceImage(data, hashlib.sha256(data).hexdigest(), f"image {shade}")
+
+
+def encoder_of(tower: Any) -> FeatureEncoder:
+    return FeatureEncoder(tower, "squash")
+
+
+def shades(encoder: FeatureEncoder, *wanted: int) -> list[int]:
+    return [int(s.features[0]) for s in encoder.encode([picture(shade) for shade in wanted])]
+
+
+def test_the_same_image_is_encoded_once() -> None:
+    tower = Tower()
+    encoder = encoder_of(tower)
+    assert shades(encoder, 1, 2, 1) == [1, 2, 1]
+    assert shades(encoder, 2, 3) == [2, 3]
+    assert tower.batches == [2, 1]
+    first, second = encoder.encode([picture(1), picture(2)])
+    assert first.key != second.key
+
+
+def test_what_gathers_while_the_tower_runs_is_encoded_together() -> None:
+    tower = Tower()
+    encoder = encoder_of(tower)
+    tower.gate.clear()
+    found: dict[int, list[int]] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: found.update({i: shades(encoder, i, 9)}))
+        for i in range(5)
+    ]
+    threads[0].start()
+    assert tower.entered.wait(30)
+    for thread in threads[1:]:
+        thread.start()
+    while len(encoder._pending) < 5:  # four of their own, and the one they share
+        pass
+    tower.gate.set()
+    for thread in threads:
+        thread.join(30)
+    assert found == {i: [i, 9] for i in range(5)}
+    assert tower.batches == [2, 5]
+
+
+def test_a_failing_tower_fails_those_who_wait_and_nobody_else() -> None:
+    tower = Tower()
+    encoder = encoder_of(tower)
+    tower.error = RuntimeError("no memory")
+    with pytest.raises(RuntimeError, match="no memory"):
+        shades(encoder, 1)
+    tower.error = None
+    assert shades(encoder, 1) == [1]
+
+
+def test_what_is_no_picture_is_refused_by_name() -> None:
+    encoder = encoder_of(Tower())
+    with pytest.raises(ApiError) as caught:
+        encoder.encode([picture(1), SourceImage(b"no picture", "00", "messages.0.content.1")])
+    assert caught.value.param == "messages.0.content.1"
+    assert shades(encoder, 2) == [2]
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "REMEMBERED_BYTES", 10 * 4 * Tower.dim)
+    encoder = encoder_of(Tower())
+    shades(encoder, *range(50))
+    assert len(encoder._cache) == 10
+    assert not encoder._pending
