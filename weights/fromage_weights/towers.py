@@ -10,7 +10,7 @@ from torch import nn
 from fromage_weights.clip_conversion import is_clip_directory, load_clip_directory
 from fromage_weights.errors import DamagedFile, ModelUnavailable, one_line
 
-_LOCAL = "local-dir:"
+LOCAL = "local-dir:"
 _HUB = "hf-hub:"
 # OpenAI's checkpoints under the names that official FROMAGe checkpoints use. They were trained
 # with QuickGELU; open_clip's plain names use another activation.
@@ -33,21 +33,22 @@ def load_tower(source: str) -> tuple[nn.Module, dict[str, Any]]:
     ``source``: a directory (open_clip_config.json, or a Hugging Face CLIP vision model),
     MODEL/PRETRAINED as open_clip lists them, an OpenAI CLIP name, or a hub id.
     """
-    path = Path(source.removeprefix(_LOCAL))
+    path = Path(source.removeprefix(LOCAL))
     if path.is_dir():
         if (path / "open_clip_config.json").is_file():
-            return _create(f"{_LOCAL}{path}", None)
+            return _create(f"{LOCAL}{path}", None)
         if is_clip_directory(path):
             return load_clip_directory(path)
         raise ModelUnavailable(
             f"vision tower {path}: neither open_clip_config.json nor a CLIP config.json is there"
         )
-    if source.startswith((_LOCAL, "/", ".")):
+    if source.startswith((LOCAL, "/", ".")):
         raise ModelUnavailable(f"vision tower {path}: no such directory")
-    return _create(*_open_clip_name(canonical_name(source)))
+    return _create(*open_clip_name(canonical_name(source)))
 
 
-def _open_clip_name(source: str) -> tuple[str, str | None]:
+def open_clip_name(source: str) -> tuple[str, str | None]:
+    """What open_clip calls a tower that is no directory: its name, and which weights."""
     import open_clip
 
     architecture, _, pretrained = source.partition("/")
@@ -80,7 +81,7 @@ def _create(name: str, pretrained: str | None) -> tuple[nn.Module, dict[str, Any
             weights_only=True,
         )
     except SafetensorError as error:
-        where = Path(shown.removeprefix(_LOCAL))
+        where = Path(shown.removeprefix(LOCAL))
         raise DamagedFile(where, f"weights are not readable ({one_line(error)})") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelUnavailable(f"vision tower {shown}: {one_line(error)}") from error

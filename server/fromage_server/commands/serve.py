@@ -41,6 +41,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         else:
             flag = "--" + name.replace("_", "-")
             parser.add_argument(flag, dest=name, help=f"{field.description}{default}")
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="print what would take how much memory, and what would make it fit; load nothing",
+    )
     parser.set_defaults(run=run)
 
 
@@ -48,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     """Serves until it is told to stop; 1 where the model or a collection cannot be loaded."""
     flags = {name: getattr(args, name) for name in (*Settings.model_fields, CONFIG_KEY)}
     settings = load_settings(flags, os.environ)
+    if args.plan:
+        return _plan(settings)
     import uvicorn
 
     from fromage_server.app import create_app
@@ -73,6 +80,15 @@ def run(args: argparse.Namespace) -> int:
     for message in failed:
         print(f"fromage: {message}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _plan(settings: Settings) -> int:
+    """1 where it would not fit."""
+    from fromage_server.planning import make_plan
+
+    plan = make_plan(settings)
+    print(plan.text())
+    return 0 if plan.fits else 1
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from fromage_server.engine.config import Counts, EngineConfig, EngineStats
 from fromage_server.engine.errors import EngineStopped
 from fromage_server.engine.events import ErrorEvent, Event, FinishReason, RetEvent
 from fromage_server.engine.kv_cache import KVShape
-from fromage_server.engine.memory import storage_blocks
+from fromage_server.engine.memory import free_bytes, storage_blocks
 from fromage_server.engine.pace import Pace
 from fromage_server.engine.request import GenerationRequest, ScoringRequest
 from fromage_server.engine.runner import Runner, StepOutput
@@ -47,8 +47,9 @@ class Engine:
         config = config or EngineConfig()
         context = min(config.max_context or model.max_context, model.max_context)
         shape = KVShape.of(model.lm, model.dtype)
+        free = free_bytes(model.device)
         blocks = storage_blocks(
-            shape, model.device, config.max_batch, context, config.kv_cache_bytes
+            shape, model.device.type, free, config.max_batch, context, config.kv_cache_bytes
         )
         # Nobody is promised more than the whole storage can hold.
         self.max_context = min(context, blocks * BLOCK_SIZE)

@@ -12,18 +12,17 @@ _SHARE = {"cpu": 0.3, "cuda": 0.9}  # of the memory that is free once the model 
 
 
 def storage_blocks(
-    shape: KVShape, device: torch.device, streams: int, context: int, limit: int | None
+    shape: KVShape, device_type: str, free: int, streams: int, context: int, limit: int | None
 ) -> int:
-    """Blocks for ``streams`` whole contexts, within ``limit`` bytes (None: within the device's free
-    memory). InvalidRequest where not even one block fits."""
-    wanted = streams * -(-context // BLOCK_SIZE)
+    """Blocks for ``streams`` whole contexts, within ``limit`` bytes (None: within a share of the
+    ``free`` ones). InvalidRequest where not even one block fits."""
     block = BLOCK_SIZE * shape.position_bytes
-    room = limit if limit is not None else int(_SHARE[device.type] * free_bytes(device))
+    room = limit if limit is not None else int(_SHARE[device_type] * free)
     if room < block:
         raise InvalidRequest("kv_cache_bytes", room, f"{block} (one block of {BLOCK_SIZE} tokens)")
-    fitting = room // block
-    # An explicit size is used up: what no stream needs keeps earlier prompts.
-    return fitting if limit is not None else min(wanted, fitting)
+    if limit is not None:  # used up: what no stream needs keeps earlier prompts
+        return room // block
+    return min(streams * -(-context // BLOCK_SIZE), room // block)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -27,7 +27,8 @@ def pack_linears(lm: nn.Module) -> int:
     if not available or not _has_kernels(dtype):
         return 0
     shared = _shared_weights(lm)
-    found = [m for m in lm.modules() if _is_linear(m) and m.weight.dtype == dtype]
+    layers: list[Any] = [module for module in lm.modules() if _is_linear(module)]
+    found = [layer for layer in layers if layer.weight.dtype == dtype]
     for module in found:
         _pack(module, keep=module.weight.data_ptr() in shared)
     return len(found)
