@@ -34,6 +34,12 @@ def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which ``share`` of them lie."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
 @dataclass(frozen=True)
 class Row:
     """``value`` against ``target``: at least that, or at most where ``below``."""

@@ -8,50 +8,87 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
 
+import faiss
+import numpy as np
 import torch
+from torch import Tensor
 
 from fromage_server.engine import (
     Engine,
     EngineConfig,
+    ErrorEvent,
+    Event,
     FinishEvent,
     GenerationRequest,
+    RetEvent,
     SamplingParams,
+    TokenEvent,
 )
+from fromage_server.engine import engine as engine_module
 from fromage_server.engine.packing import pack_linears
-from fromage_weights.grounded import GroundedModel, Segment, TextSegment
+from fromage_server.engine.sampling import Sampled, SamplingRow
+from fromage_weights.grounded import GroundedModel, ImageSegment, Segment, TextSegment
 from tests.benchmarks import peers
-from tests.benchmarks.measure import Row, Table, median_ratio, rates, timed
-from tests.benchmarks.shapes import SHAPES, build
+from tests.benchmarks.measure import Row, Table, median_ratio, percentile, rates, timed
+from tests.benchmarks.shapes import SHAPES, SHARED_DIM, VISION_DIM, build
 
 STREAMS = 16
+
+
+@dataclass
+class Stream:
+    """When one reply's tokens came, in seconds."""
+
+    asked: float = field(default_factory=time.perf_counter)
+    times: list[float] = field(default_factory=list)
+    rets: list[RetEvent] = field(default_factory=list)
+    done: int | None = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, TokenEvent):
+            self.times.append(time.perf_counter())
+        elif isinstance(event, RetEvent):
+            self.rets.append(event)
+        elif isinstance(event, FinishEvent):
+            self.done = event.usage.completion_tokens
+        elif isinstance(event, ErrorEvent):
+            raise RuntimeError(event.message)
+
+    @property
+    def ttft(self) -> float:
+        return self.times[0] - self.asked
 
 
 class OurEngine:
     """One engine for all rounds, as a server keeps it."""
 
     def __init__(self, model: GroundedModel, streams: int) -> None:
-        self._engine = Engine(model, EngineConfig(max_batch=streams, max_queue=1000))
+        self.engine = Engine(model, EngineConfig(max_batch=streams, max_queue=1000))
         self._count = 0
+
+    def submit(self, prompt: Sequence[Segment], tokens: int, rets: int = 0) -> Stream:
+        self._count += 1
+        params = SamplingParams(tokens, ignore_eos=True, max_num_rets=rets)
+        stream = Stream()
+        self.engine.submit(GenerationRequest(str(self._count), tuple(prompt), params), stream)
+        return stream
+
+    def drain(self) -> None:
+        while self.engine.step():
+            pass
 
     def run(self, prompts: Sequence[Sequence[Segment]], tokens: Sequence[int]) -> int:
         """Tokens generated."""
-        done: list[int] = []
-
-        def listen(event: object) -> None:
-            if isinstance(event, FinishEvent):
-                done.append(event.usage.completion_tokens)
-
-        for prompt, length in zip(prompts, tokens, strict=True):
-            self._count += 1
-            params = SamplingParams(length, ignore_eos=True, max_num_rets=0)
-            request = GenerationRequest(str(self._count), tuple(prompt), params)
-            self._engine.submit(request, listen)
-        while self._engine.step():
-            pass
-        return sum(done)
+        pairs = zip(prompts, tokens, strict=True)
+        streams = [self.submit(prompt, length) for prompt, length in pairs]
+        self.drain()
+        return sum(stream.done or 0 for stream in streams)
 
 
 class Prompts:
@@ -140,9 +177,112 @@ def many_streams(models: Models, table: Table, rounds: int) -> None:
     table.add(Row(f"{name}, transformers' continuous batching", ratio, 2.5))
 
 
+def second_turn(models: Models, table: Table, rounds: int) -> None:
+    """A thousand tokens of history with two images, sent again with a new question."""
+    engine, prompts = OurEngine(models.ours, 1), Prompts(models.ours)
+    ratios, waits = [], []
+    for i in range(rounds + 1):
+        images = [ImageSegment(torch.randn(VISION_DIM)) for _ in range(2)]
+        history = (*prompts.one(400), images[0], *prompts.one(300), images[1], *prompts.one(292))
+        cold = engine.submit(history, 16)
+        engine.drain()
+        warm = engine.submit((*history, *prompts.one(20)), 16)
+        engine.drain()
+        if i:
+            ratios.append(warm.ttft / cold.ttft)
+            waits.append((cold.ttft, warm.ttft))
+    detail = "ms: {:.0f}, {:.0f}".format(
+        *(1000 * statistics.median(w) for w in zip(*waits, strict=True))
+    )
+    name = "second turn, 1,000 tokens and 2 images of history: TTFT, against cold"
+    table.add(Row(name, statistics.median(ratios), 0.15, below=True, detail=detail))
+
+
+def long_prompt(models: Models, table: Table, rounds: int) -> None:
+    """What a prompt of 1,500 tokens does to seven streams, and they to it."""
+    engine, prompts = OurEngine(models.ours, 8), Prompts(models.ours)
+    worst, slower = [], []
+    for i in range(rounds + 1):
+        alone = engine.submit(prompts.one(1500), 1)
+        engine.drain()
+        streams = [engine.submit(prompts.one(64), 200) for _ in range(7)]
+        while min(len(stream.times) for stream in streams) < 40:
+            engine.engine.step()
+        usual = statistics.median(g for stream in streams for g in _gaps(stream.times))
+        since = time.perf_counter()
+        long = engine.submit(prompts.one(1500), 1)
+        while not long.times:
+            engine.engine.step()
+        meanwhile = [g for s in streams for g in _gaps([t for t in s.times if t >= since])]
+        engine.drain()
+        if i:
+            worst.append(percentile(meanwhile, 0.99) / usual)
+            slower.append(long.ttft / alone.ttft)
+    name = "7 streams while 1,500 tokens prefill"
+    table.add(Row(f"{name}: ITL p99, against p50", statistics.median(worst), 4, below=True))
+    table.add(Row(f"{name}: the prefill, against alone", statistics.median(slower), 2, below=True))
+
+
+def _gaps(times: Sequence[float]) -> list[float]:
+    return [b - a for a, b in pairwise(times)]
+
+
+def ret_cost(models: Models, table: Table, rounds: int) -> None:
+    """One [RET] forced in the first half of each reply, searched for among 50,000 vectors."""
+    engine, prompts = OurEngine(models.ours, STREAMS), Prompts(models.ours)
+    ret = models.ours.ret_token_id
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((50_000, SHARED_DIM), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = faiss.IndexFlatIP(SHARED_DIM)
+    index.add(vectors)
+    plain = vars(engine_module)["sample"]
+
+    def forced(
+        logits: Tensor, rows: Sequence[SamplingRow], ret_token_id: int
+    ) -> list[Sampled | None]:
+        # The sampled token of every 25th step of a stream becomes [RET], once.
+        calls[0] += 1
+        found = plain(logits, rows, ret_token_id)
+        return [Sampled(ret, None) if calls[0] == 25 else token for token in found]
+
+    def run(with_rets: bool) -> float:
+        calls[0] = 0 if with_rets else 1000
+        streams = [engine.submit(prompts.one(32), 64, rets=1) for _ in range(STREAMS)]
+        searched = 0
+        with ThreadPoolExecutor(1) as pool:
+            while engine.engine.step():
+                for stream in streams:
+                    for event in stream.rets:
+                        pool.submit(index.search, event.query[None], 4)
+                        searched += 1
+                    stream.rets.clear()
+        assert searched == (STREAMS if with_rets else 0), searched
+        return sum(stream.done or 0 for stream in streams)
+
+    calls = [0]
+    vars(engine_module)["sample"] = forced
+    try:
+        found = rates({"with": lambda: run(True), "without": lambda: run(False)}, rounds)
+    finally:
+        vars(engine_module)["sample"] = plain
+    ratio = median_ratio(found["with"], found["without"])
+    table.add(Row("[RET] in every reply, against none", ratio, 0.98, detail=_speeds(found)))
+
+
 def _speeds(found: dict[str, list[float]]) -> str:
     parts = (f"{name} {statistics.median(values):.0f}" for name, values in found.items())
     return "tokens/s: " + ", ".join(parts)
+
+
+PARTS = {
+    "one": one_stream,
+    "reference": against_reference,
+    "many": many_streams,
+    "turn": second_turn,
+    "stall": long_prompt,
+    "ret": ret_cost,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -150,12 +290,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--shape", choices=sorted(SHAPES), default="opt-125m")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=("one", "reference", "many"))
+    parser.add_argument("--only", choices=sorted(PARTS))
     args = parser.parse_args(argv)
     models = Models.of(args.shape, getattr(torch, args.dtype))
     table = Table(f"{args.shape}, {args.dtype}, {torch.get_num_threads()} threads")
-    parts = {"one": one_stream, "reference": against_reference, "many": many_streams}
-    for name, part in parts.items():
+    for name, part in PARTS.items():
         if args.only in (None, name):
             part(models, table, args.rounds)
     print(table.markdown())

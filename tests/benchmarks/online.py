@@ -30,7 +30,7 @@ import torch
 from fromage_weights.bundle import ChatTemplate, FrozenModel, save_bundle
 from fromage_weights.fingerprint import fingerprint
 from fromage_weights.vision import VisionEncoder
-from tests.benchmarks.measure import Row, Table
+from tests.benchmarks.measure import Row, Table, percentile
 from tests.benchmarks.shapes import SHAPES, VISION_DIM, build
 from tests.server.process import COMMAND, free_port
 
@@ -230,11 +230,6 @@ def transformers_serve(bundle: Path, dtype: str) -> tuple[list[str], str]:
     command = [str(Path(sys.executable).with_name("transformers")), "serve", str(bundle / "lm")]
     command += ["--continuous-batching", "--port", str(port), "--dtype", dtype, "--host"]
     return [*command, "127.0.0.1"], f"http://127.0.0.1:{port}"
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 @dataclass

@@ -1,0 +1,75 @@
+"""Everything that is measured, in one table: `fromage bench`.
+
+It starts what it needs, prints each row as it comes, and the table at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from tests.benchmarks import memory, offline, online
+from tests.benchmarks.measure import Table
+from tests.benchmarks.shapes import SHAPES
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="opt-125m")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each row; medians are shown")
+    parser.add_argument("--clients", type=int, default=16, help="of the rows over HTTP")
+    parser.add_argument("--rate", type=float, help="Poisson arrivals per second, not closed loop")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=[*offline.PARTS, "http", "memory"],
+        help="these rows alone; may be given several times",
+    )
+
+
+def run(args: argparse.Namespace) -> Table:
+    dtype = getattr(torch, args.dtype)
+    wanted = set(args.only or [*offline.PARTS, "http", "memory"])
+    table = Table(f"{args.shape}, {args.dtype}, {torch.get_num_threads()} threads, {_machine()}")
+    print(table.title, flush=True)
+    if wanted & offline.PARTS.keys():
+        models = offline.Models.of(args.shape, dtype)
+        for name, part in offline.PARTS.items():
+            if name in wanted:
+                part(models, table, args.rounds)
+        del models
+    if "http" in wanted:
+        with tempfile.TemporaryDirectory() as directory:
+            bundle = Path(directory)
+            online.write_bundle(bundle, args.shape, dtype)
+            load = online.Load(args.clients, each=2, tokens=64, rate=args.rate)
+            online.against_transformers_serve(bundle, args.dtype, load, args.rounds, table)
+    if "memory" in wanted:
+        memory.measure(table, 10_000)
+    print("\n" + table.markdown())
+    return table
+
+
+def _machine() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """1 where a target is missed."""
+    parser = argparse.ArgumentParser(prog="fromage bench", description=__doc__)
+    arguments(parser)
+    table = run(parser.parse_args(argv))
+    return 0 if all(row.is_met for row in table.rows) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
