@@ -36,6 +36,7 @@ def load(settings: Settings, uploads: UploadStore, workers: Workers, report: Rep
         settings.max_context,
         settings.prefill_tokens,
         settings.kv_cache_bytes,
+        settings.deterministic,
     )
     engine = Engine(model, limits)
     assert loaded.vision is not None

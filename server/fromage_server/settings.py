@@ -63,6 +63,10 @@ class Settings(BaseModel):
         description="memory for keys and values, such as 4GiB (default: what max_batch whole "
         "contexts need, within the free memory)",
     )
+    deterministic: bool = Field(
+        default=False,
+        description="a reply does not depend on what else runs; slower, no prefix cache",
+    )
     max_body_mib: int = Field(default=32, ge=1, le=1024, description="largest request body")
     upload_ttl_s: int = Field(default=3600, ge=1, description="seconds for which an upload is kept")
     upload_store_mib: int = Field(

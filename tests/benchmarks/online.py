@@ -29,8 +29,10 @@ import torch
 
 from fromage_weights.bundle import ChatTemplate, FrozenModel, save_bundle
 from fromage_weights.fingerprint import fingerprint
+from fromage_weights.grounded import TextSegment
 from fromage_weights.vision import VisionEncoder
-from tests.benchmarks.measure import Row, Table, percentile
+from tests.benchmarks import offline
+from tests.benchmarks.measure import Row, Table, percentile, timed
 from tests.benchmarks.shapes import SHAPES, VISION_DIM, build
 from tests.server.process import COMMAND, free_port
 
@@ -147,11 +149,7 @@ class Load:
 
     async def run(self, url: str, ask: Ask, seed: int) -> tuple[list[Reply], float]:
         """The replies, and the seconds that all took."""
-        rng = random.Random(seed)
-        prompts = [
-            "".join(rng.choice("abcdefgh ") for _ in range(rng.randint(16, 240)))
-            for _ in range(self.clients * self.each)
-        ]
+        rng, prompts = random.Random(seed), self.prompts(seed)
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
             start = time.perf_counter()
@@ -162,6 +160,14 @@ class Load:
             else:
                 replies = await self._arrivals(client, ask, prompts, rng)
             return replies, time.perf_counter() - start
+
+    def prompts(self, seed: int) -> list[str]:
+        """16 to 240 tokens each, of the shapes' tokenizers."""
+        rng = random.Random(seed)
+        return [
+            "".join(rng.choice("abcdefgh ") for _ in range(rng.randint(16, 240)))
+            for _ in range(self.clients * self.each)
+        ]
 
     async def _turns(
         self, client: httpx.AsyncClient, ask: Ask, prompts: Sequence[str]
@@ -269,6 +275,26 @@ def against_transformers_serve(
     table.add(Row(f"{name}: p99 TTFT", wait, 0.5, below=True, detail=detail))
 
 
+def against_engine(
+    bundle: Path, models: offline.Models, dtype: str, load: Load, rounds: int, table: Table
+) -> None:
+    """The same prompts over HTTP and without it, in turn."""
+    engine = offline.OurEngine(models.ours, load.clients)
+    encode = models.ours.tokenizer.encode
+    ratios = []
+    command, url = fromage(bundle, dtype, load.clients)
+    with process(command, url, "/readyz", HF_HUB_OFFLINE="1"):
+        for i in range(rounds + 1):
+            replies, seconds = asyncio.run(load.run(url, ask_fromage, seed=i))
+            prompts = [(TextSegment(encode(text)),) for text in load.prompts(seed=i)]
+            alone = timed(lambda: engine.run(prompts, [load.tokens] * len(prompts)))  # noqa: B023
+            assert sum(reply.tokens for reply in replies) == load.tokens * len(prompts)
+            if i:
+                ratios.append(alone / seconds)
+    name = f"{load.clients} clients over SSE, the engine alone: tokens/s"
+    table.add(Row(name, statistics.median(ratios), 0.95))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="opt-125m")
@@ -282,6 +308,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         bundle = Path(directory)
         write_bundle(bundle, args.shape, getattr(torch, args.dtype))
         load = Load(args.clients, each=2, tokens=64, rate=args.rate)
+        models = offline.Models.of(args.shape, getattr(torch, args.dtype))
+        against_engine(bundle, models, args.dtype, load, args.rounds, table)
         against_transformers_serve(bundle, args.dtype, load, args.rounds, table)
     print(table.markdown())
 

@@ -37,17 +37,16 @@ def run(args: argparse.Namespace) -> Table:
     wanted = set(args.only or [*offline.PARTS, "http", "memory"])
     table = Table(f"{args.shape}, {args.dtype}, {torch.get_num_threads()} threads, {_machine()}")
     print(table.title, flush=True)
-    if wanted & offline.PARTS.keys():
-        models = offline.Models.of(args.shape, dtype)
-        for name, part in offline.PARTS.items():
-            if name in wanted:
-                part(models, table, args.rounds)
-        del models
+    models = offline.Models.of(args.shape, dtype)
+    for name, part in offline.PARTS.items():
+        if name in wanted:
+            part(models, table, args.rounds)
     if "http" in wanted:
         with tempfile.TemporaryDirectory() as directory:
             bundle = Path(directory)
             online.write_bundle(bundle, args.shape, dtype)
             load = online.Load(args.clients, each=2, tokens=64, rate=args.rate)
+            online.against_engine(bundle, models, args.dtype, load, args.rounds, table)
             online.against_transformers_serve(bundle, args.dtype, load, args.rounds, table)
     if "memory" in wanted:
         memory.measure(table, 10_000)

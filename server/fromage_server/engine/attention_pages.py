@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fromage_server.engine.attention import BLOCK_SIZE, Layout, Scores
 from fromage_server.engine.kv_cache import KVShape
@@ -49,7 +50,9 @@ class Tables:
 class PagesBackend:
     """Storage per layer: (2, pages, page, heads, head_dim)."""
 
-    def __init__(self, *, use_varlen: bool | None = None) -> None:
+    def __init__(self, *, use_varlen: bool | None = None, num_splits: int | None = None) -> None:
+        """``num_splits`` 1: torch's kernel sums every query's keys in one go."""
+        self._num_splits = num_splits
         self._use_varlen = has_paged_varlen() if use_varlen is None else use_varlen
 
     def allocate(self, shape: KVShape, blocks: int, device: torch.device) -> Tensor:
@@ -66,18 +69,29 @@ class PagesBackend:
         scores: Scores,
     ) -> Tensor:
         keys, values = stored.unbind(0)
+        count = len(layout.places)  # what is behind them is padding
         for states, pages in ((key, keys), (value, values)):
-            pages.view(-1, *pages.shape[2:]).index_copy_(0, layout.places, states.transpose(0, 1))
+            fresh = states[:, :count].transpose(0, 1)
+            pages.view(-1, *pages.shape[2:]).index_copy_(0, layout.places, fresh)
         if "tables" not in layout.scratch:
             layout.scratch["tables"] = Tables.of(layout)
         tables: Tables = layout.scratch["tables"]
-        rows = query.transpose(0, 1).contiguous()
+        rows = query[:, :count].transpose(0, 1).contiguous()
         if self._use_varlen and not scores.softcap and query.dtype in _HALF:
-            return _varlen(rows, keys, values, tables, scores)
-        return _triton(layout, rows, keys, values, tables, scores)
+            out = _varlen(rows, keys, values, tables, scores, self._num_splits)
+        else:
+            out = _triton(layout, rows, keys, values, tables, scores)
+        return functional.pad(out, (0, 0, 0, 0, 0, query.shape[1] - count))
 
 
-def _varlen(query: Tensor, keys: Tensor, values: Tensor, tables: Tables, scores: Scores) -> Tensor:
+def _varlen(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    tables: Tables,
+    scores: Scores,
+    num_splits: int | None,
+) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     # Its window counts the positions to the left, without the query's own.
@@ -95,6 +109,7 @@ def _varlen(query: Tensor, keys: Tensor, values: Tensor, tables: Tables, scores:
         enable_gqa=query.shape[1] != keys.shape[2],
         seqused_k=tables.lengths,
         block_table=tables.pages,
+        num_splits=num_splits,
     )
     assert isinstance(found, Tensor)
     return found

@@ -22,7 +22,11 @@ Runs = Sequence[tuple[int, int]]  # [first, last) places in the storage
 
 
 class RunsBackend:
-    """In plain torch."""
+    """In plain torch. ``whole``: a sequence's past is copied together first, so that what comes out
+    does not depend on where its blocks lie."""
+
+    def __init__(self, *, whole: bool = False) -> None:
+        self._whole = whole
 
     def allocate(self, shape: KVShape, blocks: int, device: torch.device) -> Tensor:
         size = (shape.layers, 2, shape.heads, blocks * BLOCK_SIZE, shape.head_dim)
@@ -39,25 +43,36 @@ class RunsBackend:
         scores: Scores,
     ) -> Tensor:
         keys, values = stored.unbind(0)
-        keys.index_copy_(1, layout.places, key)
-        values.index_copy_(1, layout.places, value)
+        count = len(layout.places)  # what is behind them is padding
+        keys.index_copy_(1, layout.places, key[:, :count])
+        values.index_copy_(1, layout.places, value[:, :count])
         attend = _Attend(scores)
-        out = query.new_empty(query.shape[1], query.shape[0], query.shape[2])
+        out = query.new_zeros(query.shape[1], query.shape[0], query.shape[2])
         for span, runs in zip(layout.spans, _runs(layout), strict=True):
             rows = slice(span.start, span.stop)
             q = query[None, :, rows]
             if span.count == 1:
                 seen = _last(runs, scores.window)
-                parts = [attend.grouped(q, keys[:, a:b], values[:, a:b]) for a, b in seen]
-            elif scores.window and span.length > scores.window:
-                k = torch.cat([*(keys[:, a:b] for a, b in runs), key[:, rows]], dim=1)
-                v = torch.cat([*(values[:, a:b] for a, b in runs), value[:, rows]], dim=1)
-                parts = [attend.all(q, k, v, mask=_window_mask(layout, span, scores.window))]
+                pairs = [(keys[:, a:b], values[:, a:b]) for a, b in seen]
+                parts = [attend.grouped(q, k, v) for k, v in self._gathered(pairs)]
+            elif self._whole or (scores.window and span.length > scores.window):
+                pairs = [(keys[:, a:b], values[:, a:b]) for a, b in runs]
+                k, v = _together([*pairs, (key[:, rows], value[:, rows])])
+                window = scores.window or span.length
+                parts = [attend.all(q, k, v, mask=_window_mask(layout, span, window))]
             else:
                 parts = [attend.grouped(q, keys[:, a:b], values[:, a:b]) for a, b in runs]
                 parts.append(attend.all(q, key[:, rows], value[:, rows], causal=True))
             out[rows] = _joined(parts).transpose(0, 1)
         return out
+
+    def _gathered(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        return [_together(pairs)] if self._whole else pairs
+
+
+def _together(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    keys, values = zip(*pairs, strict=True)
+    return torch.cat(keys, dim=1), torch.cat(values, dim=1)
 
 
 def _runs(layout: Layout) -> list[Runs]:

@@ -17,6 +17,7 @@ class EngineConfig:
     max_context: int | None = None
     prefill_tokens: int = 512
     kv_cache_bytes: int | None = None
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("max_batch", 1), ("max_queue", 0), ("prefill_tokens", 1)):

@@ -20,13 +20,14 @@ from fromage_server.engine.kv_cache import KVShape
 from fromage_server.engine.memory import free_bytes, storage_blocks
 from fromage_server.engine.pace import Pace
 from fromage_server.engine.request import GenerationRequest, ScoringRequest
-from fromage_server.engine.runner import Runner, StepOutput
+from fromage_server.engine.runner import FixedShapes, Runner, StepOutput
 from fromage_server.engine.sampling import Sampled, sample
 from fromage_server.engine.scheduler import Chunk, Plan, Scheduler
 from fromage_server.engine.sequence import Job, ScoringJob, Sequence, Vocabulary
 from fromage_weights.grounded import GroundedModel
 
 logger = logging.getLogger(__name__)
+_PIECE = 64  # of a prompt, where shapes are fixed
 _NOT_FINITE = "the model's numbers are not finite for this prompt"
 
 
@@ -57,10 +58,13 @@ class Engine:
         self._vocabulary = Vocabulary(
             model.ret_token_id, model.eos_token_ids, model.tokenizer.decode
         )
-        self._runner = Runner(model, blocks, backend)
+        fixed = FixedShapes(config.max_batch, _PIECE) if config.deterministic else None
+        self._runner = Runner(model, blocks, backend, fixed)
         self._pool = BlockPool(blocks, BLOCK_SIZE)
         self._pace = Pace(config.prefill_tokens)
-        self._scheduler = Scheduler(config.max_batch, config.max_queue, self._pool, self._pace)
+        self._scheduler = Scheduler(
+            config.max_batch, config.max_queue, self._pool, self._pace, _PIECE if fixed else None
+        )
         self._changed = threading.Condition()  # guards the scheduler and the two fields below
         self._stopping = False
         self._end: str | None = None  # why no request is taken any more

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from fromage_server.engine.attention import Backend, Layout, Paged, Span
 from fromage_server.engine.attention_pages import PagesBackend
@@ -28,13 +29,30 @@ class StepOutput:
     queries: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class FixedShapes:
+    """Passes that always have as many tokens: ``streams`` of one token each, or one ``piece`` of a
+    prompt. A row's numbers then don't depend on what stands beside it."""
+
+    streams: int
+    piece: int
+
+
 class Runner:
     """Owns the KV storage. Computing a chunk twice is harmless: it writes the same places."""
 
-    def __init__(self, model: GroundedModel, blocks: int, backend: Backend | None = None) -> None:
+    def __init__(
+        self,
+        model: GroundedModel,
+        blocks: int,
+        backend: Backend | None = None,
+        fixed: FixedShapes | None = None,
+    ) -> None:
         self._model = model
+        self._fixed = fixed
         shape = KVShape.of(model.lm, model.dtype)
-        self._cache = PagedCache(shape, blocks, model.device, backend or _backend_for(model.device))
+        backend = backend or _backend_for(model.device, whole=fixed is not None)
+        self._cache = PagedCache(shape, blocks, model.device, backend)
         self._paged = Paged(model.lm, self._cache)
 
     @property
@@ -42,6 +60,18 @@ class Runner:
         return self._cache.bytes
 
     def run(self, chunks: Seq[Chunk]) -> list[StepOutput]:
+        """In the order of ``chunks``."""
+        if self._fixed is None:
+            return self._forward(chunks)
+        streams = [chunk for chunk in chunks if _newest(chunk) is not None]
+        pieces = [chunk for chunk in chunks if _newest(chunk) is None]
+        outputs = self._forward(streams, self._fixed.streams, 2) if streams else []
+        for piece in pieces:
+            outputs += self._forward([piece], self._fixed.piece)
+        return sorted(outputs, key=lambda output: chunks.index(output.chunk))
+
+    def _forward(self, chunks: Seq[Chunk], size: int = 0, reads_each: int = 0) -> list[StepOutput]:
+        """One pass, filled up to ``size`` tokens, with ``reads_each`` results for each."""
         starts = [0, *accumulate(chunk.count for chunk in chunks)]
         reads = [chunk.job.reads(chunk.start, chunk.stop) for chunk in chunks]
         kept = [
@@ -49,12 +79,16 @@ class Runner:
             for start, chunk, read in zip(starts, chunks, reads, strict=False)
             for position in (*read.logits, *read.queries)
         ]
+        kept += [0] * (size * reads_each - len(kept))
         device = self._model.device
         positions = [p for chunk in chunks for p in range(chunk.start, chunk.stop)]
+        embedded = self._embedded(chunks)
+        missing = max(0, size - len(embedded))
+        embedded = functional.pad(embedded, (0, 0, 0, missing))
         with self._paged.step(_layout(chunks, starts, device)) as cache:
             output = self._model.forward(
-                self._embedded(chunks)[None],  # (1, N, D)
-                position_ids=torch.tensor([positions], device=device),
+                embedded[None],  # (1, N, D)
+                position_ids=torch.tensor([positions + [0] * missing], device=device),
                 past_key_values=cache,
                 logits_to_keep=torch.tensor(kept, dtype=torch.long, device=device),
             )
@@ -112,12 +146,17 @@ class Runner:
         mappers = self._model.mappers
         if not rows:
             return np.empty((0, mappers.shared_dim), dtype=np.float32)
+        if self._fixed is not None:
+            one_by_one = [mappers.query_embeddings(hidden[row : row + 1]) for row in rows]
+            return torch.cat(one_by_one).cpu().numpy()
         found: NDArray[np.float32] = mappers.query_embeddings(hidden[rows]).cpu().numpy()
         return found
 
 
-def _backend_for(device: torch.device) -> Backend:
-    return PagesBackend() if device.type == "cuda" else RunsBackend()
+def _backend_for(device: torch.device, *, whole: bool) -> Backend:
+    if device.type == "cuda":
+        return PagesBackend(num_splits=1 if whole else None)
+    return RunsBackend(whole=whole)
 
 
 def _newest(chunk: Chunk) -> int | None:

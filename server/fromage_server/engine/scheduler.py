@@ -48,11 +48,21 @@ class Scheduler:
     Requests that generate nothing need no slot and wait for none.
     """
 
-    def __init__(self, max_batch: int, max_queue: int, pool: BlockPool, pace: Pace) -> None:
+    def __init__(
+        self,
+        max_batch: int,
+        max_queue: int,
+        pool: BlockPool,
+        pace: Pace,
+        piece: int | None = None,
+    ) -> None:
+        """``piece``: prompts are cut every so many tokens, and nothing is taken over from earlier
+        ones, so that a job's numbers come about in the same way whenever it runs."""
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._pool = pool
         self._pace = pace
+        self._piece = piece
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []  # those that have blocks, oldest first
 
@@ -107,6 +117,8 @@ class Scheduler:
         """The chunk's states are stored; blocks that are full now can be found by others."""
         job, size = chunk.job, self._pool.size
         job.computed = chunk.stop
+        if self._piece is not None:
+            return
         while (job.known_blocks + 1) * size <= job.computed:
             block, content = job.blocks[job.known_blocks], job.content(job.known_blocks, size)
             job.chain = self._pool.prefixes.put(block, job.chain, content)
@@ -166,6 +178,11 @@ class Scheduler:
 
     def _plan_prefill(self, job: Job, budget: int, plan: Plan) -> int:
         stop = min(job.length, job.computed + budget)
+        if self._piece is not None:
+            in_prompt = job.computed < job.prompt_tokens
+            # What a preempted reply had said already comes back token by token, as it was made.
+            size = min(self._piece, job.prompt_tokens - job.computed) if in_prompt else 1
+            stop = job.computed + size
         plan.chunks.append(Chunk(job, job.computed, stop))
         return stop - job.computed
 

@@ -97,7 +97,7 @@ def test_one_id_at_a_time(model: GroundedModel) -> None:
 @pytest.mark.parametrize(
     "options", [{"max_batch": 0}, {"max_queue": -1}, {"max_context": 0}, {"prefill_tokens": 0}]
 )
-def test_limits_that_make_no_sense(options: dict[str, int]) -> None:
+def test_limits_that_make_no_sense(options: dict[str, Any]) -> None:
     (field,) = options
     with pytest.raises(InvalidRequest, match=field):
         EngineConfig(**options)

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from tests.server.engine.test_equals_generate import (
 from tests.server.engine.tiny import VISION_DIM, generate, grounded, image, text
 
 
-def engine_of(model: GroundedModel, blocks: int, **options: int) -> Engine:
+def engine_of(model: GroundedModel, blocks: int, **options: Any) -> Engine:
     block = BLOCK_SIZE * KVShape.of(model.lm, model.dtype).position_bytes
     return Engine(model, EngineConfig(kv_cache_bytes=blocks * block, **options))
 
