@@ -40,15 +40,19 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow], ret_token_id: int) -> li
         logits[warm] = filtered
         tokens[warm] = _draw(filtered, [rows[i].uniform for i in warm])
     logprobs = _logprobs(logits, tokens, rows)
+    # One copy from the device for all rows; -1 where nothing was possible.
+    found = tokens.masked_fill(~usable, -1).tolist()
     return [
-        Sampled(token, logprob) if ok else None
-        for token, logprob, ok in zip(tokens.tolist(), logprobs, usable.tolist(), strict=True)
+        Sampled(token, logprob) if token >= 0 else None
+        for token, logprob in zip(found, logprobs, strict=True)
     ]
 
 
 def _scale_and_mask(logits: Tensor, rows: Sequence[SamplingRow], ret_token_id: int) -> None:
-    factors = torch.tensor([row.params.ret_scale_factor for row in rows], dtype=logits.dtype)
-    logits[:, ret_token_id] *= factors.to(logits.device)
+    factors = [row.params.ret_scale_factor for row in rows]
+    if any(factor != 1 for factor in factors):
+        scale = torch.tensor(factors, dtype=logits.dtype)
+        logits[:, ret_token_id] *= scale.to(logits.device, non_blocking=True)
     places = [(i, token) for i, row in enumerate(rows) for token in row.forbidden]
     if places:
         row_index, token_index = torch.tensor(places, device=logits.device).unbind(dim=1)

@@ -97,9 +97,9 @@ def turns(rng: np.random.Generator, parts: int, scenes: SceneSource = training_s
         draw = rng.random()
         if draw < 0.36:
             made += asking(rng)
-        elif draw < 0.62:
+        elif draw < 0.64:
             made += looking(rng, scenes)
-        elif draw < 0.73:
+        elif draw < 0.78:
             made.append(_allowed(lambda: dialogue.chatter(rng, "train")))
         elif draw < 0.95:
             made.append(_allowed(lambda: dialogue.unknown_request(rng, "train")))

@@ -226,8 +226,7 @@ _FILLERS: dict[str, tuple[str, ...]] = {
         "1", "2", "3", "4", "7", "12", "15", "42", "99", "100", "123", "1000",
     ),
 }  # fmt: skip
-# Rarely: an unknown word mostly stands for a thing that somebody asks for.
-_MADE_UP = 0.05
+_MADE_UP = 0.2
 _ALTERNATIVES = re.compile(r"\{([^{}]*)\}")
 _FILLER = re.compile(r"<(\w+)>")
 
@@ -238,7 +237,7 @@ def _letters(rng: np.random.Generator) -> str:
 
 def _fill(kind: str, rng: np.random.Generator) -> str:
     if kind == "word":
-        return pseudo_word(rng) if rng.random() < 0.3 else pick(rng, COMMON_WORDS)
+        return pseudo_word(rng)
     if kind == "letters":
         return _letters(rng)
     if kind == "common":
