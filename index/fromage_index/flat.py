@@ -17,6 +17,7 @@ from fromage_index.segment import Float32
 Device = str
 # What a GPU index can return in one search.
 MAX_FETCH = 2048
+_FEW = 4
 
 
 class FlatIndex:
@@ -34,6 +35,8 @@ class FlatIndex:
         for part in parts:
             index.add(np.ascontiguousarray(part))
         self.on_gpu = _use_gpu(faiss, device)
+        self._threads = faiss.omp_get_max_threads()
+        self._set_threads = faiss.omp_set_num_threads
         self._lock = threading.Lock()
         if self.on_gpu:
             self._resources = faiss.StandardGpuResources()
@@ -46,6 +49,8 @@ class FlatIndex:
             with self._lock:
                 scores, rows = self._index.search(queries, fetch)
         else:
+            # FAISS shares queries out, not vectors: for a few of them its threads only cost.
+            self._set_threads(1 if len(queries) < _FEW else self._threads)
             scores, rows = self._index.search(queries, fetch)
         return scores, rows
 

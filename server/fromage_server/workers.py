@@ -18,8 +18,8 @@ class Workers:
     interpreter's lock, and more of them made it slower."""
 
     def __init__(self) -> None:
-        self._prepare = ThreadPoolExecutor(2, "fromage-prepare")
-        self._search = ThreadPoolExecutor(1, "fromage-search")
+        self._prepare = ThreadPoolExecutor(2, "fromage-prepare", _compute_alone)
+        self._search = ThreadPoolExecutor(1, "fromage-search", _compute_alone)
         self._files = ThreadPoolExecutor(2, "fromage-files")
 
     async def prepare(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -34,6 +34,15 @@ class Workers:
     def stop(self) -> None:
         for pool in (self._prepare, self._search, self._files):
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _compute_alone() -> None:
+    """torch uses one core in this thread. OpenMP keeps helpers for every thread that computes on
+    several, and where there are more of them than cores they sleep between operations instead of
+    waiting for the next one: the engine's steps then take up to twice as long."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 async def _run(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:

@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-import faiss
 import numpy as np
 import torch
 from torch import Tensor
 
+from fromage_index.flat import FlatIndex
 from fromage_server.engine import (
     Engine,
     EngineConfig,
@@ -110,6 +110,8 @@ class Prompts:
 class Models:
     """``ours`` is prepared as the server prepares it; ``theirs`` is as transformers loads it."""
 
+    shape: str
+    dtype: torch.dtype
     ours: GroundedModel
     theirs: GroundedModel
 
@@ -117,7 +119,7 @@ class Models:
     def of(cls, shape: str, dtype: torch.dtype) -> Models:
         ours = build(shape, dtype)
         pack_linears(ours.lm)
-        return cls(ours, build(shape, dtype))
+        return cls(shape, dtype, ours, build(shape, dtype))
 
 
 def one_stream(models: Models, table: Table, rounds: int) -> None:
@@ -164,17 +166,24 @@ def many_streams(models: Models, table: Table, rounds: int) -> None:
             "engine": lambda: engine.run(prompts.mixed(STREAMS), tokens),
             "generate": lambda: peers.generate(model, prompts.one(128), 64),
             "floor": floor.run(STREAMS, 32),
-            "batching": lambda: peers.continuous_batching(model, prompts.mixed(STREAMS), tokens),
         },
         rounds,
     )
-    ours = found["engine"]
-    name = f"{STREAMS} streams, mixed lengths"
+    ours, name = found["engine"], f"{STREAMS} streams, mixed lengths"
     detail = _speeds(found)
     table.add(Row(f"{name}, generate()", median_ratio(ours, found["generate"]), 7, detail=detail))
     table.add(Row(f"{name}, floor", median_ratio(ours, found["floor"]), 0.7))
-    ratio = median_ratio(ours, found["batching"])
-    table.add(Row(f"{name}, transformers' continuous batching", ratio, 2.5))
+    with peers.ContinuousBatching(models.shape, models.dtype) as batching:
+        found = rates(
+            {
+                "engine": lambda: engine.run(prompts.mixed(STREAMS), tokens),
+                "batching": lambda: batching.run(prompts.mixed(STREAMS), max(tokens)),
+            },
+            rounds,
+        )
+    ratio = median_ratio(found["engine"], found["batching"])
+    name = f"{name}, transformers' continuous batching"
+    table.add(Row(name, ratio, 2.5, detail=_speeds(found)))
 
 
 def second_turn(models: Models, table: Table, rounds: int) -> None:
@@ -234,8 +243,7 @@ def ret_cost(models: Models, table: Table, rounds: int) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((50_000, SHARED_DIM), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = faiss.IndexFlatIP(SHARED_DIM)
-    index.add(vectors)
+    index = FlatIndex(SHARED_DIM, [vectors], "cpu")
     plain = vars(engine_module)["sample"]
 
     def forced(

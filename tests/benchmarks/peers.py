@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fromage_weights.grounded import GroundedModel, Segment, TextSegment
+from tests.benchmarks.shapes import build
 
 
 def reference_step(model: GroundedModel, length: int) -> None:
@@ -37,28 +39,48 @@ def generate(model: GroundedModel, segments: Sequence[Segment], tokens: int) -> 
     return int(ids.shape[1])
 
 
-def continuous_batching(
-    model: GroundedModel, prompts: Sequence[Sequence[Segment]], tokens: Sequence[int]
-) -> int:
-    """transformers' `generate_batch`, greedy; it has one length for all, so the longest."""
+class ContinuousBatching:
+    """transformers' `generate_batch`, greedy, in a process of its own: it computes in a thread, and
+    what that leaves behind would slow the others down (OpenMP's helpers, see `workers`)."""
+
+    def __init__(self, shape: str, dtype: torch.dtype) -> None:
+        self._here, there = multiprocessing.get_context("spawn").Pipe()
+        self._process = multiprocessing.get_context("spawn").Process(
+            target=_serve_batches, args=(there, shape, dtype), daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        assert self._here.recv() == "ready"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._here.send(None)
+        self._process.join(60)
+
+    def run(self, prompts: Sequence[Sequence[Segment]], tokens: int) -> int:
+        self._here.send(([ids_of(prompt) for prompt in prompts], tokens))
+        return int(self._here.recv())
+
+
+def _serve_batches(pipe: Any, shape: str, dtype: torch.dtype) -> None:
     from transformers import GenerationConfig
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-    lm: Any = model.lm
-    before = lm.config._attn_implementation
-    config = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=max(tokens), do_sample=False, eos_token_id=-1, pad_token_id=1
-    )
-    try:
+    lm: Any = build(shape, dtype).lm
+    pipe.send("ready")
+    while (task := pipe.recv()) is not None:
+        inputs, tokens = task
+        config = GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=1
+        )
         found = lm.generate_batch(
-            inputs=[list(ids_of(prompt)) for prompt in prompts],
+            inputs=inputs,
             generation_config=config,
             continuous_batching_config=ContinuousBatchingConfig(),
             progress_bar=False,
         )
-    finally:
-        lm.set_attn_implementation(before)
-    return sum(len(output.generated_tokens) for output in found.values())
+        pipe.send(sum(len(output.generated_tokens) for output in found.values()))
 
 
 def ids_of(segments: Sequence[Segment]) -> list[int]:

@@ -70,6 +70,7 @@ class Engine:
         self._end: str | None = None  # why no request is taken any more
         self._thread = threading.Thread(target=self._loop, name="fromage-engine", daemon=True)
         self._counts = Counts()
+        self._threads = torch.get_num_threads()
 
     @property
     def alive(self) -> bool:
@@ -287,6 +288,8 @@ class Engine:
 
     def _loop(self) -> None:
         reason = "the engine was stopped"
+        # Other threads of the process may have asked for fewer in the meantime, for themselves.
+        torch.set_num_threads(self._threads)
         try:
             while self._wait_for_work():
                 self.step()
