@@ -42,7 +42,7 @@ SHAPES: dict[str, tuple[int, Callable[[int], PretrainedConfig]]] = {
             num_hidden_layers=5,
             num_attention_heads=5,
             vocab_size=vocabulary,
-            max_position_embeddings=1024,
+            max_position_embeddings=2048,  # the demo's own is 1,024: room for the long prompts
         ),
     ),
     "opt-125m": (50_272, _opt(768, 12, 12)),
