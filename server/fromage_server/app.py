@@ -42,10 +42,10 @@ def create_app(settings: Settings, on_failure: Callable[[str], None]) -> FastAPI
     """``on_failure`` is called, in another thread, when the model or a collection cannot be
     loaded."""
 
+    state = _build_state(settings, on_failure)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        state = _build_state(settings, on_failure)
-        app.state.server = state
         state.startup.start()
         try:
             yield
@@ -61,6 +61,7 @@ def create_app(settings: Settings, on_failure: Callable[[str], None]) -> FastAPI
         responses=_FAILURES,
         redirect_slashes=False,
     )
+    app.state.server = state
     for module in _ROUTES:
         app.include_router(module.router)
     failures.install(app)

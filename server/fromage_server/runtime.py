@@ -53,5 +53,4 @@ def load(settings: Settings, uploads: UploadStore, workers: Workers, report: Rep
         gallery=gallery,
         workers=workers,
     )
-    engine.start()
-    return Loaded(service, engine.stop)
+    return Loaded(service, engine.run, engine.stop)

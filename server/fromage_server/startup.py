@@ -26,13 +26,17 @@ class Report(Protocol):
 
 @dataclass(frozen=True)
 class Loaded:
+    """``run`` steps the engine in the calling thread until ``stop``."""
+
     service: Service
+    run: Callable[[], None]
     stop: Callable[[], None]
 
 
 class Startup:
-    """Runs ``load`` once in a thread of its own. ``load`` gets a function that says what it is
-    doing; ``on_failure`` is called in that thread with one line for the user."""
+    """Runs ``load`` once, and then the engine, in a thread of its own or in the caller's.
+    ``load`` gets a function that says what it is doing; ``on_failure`` is called in that thread
+    with one line for the user."""
 
     def __init__(self, load: Callable[[Report], Loaded], on_failure: Callable[[str], None]) -> None:
         self._load = load
@@ -40,15 +44,31 @@ class Startup:
         self._phase = "starting"
         self._loaded: Loaded | None = None
         self._stopped = False
+        self._settled = threading.Event()
+        self._here = False
         # A daemon: what it loads or builds need not be finished for the process to end.
         self._thread = threading.Thread(target=self._run, name="fromage-startup", daemon=True)
 
+    @property
+    def settled(self) -> bool:
+        """Whether everything is loaded, or has failed to."""
+        return self._settled.is_set()
+
     def start(self) -> None:
-        self._thread.start()
+        if not self._here:
+            self._thread.start()
+
+    def reserve(self) -> None:
+        """``start`` does nothing: ``run`` will be called."""
+        self._here = True
+
+    def run(self) -> None:
+        """Load, and then step the engine until ``stop``, in the calling thread."""
+        self._run()
 
     def join(self) -> None:
         """Waits until everything is loaded, or has failed to."""
-        self._thread.join()
+        self._settled.wait()
 
     def stop(self) -> None:
         self._stopped = True
@@ -84,9 +104,13 @@ class Startup:
         else:
             self._loaded = loaded
             self._report("ready")
+            self._settled.set()
             if self._stopped:
                 loaded.stop()
+            else:
+                loaded.run()
 
     def _fail(self, message: str) -> None:
         self._phase = f"failed: {message}"
+        self._settled.set()
         self._on_failure(message)

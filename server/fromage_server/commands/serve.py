@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 from fromage_server.errors import StartupError
 from fromage_server.settings import CONFIG_KEY, Settings, load_settings
+from fromage_server.startup import Startup
 
 # Flags that are given several times, under the name of one of what they collect.
 _REPEATED: Final = {
@@ -76,10 +79,35 @@ def run(args: argparse.Namespace) -> int:
     )
     server = _draining(config, app, settings.shutdown_s)
     with _listening(settings.host, settings.port) as listener:
-        server.run(sockets=[listener])
+        _run(server, listener, app.state.server.startup)
     for message in failed:
         print(f"fromage: {message}", file=sys.stderr)
     return 1 if failed else 0
+
+
+class _Told(BaseException):
+    """To stop, while still loading."""
+
+
+def _run(server: Any, listener: socket.socket, startup: Startup) -> None:
+    """HTTP in a thread, model and engine in this one, the main one: see ``Engine.run``."""
+
+    def on_signal(number: int, frame: Any) -> None:
+        server.handle_exit(number, frame)
+        if not startup.settled:
+            raise _Told
+
+    startup.reserve()
+    http = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="fromage-http")
+    http.start()
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, on_signal)
+        startup.run()
+    except _Told:
+        pass
+    while http.is_alive():  # in turns, so that signals are heard
+        http.join(0.2)
 
 
 def _plan(settings: Settings) -> int:

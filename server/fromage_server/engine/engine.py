@@ -68,25 +68,35 @@ class Engine:
         self._changed = threading.Condition()  # guards the scheduler and the two fields below
         self._stopping = False
         self._end: str | None = None  # why no request is taken any more
-        self._thread = threading.Thread(target=self._loop, name="fromage-engine", daemon=True)
+        self._running = threading.Lock()  # held by the thread that steps
         self._counts = Counts()
         self._threads = torch.get_num_threads()
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive() and self._end is None
+        """Whether it takes requests: until it is stopped, or has died."""
+        return self._end is None
 
     def start(self) -> None:
-        self._thread.start()
+        """Step in a thread of its own."""
+        threading.Thread(target=self.run, name="fromage-engine", daemon=True).start()
+
+    def run(self) -> None:
+        """Step in the calling thread until ``stop``. On a CPU the process's main thread is best:
+        OpenMP counts it even where it computes nothing, finds more threads than cores, and lets
+        the helpers of any other thread sleep between operations (libgomp, GOMP_SPINCOUNT)."""
+        # Other threads of the process may have asked for fewer, for themselves.
+        torch.set_num_threads(self._threads)
+        with self._running:
+            self._loop()
 
     def stop(self) -> None:
-        """End the thread after its current step; what is unfinished gets an ErrorEvent."""
+        """End after the current step; what is unfinished gets an ErrorEvent."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._close("the engine was stopped")
+        with self._running:
+            self._close("the engine was stopped")
 
     def submit(
         self, request: GenerationRequest | ScoringRequest, on_event: Callable[[Event], None]
@@ -288,8 +298,6 @@ class Engine:
 
     def _loop(self) -> None:
         reason = "the engine was stopped"
-        # Other threads of the process may have asked for fewer in the meantime, for themselves.
-        torch.set_num_threads(self._threads)
         try:
             while self._wait_for_work():
                 self.step()

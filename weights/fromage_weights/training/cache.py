@@ -238,9 +238,12 @@ class FeatureCache:
         """(n,) rows -> (n, vision_dim) float32."""
         import torch
 
-        out = np.empty((len(rows), self.info.vision_dim), np.float32)
+        # torch's own memory: how a kernel sums may depend on where its input begins, and numpy's
+        # begins anywhere.
+        found = torch.empty(len(rows), self.info.vision_dim)
+        out = found.numpy()
         owners = np.searchsorted(self._starts, rows, side="right") - 1
         for owner in np.unique(owners):
             mine = owners == owner
             out[mine] = self._parts[owner][rows[mine] - self._starts[owner]]
-        return torch.from_numpy(out)
+        return found
