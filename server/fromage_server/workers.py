@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -36,13 +37,22 @@ class Workers:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+_one_at_a_time = threading.Lock()
+
+
 def _compute_alone() -> None:
     """torch uses one core in this thread. OpenMP keeps helpers for every thread that computes on
     several, and where there are more of them than cores they sleep between operations instead of
     waiting for the next one: the engine's steps then take up to twice as long."""
     import torch
 
-    torch.set_num_threads(1)
+    with _one_at_a_time:
+        usual = torch.get_num_threads()
+        torch.set_num_threads(1)
+        # Threads to come begin with what was set last; so the last word is a thread's that ends.
+        restoring = threading.Thread(target=torch.set_num_threads, args=(usual,))
+        restoring.start()
+        restoring.join()
 
 
 async def _run(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:

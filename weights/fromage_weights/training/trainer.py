@@ -69,6 +69,9 @@ class Trainer:
         rows: NDArray[np.int64] | None = None,
         ranks: Ranks | None = None,
     ) -> None:
+        # Said outright, MKL keeps to it; else it may take fewer for small products, and how a sum
+        # is shared out decides its last bit.
+        torch.set_num_threads(torch.get_num_threads())
         self.model, self.recipe = model, recipe
         self.step = 0
         self._cache, self._out, self._ranks = cache, out, ranks or Alone()

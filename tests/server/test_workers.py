@@ -1,0 +1,32 @@
+"""What computes beside the engine."""
+
+import subprocess
+import sys
+
+_RUN = """
+import asyncio, threading, torch
+from fromage_server.workers import Workers
+
+async def counts():
+    workers = Workers()
+    return await workers.prepare(torch.get_num_threads), await workers.search(torch.get_num_threads)
+
+usual = []
+beside = asyncio.run(counts())
+late = threading.Thread(target=lambda: usual.append(torch.get_num_threads()))
+late.start()
+late.join()
+print(beside, usual[0], torch.get_num_threads())
+"""
+
+
+def test_workers_take_one_core_and_leave_the_others_theirs() -> None:
+    """In a process of its own: what a thread begins with depends on those before it."""
+    told = subprocess.run(
+        [sys.executable, "-c", _RUN],
+        env={"OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert told == "(1, 1) 2 2\n"
