@@ -87,8 +87,9 @@ def test_a_run_that_goes_on_is_the_run_without_a_break(
 
 
 KILLED = """
-import signal, sys
+import signal, sys, torch
 from pathlib import Path
+torch.set_num_threads(int(sys.argv[4]))  # as here: sums are shared out among so many
 from tests.weights.training.test_trainer import RECIPE, trainer
 world = {name: Path(path) for name, path in zip(("lm", "cache"), sys.argv[1:3])}
 for step in trainer(world, Path(sys.argv[3])).run(save_every=4):
@@ -102,7 +103,8 @@ def test_kill_9_and_on_again(world: dict[str, Path], tmp_path: Path) -> None:
     """Between two checkpoints: the steps since the last one are taken again, bit for bit."""
     whole = losses(trainer(world))
     out = tmp_path / "out"
-    arguments = [sys.executable, "-c", KILLED, str(world["lm"]), str(world["cache"]), str(out)]
+    paths = [str(world["lm"]), str(world["cache"]), str(out)]
+    arguments = [sys.executable, "-c", KILLED, *paths, str(torch.get_num_threads())]
     with subprocess.Popen(
         arguments, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True
     ) as process:
