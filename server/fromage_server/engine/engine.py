@@ -16,6 +16,7 @@ from fromage_server.engine.blocks import BlockPool
 from fromage_server.engine.config import Counts, EngineConfig, EngineStats
 from fromage_server.engine.errors import EngineStopped
 from fromage_server.engine.events import ErrorEvent, Event, FinishReason, RetEvent
+from fromage_server.engine.job import Job
 from fromage_server.engine.kv_cache import KVShape
 from fromage_server.engine.memory import free_bytes, storage_blocks
 from fromage_server.engine.pace import Pace
@@ -23,7 +24,8 @@ from fromage_server.engine.request import GenerationRequest, ScoringRequest
 from fromage_server.engine.runner import FixedShapes, Runner, StepOutput
 from fromage_server.engine.sampling import Sampled, sample
 from fromage_server.engine.scheduler import Chunk, Plan, Scheduler
-from fromage_server.engine.sequence import Job, ScoringJob, Sequence, Vocabulary
+from fromage_server.engine.scoring import ScoringJob
+from fromage_server.engine.sequence import Sequence, Vocabulary
 from fromage_weights.grounded import GroundedModel
 
 logger = logging.getLogger(__name__)

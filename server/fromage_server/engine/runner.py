@@ -13,9 +13,10 @@ from torch.nn import functional
 from fromage_server.engine.attention import Backend, Layout, Paged, Span
 from fromage_server.engine.attention_pages import PagesBackend
 from fromage_server.engine.attention_runs import RunsBackend
+from fromage_server.engine.job import Reads
 from fromage_server.engine.kv_cache import KVShape, PagedCache
 from fromage_server.engine.scheduler import Chunk
-from fromage_server.engine.sequence import Reads, Sequence
+from fromage_server.engine.sequence import Sequence
 from fromage_weights.grounded import GroundedModel
 
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from fromage_server.engine.blocks import BlockPool
 from fromage_server.engine.errors import DuplicateRequest, QueueFull
+from fromage_server.engine.job import Job
 from fromage_server.engine.pace import Pace
-from fromage_server.engine.sequence import Job, Sequence
+from fromage_server.engine.sequence import Sequence
 
 
 @dataclass(frozen=True)

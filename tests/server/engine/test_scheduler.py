@@ -8,7 +8,8 @@ from fromage_server.engine.blocks import BlockPool
 from fromage_server.engine.pace import Pace
 from fromage_server.engine.sampling import Sampled
 from fromage_server.engine.scheduler import Scheduler
-from fromage_server.engine.sequence import ScoringJob, Sequence, Vocabulary
+from fromage_server.engine.scoring import ScoringJob
+from fromage_server.engine.sequence import Sequence, Vocabulary
 from fromage_weights.errors import UnsupportedModel
 from fromage_weights.grounded import GroundedModel, TextSegment
 from fromage_weights.mappers import Mappers
