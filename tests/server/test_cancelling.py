@@ -119,7 +119,7 @@ def test_who_leaves_before_the_preparation_is_not_generated_for(
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{local.url}/v1/generate", json=LONG, timeout=httpx.Timeout(60, read=1))
     assert begun.is_set()
-    local.until(lambda: local.service._preparing == 0)
+    local.until(lambda: local.service.intake.preparing == 0)
     go_on.set()
     assert httpx.post(f"{local.url}/v1/generate", json=SHORT, timeout=120).status_code == 200
     local.until_idle()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints, field_validator
 
 from fromage_server.schema.base import STOP_AT_FIRST, RequestModel, Text
 
@@ -15,6 +15,7 @@ ONE_OR_MORE = BeforeValidator(
     lambda value: [value] if isinstance(value, str) else value,
     json_schema_input_type=str | list[str],
 )
+SEEDS: Final = 2**63  # from 0 to this, excluded
 StopString = Annotated[Text, StringConstraints(min_length=1, max_length=64)]
 FILTER_EXAMPLE = {"license": "CC BY-SA 4.0", "count": {"gte": 2, "lt": 4}}
 
@@ -53,7 +54,7 @@ class GenerationOptions(RetrievalOptions):
     seed: int | None = Field(
         default=None,
         ge=0,
-        lt=2**63,
+        lt=SEEDS,
         description="The same seed gives the same reply. Default: random.",
     )
     stop: Annotated[list[StopString], STOP_AT_FIRST, ONE_OR_MORE] = Field(
@@ -86,3 +87,17 @@ class GenerationOptions(RetrievalOptions):
     image_format: Literal["url", "base64"] = Field(
         default="url", description="How a reply brings pictures: by address, or as small data URIs."
     )
+    logprobs: int | None = Field(
+        default=None,
+        ge=0,
+        le=20,
+        description="Add `logprobs`, of the distribution sampled from, with this many likeliest "
+        "tokens each. Default: none.",
+    )
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _switch(cls, value: object) -> object:
+        if isinstance(value, bool):
+            return 1 if value else None
+        return value

@@ -115,26 +115,12 @@ class GenerateRequest(GenerationOptions):
         description="Don't show a picture that the prompt refers to by collection and id.",
     )
     return_token_ids: bool = Field(default=False, description="Add `token_ids`: all generated ids.")
-    logprobs: int | None = Field(
-        default=None,
-        ge=0,
-        le=20,
-        description="Add `logprobs`, of the distribution sampled from, with this many likeliest "
-        "tokens each. Default: none.",
-    )
     return_query_embedding: bool = Field(
         default=False, description="Add the [RET]'s unit-norm query beside each image."
     )
     reference_compat: bool = Field(
         default=False, description="Behave exactly as the reference code's generation function."
     )
-
-    @field_validator("logprobs", mode="before")
-    @classmethod
-    def _switch(cls, value: object) -> object:
-        if isinstance(value, bool):
-            return 1 if value else None
-        return value
 
 
 class RetrieveRequest(RetrievalOptions):
