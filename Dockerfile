@@ -2,8 +2,8 @@
 ARG BASE_IMAGE=python:3.11-slim
 
 FROM ${BASE_IMAGE} AS dependencies
-# demo,gpu or demo,cpu: which build of FAISS. PyTorch brings its own CUDA in both.
-ARG EXTRAS=demo,gpu
+# gpu or cpu: which build of FAISS. PyTorch brings its own CUDA in both.
+ARG EXTRAS=demo,gpu,quantize
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore

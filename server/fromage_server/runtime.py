@@ -24,9 +24,14 @@ log = logging.getLogger(__name__)
 def load(settings: Settings, uploads: UploadStore, workers: Workers, report: Report) -> Loaded:
     """Raises the typed errors of the three packages."""
     report(f"loading the model {settings.bundle}")
-    loaded = load_grounded_model(settings.bundle, device=settings.device, dtype=settings.dtype)
+    loaded = load_grounded_model(
+        settings.bundle, device=settings.device, dtype=settings.dtype, quantize=settings.quantize
+    )
     model, config = loaded.model, loaded.bundle.config
-    log.info("%s on %s in %s", config.name, model.device, str(model.dtype).removeprefix("torch."))
+    numbers = str(model.dtype).removeprefix("torch.")
+    if settings.quantize != "none":
+        numbers = f"{settings.quantize}, computing in {numbers}"
+    log.info("%s on %s in %s", config.name, model.device, numbers)
     if model.device.type == "cpu":
         pack_linears(model.lm)
     gallery = Gallery(open_collections(settings, loaded, report))

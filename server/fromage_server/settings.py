@@ -44,6 +44,10 @@ class Settings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="numbers to compute with: auto, float32 or bfloat16"
     )
+    quantize: Literal["none", "int8", "int4"] = Field(
+        default="none",
+        description="hold the language model's weights in: int8, int4, or none for dtype",
+    )
     cache_dir: Path = Field(
         default_factory=default_cache_dir, description="where built collections are kept"
     )

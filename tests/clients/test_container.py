@@ -55,14 +55,14 @@ def test_the_demo_runs_on_a_gpu() -> None:
     server = load("docker-compose.yml")
     [device] = server["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
-    assert server["build"]["args"]["EXTRAS"] == "demo,gpu"
+    assert server["build"]["args"]["EXTRAS"] == "demo,gpu,quantize"
     assert server["environment"]["FROMAGE_BUNDLE"] == "${FROMAGE_BUNDLE:-}"
 
 
 def test_without_a_gpu() -> None:
     server = load("docker-compose.cpu.yml")
     assert server["deploy"] == "reset"
-    assert server["build"]["args"]["EXTRAS"] == "demo,cpu"
+    assert server["build"]["args"]["EXTRAS"] == "demo,cpu,quantize"
     assert server["environment"]["FROMAGE_DEVICE"] == "cpu"
 
 
@@ -87,7 +87,7 @@ def test_the_compose_file_is_valid(no_env: Path) -> None:
 def test_the_override_takes_the_gpu_away(no_env: Path) -> None:
     server = config(no_env, "docker-compose.yml", "docker-compose.cpu.yml")
     assert "deploy" not in server
-    assert server["build"]["args"]["EXTRAS"] == "demo,cpu"
+    assert server["build"]["args"]["EXTRAS"] == "demo,cpu,quantize"
 
 
 def test_env_switches_to_the_real_model(no_env: Path, tmp_path: Path) -> None:

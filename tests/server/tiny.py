@@ -15,14 +15,14 @@ from tests.weights.tiny import tokenizer
 VISION_DIM, WIDTH = 24, 32
 
 
-def write_bundle(path: Path, seed: int = 7) -> Bundle:
+def write_bundle(path: Path, seed: int = 7, width: int = WIDTH) -> Bundle:
     """The replies make no sense. A ``ret_scale_factor`` of 100 brings [RET] within a few tokens."""
     torch.manual_seed(seed)
     lm = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=97,
-            hidden_size=WIDTH,
-            intermediate_size=64,
+            hidden_size=width,
+            intermediate_size=2 * width,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
@@ -39,7 +39,7 @@ def write_bundle(path: Path, seed: int = 7) -> Bundle:
     lm.save_pretrained(path / "lm")
     tokenizer().hf.save_pretrained(path / "lm")
     _tower().save_pretrained(path / "vision")
-    mappers = Mappers(VISION_DIM, WIDTH, WIDTH, SOFT_TOKENS, SHARED_DIM, tied=False)
+    mappers = Mappers(VISION_DIM, width, width, SOFT_TOKENS, SHARED_DIM, tied=False)
     return save_bundle(
         path,
         mappers,

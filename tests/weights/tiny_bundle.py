@@ -14,9 +14,14 @@ from tests.weights.tiny import language_model, tokenizer
 VISION_DIM = 24
 
 
-def write_bundle(path: Path, *, tied: bool = False, context: int = 64) -> Bundle:
+def write_bundle(
+    path: Path, *, tied: bool = False, context: int = 64, width: int = 32, family: str = "llama"
+) -> Bundle:
     """The frozen models lie inside, in ``lm`` and ``vision``."""
-    lm = language_model("llama", tied=tied, max_position_embeddings=context)
+    sizes: dict[str, int] = {"hidden_size": width, "max_position_embeddings": context}
+    if family == "llama":
+        sizes |= {"intermediate_size": 2 * width, "head_dim": width // 4}
+    lm = language_model(family, tied=tied, **sizes)
     lm.save_pretrained(path / "lm")
     tokenizer().hf.save_pretrained(path / "lm")
     torch.manual_seed(4)
@@ -33,7 +38,7 @@ def write_bundle(path: Path, *, tied: bool = False, context: int = 64) -> Bundle
     tower.save_pretrained(path / "vision")
     return save_bundle(
         path,
-        Mappers(VISION_DIM, 32, 32, 2, 8, tied=tied),
+        Mappers(VISION_DIM, width, width, 2, 8, tied=tied),
         name="tiny",
         lm=FrozenModel(id="./lm", hash=fingerprint(lm)),
         vision=FrozenModel(

@@ -9,6 +9,7 @@ WeightsError
 ├── ModelUnavailable     a frozen model is neither on disk nor on the hub
 ├── UnsupportedModel     a language model or vision tower that FROMAGe cannot stand on
 ├── DeviceUnavailable    a device or dtype that this machine does not have
+├── QuantizationUnavailable  a package that quantizes is not installed
 ├── TrainingDataInvalid  pairs of images and captions that cannot be read
 └── TrainingInvalid      a run that cannot start, or go on, as it was asked to
 """
@@ -74,6 +75,10 @@ class UnsupportedModel(WeightsError):
 
 
 class DeviceUnavailable(WeightsError):
+    pass
+
+
+class QuantizationUnavailable(WeightsError):
     pass
 
 

@@ -1,6 +1,7 @@
 """Which frozen model is this? A hash that survives other file formats, shards and load dtypes."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -8,32 +9,39 @@ from torch import Tensor, nn
 _SAMPLE = 1024
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module, originals: Mapping[str, bytes] | None = None) -> str:
     """SHA-256 over each distinct weight's shape and a fixed strided sample of its values.
 
     Values are compared as bfloat16, so float32, float16 and bfloat16 loads of the same file agree
     (float32 and bfloat16 loads of any file do). Names are left out and weights taken in the order
     of their digests: a library that renames modules does not change which model it is. It tells
     models apart; it is no checksum of a file.
+
+    ``originals``: the digests of weights that the model no longer holds as they were, by name; they
+    stand for what it holds in their place.
     """
-    digests = sorted(_digest(weight) for weight in _distinct_weights(model))
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+    found = dict(originals or {})
+    digests = [digest(weight) for weight in _distinct_weights(model, found)]
+    return hashlib.sha256(b"".join(sorted([*digests, *found.values()]))).hexdigest()
 
 
-def _distinct_weights(model: nn.Module) -> list[Tensor]:
-    """Floating-point weights and saved buffers, tied ones once."""
+def _distinct_weights(model: nn.Module, replaced: Mapping[str, bytes]) -> list[Tensor]:
+    """Floating-point weights and saved buffers, tied ones once; without those ``replaced``, and
+    what a quantized weight keeps under its name (weight.absmax, …)."""
+    parts = tuple(name + "." for name in replaced)
     weights = {
         (value.data_ptr(), tuple(value.shape)): value
-        for value in model.state_dict().values()
-        if value.is_floating_point()
+        for name, value in model.state_dict().items()
+        if name not in replaced and not name.startswith(parts) and value.is_floating_point()
     }
     return list(weights.values())
 
 
-def _digest(weight: Tensor) -> bytes:
+def digest(weight: Tensor) -> bytes:
+    """Of one weight."""
     flat = weight.detach().reshape(-1)
     stride = max(1, flat.numel() // _SAMPLE)
     sample = flat[::stride][:_SAMPLE].to("cpu", torch.bfloat16)
-    digest = hashlib.sha256(repr(tuple(weight.shape)).encode())
-    digest.update(sample.contiguous().view(torch.int16).numpy().astype("<i2").tobytes())
-    return digest.digest()
+    found = hashlib.sha256(repr(tuple(weight.shape)).encode())
+    found.update(sample.contiguous().view(torch.int16).numpy().astype("<i2").tobytes())
+    return found.digest()

@@ -20,8 +20,9 @@ _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_l
 _CONTEXT_WITHOUT_LIMIT = 2048
 
 
-def load_language_model(source: str, dtype: torch.dtype) -> PreTrainedModel:
-    """From a directory or a hub id, frozen, on the CPU. Never unpickles code."""
+def load_language_model(source: str, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
+    """From a directory or a hub id, frozen, on the CPU unless ``options`` (of transformers'
+    ``from_pretrained``) say otherwise. Never unpickles code."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -33,6 +34,7 @@ def load_language_model(source: str, dtype: torch.dtype) -> PreTrainedModel:
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **options,
         )
     except (SafetensorError, UnpicklingError, RuntimeError) as error:
         problem = f"a weight file is not readable as plain tensors ({one_line(error)})"

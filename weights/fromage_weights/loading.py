@@ -15,6 +15,7 @@ from fromage_weights.fingerprint import fingerprint
 from fromage_weights.grounded import GroundedModel
 from fromage_weights.language import load_language_model
 from fromage_weights.mappers import FILE_NAME
+from fromage_weights.quantization import Quantization, load_quantized_model, original_digests
 from fromage_weights.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -32,7 +33,12 @@ class LoadedBundle:
 
 
 def load_grounded_model(
-    bundle: str | Path, *, device: str = "auto", dtype: str = "auto", vision: bool = True
+    bundle: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: Quantization = "none",
+    vision: bool = True,
 ) -> LoadedBundle:
     """Load mappers, language model and (unless ``vision`` is False) the vision encoder.
 
@@ -44,7 +50,7 @@ def load_grounded_model(
     loaded = Bundle.load(bundle_directory(bundle))
     loaded.mappers.requires_grad_(False)
     return LoadedBundle(
-        model=_load_language(loaded, place, choose_dtype(dtype, place)),
+        model=_load_language(loaded, place, choose_dtype(dtype, place), quantize),
         vision=_load_vision(loaded, place) if vision else None,
         bundle=loaded,
     )
@@ -81,16 +87,23 @@ def bundle_directory(bundle: str | Path) -> Path:
     return Path(found)
 
 
-def _load_language(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> GroundedModel:
+def _load_language(
+    bundle: Bundle, device: torch.device, dtype: torch.dtype, quantize: Quantization
+) -> GroundedModel:
     config = bundle.config
     source = bundle.frozen_source(config.lm)
-    lm = load_language_model(source, dtype)
-    found = fingerprint(lm)
+    if quantize == "none":
+        lm = load_language_model(source, dtype)
+        found = fingerprint(lm)
+    else:
+        lm = load_quantized_model(source, quantize, dtype, device)
+        found = fingerprint(lm, original_digests(lm))
     if found != config.lm.hash:
         raise BundleMismatch("language model", source, config.lm.hash, found)
     bundle.check_files(config.lm)
     tokenizer = load_tokenizer(source, ret_token=config.ret_token, rules=config.tokenizer_rules)
-    torch.nn.Module.to(lm, device)
+    if quantize == "none":
+        torch.nn.Module.to(lm, device)
     return GroundedModel(lm, bundle.mappers, tokenizer)
 
 

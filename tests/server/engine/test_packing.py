@@ -1,16 +1,20 @@
 """Rearranged weights compute the same."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 
 from fromage_server.engine import Engine
 from fromage_server.engine.packing import pack_linears
-from fromage_weights.grounded import GroundedModel
+from fromage_weights.grounded import GroundedModel, TextSegment
+from fromage_weights.loading import load_grounded_model
+from fromage_weights.quantization import Quantization
 from tests.server.engine.driving import answers
 from tests.server.engine.test_equals_generate import EVERY_MODEL, expected_of, requests_of
 from tests.server.engine.tiny import grounded
+from tests.weights.tiny_bundle import write_bundle
 
 
 def packed(family: str, tied: bool) -> tuple[GroundedModel, int]:
@@ -39,3 +43,23 @@ def test_only_embeddings_keep_their_weights(tied: bool) -> None:
 def test_other_numbers_are_left_as_they_are() -> None:
     lm = copy.deepcopy(grounded("opt", tied=True).lm)
     assert pack_linears(torch.nn.Module.to(lm, torch.float64)) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("quantize", "layers"), [("int8", 2 * 7 + 1), ("int4", 1)])
+def test_quantized_layers(tmp_path: Path, quantize: Quantization, layers: int, dtype: str) -> None:
+    """The head is packed as ever; int8 computes the same for few rows and for many, and int4 is
+    left alone."""
+    pytest.importorskip("torchao")
+    pytest.importorskip("bitsandbytes")
+    bundle = write_bundle(tmp_path, width=64)
+    options: dict[str, str] = {"device": "cpu", "dtype": dtype}
+    model = load_grounded_model(bundle.path, quantize=quantize, vision=False, **options).model
+    prompts = [model.embed([TextSegment(tuple(range(n)))])[None] for n in (3, 16, 17, 33)]
+    with torch.inference_mode():
+        expected = [model.forward(prompt).logits for prompt in prompts]
+        assert pack_linears(model.lm) == layers
+        for _ in range(2):  # the scratch memory is used again
+            found = [model.forward(prompt).logits for prompt in prompts]
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() / other.norm() < 0.05
