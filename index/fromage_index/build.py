@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -70,6 +71,7 @@ class _Loaded:
     prepared: Any = None
     size: tuple[int, int] = (0, 0)
     content_type: str | None = None
+    sha256: str | None = None
     data: bytes | None = None
     problem: str | None = None
 
@@ -206,6 +208,7 @@ def _load(source: _Source, prepare: Prepare, copy: bool) -> _Loaded:
         prepared=prepare(picture),
         size=picture.size,
         content_type=sniff_content_type(data),
+        sha256=hashlib.sha256(data).hexdigest(),
         data=data if copy else None,
     )
 
@@ -227,6 +230,7 @@ def _store(writer: CollectionWriter, batch: list[_Loaded], embed: Embed) -> None
             path=None if one.data is not None else one.source.path,
             size=one.size,
             content_type=one.content_type,
+            sha256=one.sha256,
             metadata=one.source.metadata,
         )
 

@@ -22,8 +22,9 @@ from fromage_index.errors import (
 )
 from fromage_index.files import inside, open_image_file, read_image_file
 from fromage_index.filter import Filter
-from fromage_index.flat import Device, FlatIndex
-from fromage_index.manifest import Manifest, Provenance
+from fromage_index.flat import Device
+from fromage_index.manifest import Manifest, Provenance, read_manifest
+from fromage_index.parts import PartedIndex
 from fromage_index.ranking import rank, scan
 from fromage_index.record import ImageRecord, StoredRecord
 from fromage_index.segment import Float32
@@ -44,13 +45,26 @@ class Hit:
     row: int
 
 
-class Collection:
-    """An open collection: immutable, and safe to use from several threads."""
+@dataclass(frozen=True)
+class Page:
+    """Some of a collection's images, the newest first; `next` is where the following page begins,
+    None where there is none."""
 
-    def __init__(self, directory: Path, store: Store, index: FlatIndex) -> None:
+    images: list[ImageRecord]
+    next: int | None
+
+
+class Collection:
+    """An open collection as it was at one moment: immutable, and safe to use from several
+    threads. Changes made since are in a `refreshed` one."""
+
+    def __init__(
+        self, directory: Path, store: Store, index: PartedIndex, device: Device = "auto"
+    ) -> None:
         self.directory = directory
-        self._store = store
+        self.store = store
         self._index = index
+        self._device = device
         self._root = Path(store.manifest.root) if store.manifest.root is not None else None
         self._thumbnails = ThumbnailCache(directory / THUMBNAILS / store.manifest.generation)
         self._opens = functools.lru_cache(maxsize=65_536)(_decodes)
@@ -63,12 +77,25 @@ class Collection:
         """
         directory = Path(path)
         store = Store(directory)
-        index = FlatIndex(store.manifest.dim, (s.vectors for s in store.segments), device)
-        return cls(directory, store, index)
+        return cls(directory, store, PartedIndex(store, device), device)
+
+    def refreshed(self) -> Self:
+        """As it is on disk now, itself where nothing has changed; reads only what is new.
+
+        Raises CollectionNotFound, CollectionDamaged.
+        """
+        if read_manifest(self.directory) == self.manifest:
+            return self
+        store = Store(self.directory, self.store)
+        same_vectors = store.manifest.dim == self.dim
+        index = PartedIndex(store, self._device, self._index if same_vectors else None)
+        fresh = type(self)(self.directory, store, index, self._device)
+        fresh._opens = self._opens
+        return fresh
 
     @property
     def manifest(self) -> Manifest:
-        return self._store.manifest
+        return self.store.manifest
 
     @property
     def name(self) -> str:
@@ -80,12 +107,15 @@ class Collection:
 
     @property
     def size(self) -> int:
-        return len(self._store)
+        return len(self.store)
+
+    def __contains__(self, id: str) -> bool:
+        return bool(self.store.known_rows([id]))
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Every image's id, by row."""
-        return self._store.ids
+        """Every image's id, in the order in which they were added."""
+        return self.store.ids
 
     @property
     def provenance(self) -> Provenance:
@@ -110,28 +140,47 @@ class Collection:
         ones do no harm), `min_score` a cosine. Raises BadQuery, BadFilter, DimensionMismatch.
         """
         queries = self._check(queries, k, min_score)
-        without = set(self._store.known_rows(list(exclude)))
+        without = set(self.store.known_rows(list(exclude)))
         if filter is None:
-            ranked = rank(self._store, self._index, queries, k, without=without)
+            ranked = rank(self.store, self._index, queries, k, without=without)
         else:
             rows = [row for row in self._matching(filter).tolist() if row not in without]
-            ranked = scan(self._store, queries, k, np.array(rows, dtype=np.int64))
+            ranked = scan(self.store, queries, k, np.array(rows, dtype=np.int64))
         floor = -1.0 if min_score is None else min_score
         return [
-            [Hit(self._store.ids[row], score, row) for row, score in one if score >= floor]
+            [Hit(self.store.id(row), score, row) for row, score in one if score >= floor]
             for one in ranked
         ]
 
     def check_filter(self, filter: Filter) -> None:
         """Raises BadFilter where it asks for a field that no image has."""
         for condition in filter.conditions:
-            if condition.field not in self._store.fields:
-                known = ", ".join(sorted(self._store.fields)) or "none"
+            if condition.field not in self.store.fields:
+                known = ", ".join(sorted(self.store.fields)) or "none"
                 raise BadFilter(condition.field, f"no image has it; the fields are: {known}")
+
+    def page(self, limit: int, after: int | None = None) -> Page:
+        """Up to `limit` images, the newest first, from the start or where a page said `next`.
+
+        Images added meanwhile belong to no later page, and removed ones leave no gap.
+        """
+        rows = self.store.rows_before(
+            self.manifest.next_serial if after is None else after, limit + 1
+        )
+        images = [self._describe(self.store.record(int(row))) for row in rows[:limit]]
+        more = len(rows) > limit
+        return Page(images, self.store.serial(int(rows[limit - 1])) if more else None)
+
+    def with_content(self, sha256: str) -> str | None:
+        """The id of the image whose file was this one, where it is known."""
+        rows = self.store.rows_of_content(sha256)
+        return self.store.id(rows[0]) if rows else None
 
     def image(self, id: str) -> ImageRecord:
         """Raises ImageNotFound. The size of a file only referenced is read from its header."""
-        record = self._store.record(self._store.row(id))
+        return self._describe(self.store.record(self.store.row(id)))
+
+    def _describe(self, record: StoredRecord) -> ImageRecord:
         path = self._path(record)
         width, height, content_type = record.width, record.height, record.content_type
         if path is not None and width is None:
@@ -150,10 +199,10 @@ class Collection:
 
         Raises ImageNotFound, ImageUnavailable, UnreadableImage, CollectionDamaged.
         """
-        row = self._store.row(id)
-        record = self._store.record(row)
+        row = self.store.row(id)
+        record = self.store.record(row)
         if record.length is not None:
-            data = self._store.image_bytes(row)
+            data = self.store.image_bytes(row)
         else:
             data = read_image_file(self._require_path(record))
         content_type = sniff_content_type(data)
@@ -163,7 +212,7 @@ class Collection:
 
     def thumbnail(self, id: str, size: int) -> tuple[bytes, str]:
         """A JPEG about `size` pixels on its longer side. Raises as `open_bytes` does."""
-        record = self._store.record(self._store.row(id))
+        record = self.store.record(self.store.row(id))
         changed = 0.0
         if record.length is None:
             changed = _changed(self._require_path(record))
@@ -174,13 +223,16 @@ class Collection:
             self._thumbnails.save(id, step, kept)
         return kept, CONTENT_TYPE
 
+    def forget_thumbnails(self, id: str) -> None:
+        self._thumbnails.remove(id)
+
     def readable(self, id: str) -> bool:
         """Whether the image can be shown: it decodes, or is known by a URL, which isn't tried."""
-        row = self._store.row(id)
-        record = self._store.record(row)
+        row = self.store.row(id)
+        record = self.store.record(row)
         if record.length is not None:
             try:
-                return bool(self._store.image_bytes(row))
+                return bool(self.store.image_bytes(row))
             except IndexFailure:
                 return False
         path = self._path(record)
@@ -206,9 +258,9 @@ class Collection:
 
     def _matching(self, filter: Filter) -> Rows:
         self.check_filter(filter)
-        keep = np.ones(len(self._store), dtype=bool)
+        keep = self.store.alive.copy()
         for condition in filter.conditions:
-            column = self._store.column(condition.field)
+            column = self.store.column(condition.field)
             keep &= np.fromiter(map(condition.matches, column), dtype=bool, count=len(column))
         return np.flatnonzero(keep)
 

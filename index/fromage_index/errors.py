@@ -4,6 +4,7 @@ IndexFailure
 ├── UnreadableImage          bytes that are not a picture this project can open
 ├── CollectionNotFound       no collection at that path
 ├── CollectionExists         a new collection would replace what stands there
+├── CollectionBusy           another process is writing it
 ├── PlaceUnusable            a directory that cannot be made or written
 ├── CollectionDamaged        a file of the collection is missing or differs from its checksum
 ├── DimensionMismatch        vectors of another length than the collection's or the bundle's
@@ -41,6 +42,10 @@ class CollectionNotFound(IndexFailure):
 
 class CollectionExists(IndexFailure):
     """Something already stands where the new collection should go."""
+
+
+class CollectionBusy(IndexFailure):
+    """Another process is building or changing the collection."""
 
 
 class CollectionDamaged(IndexFailure):

@@ -27,19 +27,29 @@ class FlatIndex:
     which is not, to one search at a time.
     """
 
-    def __init__(self, dim: int, parts: Iterable[Float32], device: Device = "auto") -> None:
-        faiss_build.check()
+    def __init__(
+        self,
+        dim: int,
+        parts: Iterable[Float32],
+        device: Device = "auto",
+        *,
+        like: FlatIndex | None = None,
+    ) -> None:
+        """`like` is another index on the same device: they share its working memory, and on a
+        GPU its lock. Raises FaissInstallation."""
+        if like is None:
+            faiss_build.check()
         import faiss
 
         index: Any = faiss.IndexFlatIP(dim)
         for part in parts:
             index.add(np.ascontiguousarray(part))
         self.on_gpu = _use_gpu(faiss, device)
-        self._threads = faiss.omp_get_max_threads()
+        self._threads: int = like._threads if like is not None else faiss.omp_get_max_threads()
         self._set_threads = faiss.omp_set_num_threads
-        self._lock = threading.Lock()
+        self._lock: threading.Lock = like._lock if like is not None else threading.Lock()
         if self.on_gpu:
-            self._resources = faiss.StandardGpuResources()
+            self._resources: Any = like._resources if like else faiss.StandardGpuResources()
             index = faiss.index_cpu_to_gpu(self._resources, _number(device), index)
         self._index = index
 

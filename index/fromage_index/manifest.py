@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -40,9 +40,14 @@ class FileEntry(_Frozen):
 
 
 class SegmentEntry(_Frozen):
-    """A run of consecutive rows. `images` is there where the collection holds the pictures."""
+    """A run of consecutive rows. `images` is there where the collection holds the pictures.
+
+    `first` is the serial number of its first row; the others follow, unless their records say
+    otherwise. A collection never gives a serial number twice, and rows stand in their order.
+    """
 
     rows: int
+    first: int
     vectors: FileEntry
     records: FileEntry
     images: FileEntry | None = None
@@ -51,28 +56,51 @@ class SegmentEntry(_Frozen):
         return [entry for entry in (self.vectors, self.records, self.images) if entry is not None]
 
 
+class ChangesEntry(_Frozen):
+    """A file of removals and new metadata, `count` lines."""
+
+    count: int
+    file: FileEntry
+
+
 class Manifest(_Frozen):
-    """The state of a collection. `generation` differs for every build at the same place.
+    """The state of a collection. `generation` differs for every build at the same place,
+    `version` counts the changes since.
 
     `root` is the folder below which images referenced by path are, `unreadable` the number
-    of files that were skipped (unreadable.log names them, where there are any).
+    of files that were skipped (unreadable.log names them, where there are any). `changes` apply
+    in their order; `removed` of the rows are removed by them.
     """
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     generation: str
+    version: int = 0
     name: str
     dim: int
     provenance: Provenance
     created_at: str
+    changed_at: str | None = None
     created_with: str
     source: str
     root: str | None = None
     unreadable: int = 0
     segments: tuple[SegmentEntry, ...]
+    changes: tuple[ChangesEntry, ...] = ()
+    removed: int = 0
+    next_serial: int
 
     @property
     def rows(self) -> int:
         return sum(segment.rows for segment in self.segments)
+
+    @property
+    def images(self) -> int:
+        """Those that can be found."""
+        return self.rows - self.removed
+
+    def files(self) -> list[FileEntry]:
+        segments = [entry for segment in self.segments for entry in segment.files()]
+        return segments + [entry.file for entry in self.changes]
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -83,7 +111,7 @@ def read_manifest(directory: Path) -> Manifest:
         checksum = content.pop("sha256")
         if checksum != _checksum(content):
             raise CollectionDamaged(file, "its content differs from its checksum")
-        return Manifest.model_validate(content)
+        return Manifest.model_validate(_upgraded(content))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CollectionNotFound(
             f"{directory} holds no collection (it has no {MANIFEST}); "
@@ -91,6 +119,17 @@ def read_manifest(directory: Path) -> Manifest:
         ) from error
     except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
         raise CollectionDamaged(file, f"it cannot be read ({type(error).__name__})") from error
+
+
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 could not be changed, so its rows had no numbers of their own."""
+    if content.get("format_version") != 1:
+        return content
+    first = 0
+    for segment in content["segments"]:
+        segment["first"] = first
+        first += segment["rows"]
+    return {**content, "format_version": 2, "next_serial": first}
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

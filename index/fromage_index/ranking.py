@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fromage_index.flat import MAX_FETCH, FlatIndex
+from fromage_index.flat import MAX_FETCH
+from fromage_index.parts import MAX_REMOVED, PartedIndex
 from fromage_index.segment import Float32
 from fromage_index.store import Rows, Store
 
@@ -21,13 +22,14 @@ _SCAN_ROWS = 65_536
 
 
 def rank(
-    store: Store, index: FlatIndex, queries: Float32, k: int, *, without: set[int]
+    store: Store, index: PartedIndex, queries: Float32, k: int, *, without: set[int]
 ) -> list[Ranked]:
     """The `k` best (row, cosine) for each of (Q, E) unit queries, leaving out some rows."""
     fetch = min(len(store), k + len(without) + _SLACK)
-    if fetch > MAX_FETCH:
-        rows = np.setdiff1d(np.arange(len(store)), np.fromiter(without, np.int64))
-        return scan(store, queries, k, rows)
+    if fetch == 0:
+        return [[] for _ in queries]
+    if fetch > MAX_FETCH - MAX_REMOVED:
+        return scan(store, queries, k, _all_but(store, without))
     scores, found = index.search(queries, fetch)
     results = []
     for query, candidates, floor in zip(queries, found, scores[:, -1], strict=True):
@@ -37,8 +39,7 @@ def rank(
         if whole or ranked[-1][1] > float(floor) + _NOISE:
             results.append(ranked)
         else:  # more rows tie with the last place than were fetched
-            rows = np.setdiff1d(np.arange(len(store)), np.fromiter(without, np.int64))
-            results.extend(scan(store, query[None], k, rows))
+            results.extend(scan(store, query[None], k, _all_but(store, without)))
     return results
 
 
@@ -57,6 +58,10 @@ def scan(store: Store, queries: Float32, k: int, rows: Rows) -> list[Ranked]:
             candidates = rows
         results.append(_order(store, query, candidates)[:k])
     return results
+
+
+def _all_but(store: Store, without: set[int]) -> Rows:
+    return np.setdiff1d(store.live_rows, np.fromiter(without, np.int64))
 
 
 def _order(store: Store, query: Float32, candidates: Rows) -> Ranked:

@@ -34,7 +34,8 @@ class ImageRecord:
 class StoredRecord:
     """A record as written to disk. `path` is relative to the manifest's root.
 
-    `offset`, `length` and `sha256` say where a picture stands in the segment's images.
+    `offset` and `length` say where a picture stands in the segment's images, `sha256` what its
+    file was when it was indexed. `serial` is there where it does not follow from the row before.
     """
 
     id: str
@@ -47,6 +48,7 @@ class StoredRecord:
     offset: int | None = None
     length: int | None = None
     sha256: str | None = None
+    serial: int | None = None
     metadata: Metadata = field(default_factory=dict)
 
     def line(self) -> bytes:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import mmap
 import os
+import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fromage_index.errors import CollectionDamaged
-from fromage_index.manifest import FileEntry, SegmentEntry, check_content, check_length
+from fromage_index.hashed import HashedFile
+from fromage_index.manifest import SegmentEntry, check_content, check_length
 from fromage_index.record import StoredRecord
 
 Float32 = NDArray[np.float32]
@@ -24,10 +28,13 @@ Float32 = NDArray[np.float32]
 class Segment:
     """Reads one segment. Vectors and records are checked at opening, an image when it is read.
 
-    Safe to use from several threads.
+    What is said of a row here is what was written; the changes since are the Store's. `ids`,
+    `serials` (rising) and `by_id` are by row, `fields` counts the rows that have a metadata
+    field. Safe to use from several threads.
     """
 
     def __init__(self, directory: Path, entry: SegmentEntry, dim: int) -> None:
+        self.entry = entry
         self.rows = entry.rows
         self.vectors = _open_vectors(check_content(directory, entry.vectors), entry.rows, dim)
         records_file = check_content(directory, entry.records)
@@ -36,6 +43,9 @@ class Segment:
             raise CollectionDamaged(
                 records_file, f"{len(self._ends)} records instead of {entry.rows}"
             )
+        self._read_records(entry)
+        self._columns: dict[str, list[Any]] = {}
+        self._lock = threading.Lock()
         self._images: Path | None = None
         if entry.images is not None:
             self._images = check_length(directory, entry.images)
@@ -53,6 +63,22 @@ class Segment:
             yield StoredRecord.parse(self._lines[start:end])
             start = end + 1
 
+    def column(self, field: str) -> list[Any]:
+        """One metadata field of every row (None where absent), read once and kept."""
+        with self._lock:
+            if field not in self._columns:
+                self._columns[field] = [r.metadata.get(field) for r in self.records()]
+            return self._columns[field]
+
+    @functools.cached_property
+    def by_content(self) -> dict[str, list[int]]:
+        """Rows by the SHA-256 of their image's file, where it is known."""
+        found: dict[str, list[int]] = {}
+        for row, record in enumerate(self.records()):
+            if record.sha256 is not None:
+                found.setdefault(record.sha256, []).append(row)
+        return found
+
     def image_bytes(self, record: StoredRecord) -> bytes:
         """A held image's bytes, checked; raises CollectionDamaged."""
         if self._images is None or record.offset is None or record.length is None:
@@ -62,22 +88,38 @@ class Segment:
             raise CollectionDamaged(self._images, f"image {record.id} differs from its SHA-256")
         return data
 
+    def _read_records(self, entry: SegmentEntry) -> None:
+        ids: list[str] = []
+        self.serials = np.arange(entry.first, entry.first + entry.rows, dtype=np.int64)
+        self.fields: Counter[str] = Counter()
+        for row, record in enumerate(self.records()):
+            ids.append(record.id)
+            self.fields.update(record.metadata.keys())
+            if record.serial is not None:
+                self.serials[row] = record.serial
+        self.ids = tuple(ids)
+        self.by_id = {name: row for row, name in enumerate(ids)}
+
 
 class SegmentWriter:
-    """Writes one segment's files. `add` takes unit vectors; `finish` makes them durable."""
+    """Writes one segment's files. `add` takes unit vectors; `finish` makes them durable.
 
-    def __init__(self, directory: Path, name: str) -> None:
+    `first` is the first row's serial number.
+    """
+
+    def __init__(self, directory: Path, name: str, first: int) -> None:
         self.rows = 0
+        self._first = first
         self._directory = directory
         self._name = name
         self._vectors: list[Float32] = []
-        self._records = _HashedFile(directory / f"{name}.records.jsonl")
-        self._images: _HashedFile | None = None
+        self._records = HashedFile(directory / f"{name}.records.jsonl")
+        self._images: HashedFile | None = None
 
     def add(self, record: StoredRecord, vector: Float32, data: bytes | None) -> None:
         if data is not None:
             if self._images is None:
-                self._images = _HashedFile(self._directory / f"{self._name}.images.bin")
+                self._images = HashedFile(self._directory / f"{self._name}.images.bin")
             record = replace(
                 record,
                 offset=self._images.write(data),
@@ -89,10 +131,11 @@ class SegmentWriter:
         self.rows += 1
 
     def finish(self) -> SegmentEntry:
-        vectors = _HashedFile(self._directory / f"{self._name}.vectors.npy")
+        vectors = HashedFile(self._directory / f"{self._name}.vectors.npy")
         np.save(vectors, np.stack(self._vectors).astype("<f4"), allow_pickle=False)
         return SegmentEntry(
             rows=self.rows,
+            first=self._first,
             vectors=vectors.finish(),
             records=self._records.finish(),
             images=self._images.finish() if self._images is not None else None,
@@ -102,33 +145,6 @@ class SegmentWriter:
         for file in (self._records, self._images):
             if file is not None:
                 file.close()
-
-
-class _HashedFile:
-    """A file being written, its SHA-256 kept along."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: BinaryIO = path.open("xb")
-        self._digest = hashlib.sha256()
-        self._bytes = 0
-
-    def write(self, data: bytes) -> int:
-        """Appends and returns where the data begins."""
-        offset = self._bytes
-        self._file.write(data)
-        self._digest.update(data)
-        self._bytes += len(data)
-        return offset
-
-    def finish(self) -> FileEntry:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        return FileEntry(name=self._path.name, bytes=self._bytes, sha256=self._digest.hexdigest())
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _open_vectors(file: Path, rows: int, dim: int) -> Float32:

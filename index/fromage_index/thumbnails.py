@@ -42,6 +42,11 @@ class ThumbnailCache:
             beside.write_bytes(data)
             os.replace(beside, file)
 
+    def remove(self, image: str) -> None:
+        for size in SIZES:
+            with contextlib.suppress(OSError):
+                self._file(image, size).unlink()
+
     def _file(self, image: str, size: int) -> Path:
         return self._directory / str(size) / image[:2] / f"{image}.jpg"
 

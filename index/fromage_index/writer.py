@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import os
 import secrets
@@ -15,13 +14,16 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fromage_index.changes import PREFIX as CHANGES
 from fromage_index.errors import (
     BadVectors,
+    CollectionBusy,
     CollectionExists,
     DimensionMismatch,
     NothingToIndex,
     PlaceUnusable,
 )
+from fromage_index.locking import LOCK, take_lock
 from fromage_index.manifest import (
     MANIFEST,
     Manifest,
@@ -38,8 +40,8 @@ SEGMENT_ROWS = 65_536
 UNREADABLE_LOG = "unreadable.log"
 THUMBNAILS = "thumbnails"
 _WORK = ".building-"
-_LOCK = ".lock"
-_SEGMENT = "segment-"
+COMPACTING = ".compacting-"
+SEGMENT = "segment-"
 
 
 class CollectionWriter:
@@ -74,8 +76,8 @@ class CollectionWriter:
 
     def __enter__(self) -> Self:
         check_target(self._out, overwrite=self._overwrite)
-        self._created = _make_directories(self._out)
-        self._lock = _lock(self._out)
+        self._created = make_directories(self._out)
+        self._lock = _take(self._out)
         try:
             # Another build may have committed between the first look and the lock.
             check_target(self._out, overwrite=self._overwrite)
@@ -99,9 +101,11 @@ class CollectionWriter:
         url: str | None = None,
         size: tuple[int, int] | None = None,
         content_type: str | None = None,
+        sha256: str | None = None,
         metadata: Metadata | None = None,
     ) -> None:
-        """Appends a row. `vector` (E,) is normalised here; `data` is kept in the collection."""
+        """Appends a row. `vector` (E,) is normalised here; `data` is kept in the collection, and
+        `sha256` is that of the image's file."""
         occurrence = self._occurrences.get(key, 0)
         self._occurrences[key] = occurrence + 1
         record = StoredRecord(
@@ -112,6 +116,7 @@ class CollectionWriter:
             width=size[0] if size else None,
             height=size[1] if size else None,
             content_type=content_type or (sniff_content_type(data) if data else None),
+            sha256=sha256,
             metadata=metadata or {},
         )
         self._segment().add(record, unit(vector, self._dim, key), data)
@@ -146,7 +151,8 @@ class CollectionWriter:
             log.unlink(missing_ok=True)
         sync_directory(self._out)
         write_manifest(self._out, manifest)
-        _remove_unnamed(self._out, manifest)
+        remove_unnamed(self._out, manifest)
+        shutil.rmtree(self._out / THUMBNAILS, ignore_errors=True)
         return manifest
 
     def __exit__(
@@ -159,7 +165,7 @@ class CollectionWriter:
             self._open_segment.abandon()
         self._log.close()
         shutil.rmtree(self._work, ignore_errors=True)
-        if self._created and {child.name for child in self._out.iterdir()} == {_LOCK}:
+        if self._created and {child.name for child in self._out.iterdir()} == {LOCK}:
             shutil.rmtree(self._out)
         os.close(self._lock)
 
@@ -167,8 +173,8 @@ class CollectionWriter:
         if self._open_segment is not None and self._open_segment.rows >= self._segment_rows:
             self._close_segment()
         if self._open_segment is None:
-            name = f"{_SEGMENT}{self._generation}-{len(self._segments):05d}"
-            self._open_segment = SegmentWriter(self._work, name)
+            name = f"{SEGMENT}{self._generation}-{len(self._segments):05d}"
+            self._open_segment = SegmentWriter(self._work, name, first=self.rows)
         return self._open_segment
 
     def _close_segment(self) -> None:
@@ -182,13 +188,22 @@ class CollectionWriter:
             name=self._out.name,
             dim=self._dim,
             provenance=self._provenance,
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            created_with=f"fromage-server {importlib.metadata.version('fromage-server')}",
+            created_at=now(),
+            created_with=created_with(),
             source=self._source,
             root=str(self._root) if self._root is not None else None,
             unreadable=self.unreadable,
             segments=tuple(self._segments),
+            next_serial=self.rows,
         )
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def created_with() -> str:
+    return f"fromage-server {importlib.metadata.version('fromage-server')}"
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
@@ -214,14 +229,16 @@ def unit(vector: ArrayLike, dim: int, name: str) -> Float32:
 
 
 def _is_ours(child: Path) -> bool:
-    return child.name.startswith((_WORK, _SEGMENT, f".{MANIFEST}.")) or child.name in (
+    return child.name.startswith(
+        (_WORK, COMPACTING, SEGMENT, CHANGES, f".{MANIFEST}.")
+    ) or child.name in (
         UNREADABLE_LOG,
         THUMBNAILS,
-        _LOCK,
+        LOCK,
     )
 
 
-def _make_directories(out: Path) -> bool:
+def make_directories(out: Path) -> bool:
     """Makes `out` and what is missing above it, durably; False where it is there already."""
     try:
         missing = [folder for folder in (out, *out.parents) if not folder.exists()]
@@ -233,21 +250,17 @@ def _make_directories(out: Path) -> bool:
     return bool(missing)
 
 
-def _lock(out: Path) -> int:
-    """The one build that may write `out` holds its lock file, until it ends or dies."""
-    descriptor = os.open(out / _LOCK, os.O_CREAT | os.O_RDWR)
+def _take(out: Path) -> int:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise CollectionExists(f"another build is writing {out}") from error
-    return descriptor
+        return take_lock(out)
+    except CollectionBusy as error:
+        raise CollectionExists(str(error)) from error
 
 
-def _remove_unnamed(out: Path, manifest: Manifest) -> None:
+def remove_unnamed(out: Path, manifest: Manifest) -> None:
     """Removes what an earlier collection or a crashed commit left, and nothing else."""
-    named = {entry.name for segment in manifest.segments for entry in segment.files()}
-    for file in (*out.glob(f"{_SEGMENT}*"), *out.glob(f".{MANIFEST}.*")):
-        if file.name not in named:
-            file.unlink(missing_ok=True)
-    shutil.rmtree(out / THUMBNAILS, ignore_errors=True)
+    named = {entry.name for entry in manifest.files()}
+    for pattern in (f"{SEGMENT}*", f"{CHANGES}*", f".{MANIFEST}.*"):
+        for file in out.glob(pattern):
+            if file.name not in named:
+                file.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from fromage_server import failures
 from fromage_server.limits import BodyLimits
 from fromage_server.routes import (
     chat,
+    collection_images,
     collections,
     generate,
     health,
@@ -30,7 +31,18 @@ from fromage_server.state import ServerState
 from fromage_server.uploads import UploadStore
 from fromage_server.workers import Workers
 
-_ROUTES: Final = (chat, generate, retrieve, score, uploads, images, collections, models, health)
+_ROUTES: Final = (
+    chat,
+    generate,
+    retrieve,
+    score,
+    uploads,
+    images,
+    collections,
+    collection_images,
+    models,
+    health,
+)
 _MIB: Final = 1024 * 1024
 _FAILURES: Final[dict[int | str, dict[str, Any]]] = {
     "4XX": {"model": ErrorEnvelope, "description": "The request has to change, or come later."},
@@ -65,13 +77,15 @@ def create_app(settings: Settings, on_failure: Callable[[str], None]) -> FastAPI
     for module in _ROUTES:
         app.include_router(module.router)
     failures.install(app)
-    posts = [
-        route.path
+    bodies = [
+        (method, route.path_regex)
         for module in _ROUTES
         for route in module.router.routes
-        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
+        if isinstance(route, APIRoute)
+        for method in ("POST", "PATCH")
+        if method in (route.methods or ())
     ]
-    app.add_middleware(BodyLimits, max_bytes=settings.max_body_mib * _MIB, paths=posts)
+    app.add_middleware(BodyLimits, max_bytes=settings.max_body_mib * _MIB, paths=bodies)
     return app
 
 

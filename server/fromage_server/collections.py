@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,15 +15,17 @@ from typing import TYPE_CHECKING, Final
 from fromage_index import faiss_build
 from fromage_index.build import BuildReport, Item, Progress, build_from_folder, build_from_items
 from fromage_index.collection import Collection
-from fromage_index.errors import CollectionDamaged, CollectionNotFound
-from fromage_index.manifest import Provenance
+from fromage_index.errors import CollectionDamaged, CollectionNotFound, IndexFailure
+from fromage_index.manifest import MANIFEST, Provenance
+from fromage_server.curator import DROPPED
 from fromage_server.errors import StartupError
+from fromage_server.live import LiveCollection
 from fromage_server.settings import Settings
 from fromage_server.startup import Report
 from fromage_weights.bundle import Bundle
-from fromage_weights.image_embedder import ImageEmbedder
 
 if TYPE_CHECKING:
+    from fromage_weights.image_embedder import ImageEmbedder
     from fromage_weights.loading import LoadedBundle
 
 log = logging.getLogger(__name__)
@@ -32,12 +35,12 @@ _LOG_EVERY_S: Final = 5.0
 
 
 def open_collections(
-    settings: Settings, loaded: LoadedBundle, report: Report
-) -> dict[str, Collection]:
-    """By name, the default first. Raises StartupError where one belongs to another bundle."""
+    settings: Settings, loaded: LoadedBundle, embedder: ImageEmbedder, report: Report
+) -> list[LiveCollection]:
+    """The default first. Raises StartupError where one belongs to another bundle."""
     faiss_build.check()
     device = str(loaded.model.device)
-    builder = _Builder(settings.cache_dir / "collections", loaded, report)
+    builder = _Builder(settings.cache_dir / "collections", loaded, embedder, report)
     found = {
         name: _open(name, path, loaded.bundle, device)
         for name, path in settings.collections.items()
@@ -48,9 +51,36 @@ def open_collections(
         found[name] = builder.of_folder(name, folder)
     if not found and settings.bundle == DEMO:
         found[DEMO] = builder.of_demo()
-    for name, collection in found.items():
-        log.info("collection %s: %s images", name, f"{collection.size:,}")
-    return found
+    live = [LiveCollection(name, collection) for name, collection in found.items()]
+    for name, collection in _created(settings, loaded.bundle, device):
+        if name in found:
+            log.error("collection %s in %s: its name is taken", name, collection.directory)
+        else:
+            live.append(LiveCollection(name, collection, droppable=True))
+    for one in live:
+        log.info("collection %s: %s images", one.name, f"{one.snapshot.size:,}")
+    return live
+
+
+def _created(settings: Settings, bundle: Bundle, device: str) -> list[tuple[str, Collection]]:
+    """What was made over HTTP, the oldest first. One that cannot be served doesn't keep the
+    others from it."""
+    directory = settings.created_collections
+    if not settings.read_only:
+        for dropped in directory.glob(f"{DROPPED}*"):
+            shutil.rmtree(dropped, ignore_errors=True)
+    found = []
+    for manifest in sorted(directory.glob(f"[!.]*/{MANIFEST}")):
+        name = manifest.parent.name
+        try:
+            found.append((name, _open(name, manifest.parent, bundle, device)))
+        except (StartupError, IndexFailure) as error:
+            log.error("collection %s is not served: %s", name, error)
+    return sorted(found, key=lambda one: one[1].manifest.created_at)
+
+
+def provenance_of(bundle: Bundle) -> Provenance:
+    return Provenance(bundle=bundle.config.name, bundle_hash=bundle.hash)
 
 
 def _open(name: str, path: Path, bundle: Bundle, device: str) -> Collection:
@@ -68,16 +98,15 @@ def _open(name: str, path: Path, bundle: Bundle, device: str) -> Collection:
 class _Builder:
     """Collections that the server makes itself, kept in the cache by bundle and source."""
 
-    def __init__(self, cache: Path, loaded: LoadedBundle, report: Report) -> None:
-        assert loaded.vision is not None
+    def __init__(
+        self, cache: Path, loaded: LoadedBundle, embedder: ImageEmbedder, report: Report
+    ) -> None:
         self._cache = cache
         self._bundle = loaded.bundle
         self._device = str(loaded.model.device)
-        self._embedder = ImageEmbedder(loaded.vision, loaded.bundle.mappers)
+        self._embedder = embedder
         self._report = report
-        self._provenance = Provenance(
-            bundle=loaded.bundle.config.name, bundle_hash=loaded.bundle.hash
-        )
+        self._provenance = provenance_of(loaded.bundle)
 
     def of_folder(self, name: str, folder: Path) -> Collection:
         source = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]

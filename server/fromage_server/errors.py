@@ -16,8 +16,9 @@ class ErrorKind(NamedTuple):
     status: int
 
 
-_INVALID, _MISSING, _BUSY, _FAILED = (
+_INVALID, _FORBIDDEN, _MISSING, _BUSY, _FAILED = (
     "invalid_request_error",
+    "permission_error",
     "not_found_error",
     "unavailable_error",
     "server_error",
@@ -34,18 +35,23 @@ ERROR_TABLE: Final[dict[str, ErrorKind]] = {
     "too_many_images": ErrorKind(_INVALID, 400),
     "context_length_exceeded": ErrorKind(_INVALID, 400),
     "bad_request": ErrorKind(_INVALID, 400),
+    "read_only": ErrorKind(_FORBIDDEN, 403),
+    "not_droppable": ErrorKind(_FORBIDDEN, 403),
     "route_not_found": ErrorKind(_MISSING, 404),
     "collection_not_found": ErrorKind(_MISSING, 404),
     "image_not_found": ErrorKind(_MISSING, 404),
     "image_unavailable": ErrorKind(_MISSING, 404),
     "upload_not_found": ErrorKind(_MISSING, 404),
     "method_not_allowed": ErrorKind(_INVALID, 405),
+    "collection_exists": ErrorKind(_INVALID, 409),
     "body_too_large": ErrorKind(_INVALID, 413),
     "unsupported_media_type": ErrorKind(_INVALID, 415),
     "reference_error": ErrorKind(_INVALID, 422),
     "queue_full": ErrorKind(_BUSY, 429),
+    "collection_busy": ErrorKind(_BUSY, 503),
     "not_ready": ErrorKind(_BUSY, 503),
     "engine_dead": ErrorKind(_FAILED, 503),
+    "storage_failed": ErrorKind(_FAILED, 500),
     "generation_failed": ErrorKind(_FAILED, 500),
     "internal_error": ErrorKind(_FAILED, 500),
 }

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from fromage_server.errors import ApiError
-from fromage_server.limits import UPLOADS_PATH
+from fromage_server.limits import takes_form
 from fromage_server.streaming import ClientLeft
 
 _SHOWN: Final = 80
@@ -66,7 +66,7 @@ def _from_status(status: int, request: Request, detail: str) -> ApiError:
         return ApiError(
             "method_not_allowed", f"{request.url.path} does not take {request.method}; see /docs"
         )
-    if status == 400 and request.url.path.rstrip("/") == UPLOADS_PATH:
+    if status == 400 and takes_form(request.method, request.url.path):
         return ApiError("bad_request", f"the form cannot be read: {detail}")
     if status == 400:
         return ApiError(

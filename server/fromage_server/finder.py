@@ -20,6 +20,9 @@ SPARE: Final = 3
 
 @dataclass(frozen=True)
 class Found:
+    """``scope`` is the state of the collection in which they were found."""
+
+    scope: Scope
     shown: list[Hit]
     alternatives: list[Hit]
 
@@ -28,7 +31,7 @@ class Finder(Protocol):
     """One reply's searches, in order: what was shown once doesn't come again. Reads files and
     searches: call it in a worker thread, one call at a time."""
 
-    def find(self, query: Query) -> Found: ...
+    def find(self, query: Query) -> Found | None: ...
 
 
 class DistinctFinder:
@@ -41,11 +44,12 @@ class DistinctFinder:
         self._gone = set(exclude)
 
     def find(self, query: Query) -> Found:
-        hits = self._scope.search(query, self._images + SPARE, self._gone)
-        opening = [hit for hit in hits if self._scope.collection.readable(hit.id)]
+        scope = self._scope.latest()
+        hits = scope.search(query, self._images + SPARE, self._gone)
+        opening = [hit for hit in hits if scope.collection.readable(hit.id)]
         shown, alternatives = opening[: self._images], opening[self._images :]
         self._gone.update(hit.id for hit in hits if hit not in alternatives)
-        return Found(shown, alternatives)
+        return Found(scope, shown, alternatives)
 
 
 class ReferenceFinder:
@@ -59,32 +63,33 @@ class ReferenceFinder:
 
     def find(self, query: Query) -> Found:
         wanted = self._images + SPARE
-        if self._scope.collection.size < wanted:
+        scope = self._scope.latest()
+        if scope.collection.size < wanted:
             raise ApiError(
                 "reference_error",
                 f"the reference needs a collection of at least {wanted} images for "
-                f"max_img_per_ret {self._images}; {self._scope.name!r} has "
-                f"{self._scope.collection.size}",
+                f"max_img_per_ret {self._images}; {scope.name!r} has "
+                f"{scope.collection.size}",
                 param="max_img_per_ret",
             )
         # Scaled scores span at most 200 and each try costs 1000: the number of tries decides.
-        ranked = self._scope.search(query, wanted + len(self._tried), set())
+        ranked = scope.search(query, wanted + len(self._tried), set())
         ranked.sort(key=lambda hit: self._tried[hit.id])
         shown: list[Hit] = []
         for hit in ranked[:wanted]:
             self._tried[hit.id] += 1
-            if self._scope.collection.readable(hit.id):
+            if scope.collection.readable(hit.id):
                 shown.append(hit)
             if len(shown) == self._images:
                 break
-        return Found(shown, [])
+        return Found(scope, shown, [])
 
 
 class NothingToFind:
     """A server without collections."""
 
-    def find(self, query: Query) -> Found:
-        return Found([], [])
+    def find(self, query: Query) -> None:
+        return None
 
 
 def best_readable(scope: Scope, query: Query, k: int, exclude: Iterable[str]) -> list[Hit]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -15,7 +16,9 @@ import numpy as np
 from fromage_index.collection import Collection, Hit
 from fromage_index.errors import BadFilter, ImageNotFound, IndexFailure
 from fromage_index.filter import Filter
+from fromage_index.record import ImageRecord
 from fromage_server.errors import ApiError
+from fromage_server.live import LiveCollection
 from fromage_server.schema.answers import METADATA_BYTES
 from fromage_server.schema.options import RetrievalOptions
 
@@ -40,28 +43,59 @@ class ImageFile:
 class Gallery:
     """Reads files and searches: call it in worker threads."""
 
-    def __init__(self, collections: Mapping[str, Collection]) -> None:
-        self._collections = dict(collections)
+    def __init__(self, collections: Iterable[LiveCollection]) -> None:
+        # Replaced whole, so that it can be read while it changes.
+        self._collections = {live.name: live for live in collections}
+        self._changing = threading.Lock()
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._collections)
 
     @property
+    def all(self) -> tuple[LiveCollection, ...]:
+        return tuple(self._collections.values())
+
+    @property
     def default(self) -> str | None:
         return next(iter(self._collections), None)
 
+    def add(self, live: LiveCollection) -> None:
+        """Behind the others."""
+        with self._changing:
+            self._collections = {**self._collections, live.name: live}
+
+    def remove(self, live: LiveCollection) -> None:
+        """Raises ApiError where it is not there (any more)."""
+        with self._changing:
+            if self._collections.get(live.name) is not live:
+                raise self._unknown(live.name, None)
+            kept = {name: one for name, one in self._collections.items() if one is not live}
+            self._collections = kept
+
+    def close(self) -> None:
+        """Changes end; reading goes on."""
+        for live in self._collections.values():
+            live.close()
+
     def collection(self, name: str, *, param: str | None = None) -> Collection:
+        """As it is now. Raises ApiError where there is none of that name."""
+        return self.live(name, param=param).latest()
+
+    def live(self, name: str, *, param: str | None = None) -> LiveCollection:
         """Raises ApiError where there is none of that name."""
         try:
             return self._collections[name]
         except KeyError:
-            known = ", ".join(self._collections) or "none"
-            raise ApiError(
-                "collection_not_found",
-                f"there is no collection {name[:80]!r}; there are: {known}",
-                param=param,
-            ) from None
+            raise self._unknown(name, param) from None
+
+    def _unknown(self, name: str, param: str | None) -> ApiError:
+        known = ", ".join(self._collections) or "none"
+        return ApiError(
+            "collection_not_found",
+            f"there is no collection {name[:80]!r}; there are: {known}",
+            param=param,
+        )
 
     def scope(self, options: RetrievalOptions) -> Scope | None:
         """Where to search, checked before any work; None on a server without collections."""
@@ -98,7 +132,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Scope:
-    """A collection with a request's conditions."""
+    """A collection, as it was at one moment, with a request's conditions."""
 
     gallery: Gallery
     name: str
@@ -106,30 +140,31 @@ class Scope:
     filter: Filter | None
     min_score: float | None
 
+    def latest(self) -> Scope:
+        """Over the collection as it is now: a reply's next search sees what has changed since."""
+        try:
+            return replace(self, collection=self.gallery.collection(self.name))
+        except ApiError:
+            return self  # dropped meanwhile
+
     def search(
         self, query: np.ndarray[Any, np.dtype[np.float32]], k: int, exclude: set[str]
     ) -> list[Hit]:
         """The best ``k`` for a unit query (E,); fewer where there are no more."""
-        return self.collection.search(
-            query[None], k, exclude=exclude, filter=self.filter, min_score=self.min_score
-        )[0]
+        try:
+            return self.collection.search(
+                query[None], k, exclude=exclude, filter=self.filter, min_score=self.min_score
+            )[0]
+        except BadFilter:
+            return []  # the request's field was there; its last image is gone
 
     def describe(self, hit: Hit, *, inline: bool = False) -> Json:
         """An image as replies show it; ``inline`` puts a small JPEG where the address stands."""
         record = self.collection.image(hit.id)
-        url = record.url or f"{IMAGES_PATH}/{quote(self.name, safe='')}/{quote(hit.id, safe='')}"
+        described = describe(self.name, record)
         if inline and record.url is None:
-            url = self._data_uri(hit.id) or url
-        return {
-            "id": record.id,
-            "collection": self.name,
-            "key": record.key,
-            "url": url,
-            "score": hit.score,
-            "width": record.width,
-            "height": record.height,
-            "metadata": _bounded(record.metadata),
-        }
+            described["url"] = self._data_uri(hit.id) or described["url"]
+        return {**described, "score": hit.score, "metadata": _bounded(record.metadata)}
 
     def _data_uri(self, id: str) -> str | None:
         for size in _INLINE_SIZES:
@@ -137,6 +172,20 @@ class Scope:
             if len(data) <= _INLINE_BYTES:
                 return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
         return None
+
+
+def describe(collection: str, record: ImageRecord) -> Json:
+    """An image as listings show it."""
+    where = f"{IMAGES_PATH}/{quote(collection, safe='')}/{quote(record.id, safe='')}"
+    return {
+        "id": record.id,
+        "collection": collection,
+        "key": record.key,
+        "url": record.url or where,
+        "width": record.width,
+        "height": record.height,
+        "metadata": record.metadata,
+    }
 
 
 def _bounded(metadata: Json) -> Json:

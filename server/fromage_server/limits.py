@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.message
+import re
 from collections.abc import Collection
 
 from starlette.datastructures import Headers
@@ -12,30 +13,34 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fromage_server.errors import ApiError
 
 UPLOADS_PATH = "/v1/uploads"
+ADDITIONS_PATH = "/v1/collections/{collection}/images"
+_ADDITIONS = re.compile(r"/v1/collections/[^/]+/images/?")
 # Parsing holds the event loop up; a body within the limit may be all commas.
 _MAX_VALUES = 200_000
 
 
 class BodyLimits:
-    """ASGI middleware: reads a POST's body within the limit, and refuses content types that the
-    route doesn't take, naming the header. ``paths`` are those that take a POST."""
+    """ASGI middleware: reads a body within the limit, and refuses content types that the route
+    doesn't take, naming the header. ``paths`` are those that take one, with their method."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, paths: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, paths: Collection[tuple[str, re.Pattern[str]]]
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
-        self._paths = frozenset(paths)
+        self._paths = tuple(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Where nothing takes a POST, the router says so.
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self._paths:
+        # Where nothing takes a body, the router says so.
+        if scope["type"] != "http" or not self._takes_body(scope["method"], scope["path"]):
             await self._app(scope, receive, send)
             return
         try:
             headers = Headers(scope=scope)
-            check_content_type(scope["path"], headers.get("content-type"))
+            kind = check_content_type(scope["method"], scope["path"], headers.get("content-type"))
             self._check_length(headers.get("content-length"))
             body = await self._read(receive)
-            if body is not None and scope["path"].rstrip("/") != UPLOADS_PATH:
+            if body is not None and kind == "application/json":
                 _check_values(body)
         except ApiError as error:
             response = JSONResponse(error.envelope(), error.kind.status, headers=error.headers)
@@ -43,6 +48,9 @@ class BodyLimits:
             return
         if body is not None:
             await self._app(scope, _replay(body, receive), send)
+
+    def _takes_body(self, method: str, path: str) -> bool:
+        return any(method == takes and shape.match(path) for takes, shape in self._paths)
 
     def _check_length(self, header: str | None) -> None:
         if header is not None and header.isdigit() and int(header) > self._max_bytes:
@@ -79,17 +87,27 @@ def _check_values(body: bytes) -> None:
         )
 
 
-def check_content_type(path: str, header: str | None) -> None:
-    """Raises ApiError where the Content-Type is not what the path takes."""
+def takes_form(method: str, path: str) -> bool:
+    """Whether a multipart form may be sent there."""
+    return method == "POST" and (
+        path.rstrip("/") == UPLOADS_PATH or _ADDITIONS.fullmatch(path) is not None
+    )
+
+
+def check_content_type(method: str, path: str, header: str | None) -> str:
+    """The media type. Raises ApiError where it is not what the path takes."""
     kind = _media_type(header)
+    form = takes_form(method, path)
+    if form and kind == "multipart/form-data":
+        return kind
     if path.rstrip("/") == UPLOADS_PATH:
-        if kind.startswith("image/") or kind == "multipart/form-data":
-            return
+        if kind.startswith("image/"):
+            return kind
         wanted = "multipart/form-data, or image/png, image/jpeg and the like"
     else:
         if kind == "application/json":
-            return
-        wanted = "application/json"
+            return kind
+        wanted = "application/json or multipart/form-data" if form else "application/json"
     raise ApiError(
         "unsupported_media_type",
         f"the Content-Type header is {header!r}; {path} takes {wanted}",

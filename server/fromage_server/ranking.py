@@ -47,7 +47,8 @@ class Ranker:
         if scope is None:
             raise ApiError(
                 "collection_not_found",
-                "this server has no collections; start it with --collection NAME=DIR",
+                "this server has no collections; start it with --collection NAME=DIR, or make one "
+                "with POST /v1/collections",
                 param="collection",
             )
         prompt = self._composer.query(body.prompt)
@@ -59,5 +60,6 @@ class Ranker:
 
 
 def _ranked(scope: Scope, query: Query, body: RetrieveRequest) -> list[Json]:
+    scope = scope.latest()
     hits = best_readable(scope, query, body.k, body.exclude)
     return [scope.describe(hit) for hit in hits]

@@ -16,7 +16,6 @@ from fromage_server.engine.events import (
 )
 from fromage_server.engine_stream import EngineStream
 from fromage_server.finder import Finder, Found, Query
-from fromage_server.gallery import Scope
 from fromage_server.prompt import Prompt
 from fromage_server.reply import ContentBuilder, ImageShown, MessageEnd, MessageStart, ReplyEvent
 from fromage_server.workers import Workers
@@ -36,7 +35,6 @@ class ReplyPlan:
     prompt: Prompt
     tokenizer: FromageTokenizer
     finder: Finder
-    scope: Scope | None
     workers: Workers
     max_num_rets: int
     inline_images: bool = False
@@ -51,16 +49,17 @@ class ReplyPlan:
 
     def _image_parts(self, query: Query, ret_index: int) -> list[Json]:
         found = self.finder.find(query)
+        if found is None:
+            return []
         return [self._part(found, place, query, ret_index) for place in range(len(found.shown))]
 
     def _part(self, found: Found, place: int, query: Query, ret_index: int) -> Json:
-        assert self.scope is not None
         part: Json = {
             "type": "image",
             "ret_index": ret_index,
-            "image": self.scope.describe(found.shown[place], inline=self.inline_images),
+            "image": found.scope.describe(found.shown[place], inline=self.inline_images),
             # Once per [RET]: they stand in for any of its images.
-            "alternatives": [self.scope.describe(hit) for hit in found.alternatives]
+            "alternatives": [found.scope.describe(hit) for hit in found.alternatives]
             if place == 0
             else [],
         }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fromage_server import reference
 from fromage_server.compose import Composer
+from fromage_server.curator import Curator
 from fromage_server.engine.request import GenerationRequest, SamplingParams, ScoringRequest
 from fromage_server.engine_stream import EngineStream
 from fromage_server.finder import DistinctFinder, Finder, NothingToFind, ReferenceFinder
@@ -52,11 +53,13 @@ class Service:
         stop_after_ret: bool,
         composer: Composer,
         gallery: Gallery,
+        curator: Curator,
         workers: Workers,
     ) -> None:
         self.model_name = model_name
         self.created = int(time.time())
         self.gallery = gallery
+        self.curator = curator
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._stop_after_ret = stop_after_ret
@@ -100,7 +103,7 @@ class Service:
         segments = self._composer.segments(prompt)
         replies: list[Reply] = []
         for i, stream in enumerate(streams):
-            plan = self._plan(body, stream, prompt, scope, finder=_finder(body, scope, shown))
+            plan = self._plan(body, stream, prompt, _finder(body, scope, shown))
             seed = None if params.seed is None else (params.seed + i) % SEEDS
             stream.submit(GenerationRequest(stream.id, segments, replace(params, seed=seed)))
             replies.append(LiveReply(plan, stream, trim_start=True))
@@ -135,7 +138,7 @@ class Service:
         reference.check_prompt(body, prompt)
         shown = shown_ids(body.prompt, scope) if body.exclude_shown else set()
         finder = _finder(body, scope, shown, compat=body.reference_compat)
-        return prompt, scope, self._plan(body, stream, prompt, scope, finder=finder)
+        return prompt, scope, self._plan(body, stream, prompt, finder)
 
     def _params(
         self, body: ChatRequest | GenerateRequest, max_tokens: int, scope: Scope | None
@@ -163,8 +166,6 @@ class Service:
         body: ChatRequest | GenerateRequest,
         stream: EngineStream,
         prompt: Prompt,
-        scope: Scope | None,
-        *,
         finder: Finder,
     ) -> ReplyPlan:
         raw = body if isinstance(body, GenerateRequest) else None
@@ -174,7 +175,6 @@ class Service:
             prompt=prompt,
             tokenizer=self._tokenizer,
             finder=finder,
-            scope=scope,
             workers=self._workers,
             max_num_rets=body.max_num_rets,
             inline_images=body.image_format == "base64",

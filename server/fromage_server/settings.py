@@ -17,7 +17,7 @@ PREFIX: Final = "FROMAGE_"
 CONFIG_KEY: Final = "config"
 # Read by the test suite and the client, not by the server.
 _NOT_SETTINGS: Final = frozenset({"FROMAGE_REQUIRE", "FROMAGE_REFERENCE", "FROMAGE_SERVER"})
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+COLLECTION_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
 def default_cache_dir() -> Path:
@@ -51,6 +51,12 @@ class Settings(BaseModel):
     cache_dir: Path = Field(
         default_factory=default_cache_dir, description="where built collections are kept"
     )
+    collections_dir: Path | None = Field(
+        default=None,
+        description="where collections made over HTTP are kept, and found again at the next start "
+        "(default: created, in the cache directory)",
+    )
+    read_only: bool = Field(default=False, description="refuse every change of the collections")
     max_batch: int = Field(default=8, ge=1, le=1024, description="sequences decoded together")
     max_queue: int = Field(default=64, ge=1, le=100_000, description="requests that may wait")
     max_context: int | None = Field(
@@ -83,6 +89,11 @@ class Settings(BaseModel):
         default=30, ge=1, description="seconds that running replies get when the server is stopped"
     )
 
+    @property
+    def created_collections(self) -> Path:
+        """Where collections made over HTTP are kept."""
+        return self.collections_dir or self.cache_dir / "created"
+
     @field_validator("collections", "images", mode="before")
     @classmethod
     def _named_paths(cls, value: object) -> object:
@@ -96,7 +107,7 @@ class Settings(BaseModel):
     @classmethod
     def _plain_names(cls, value: dict[str, Path]) -> dict[str, Path]:
         for name in value:
-            if not _NAME.fullmatch(name):
+            if not re.fullmatch(COLLECTION_NAME, name):
                 raise ValueError(f"{name!r} is not a name: use letters, digits and . _ -")
         return value
 

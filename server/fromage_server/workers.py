@@ -19,8 +19,8 @@ class Workers:
     interpreter's lock, and more of them made it slower."""
 
     def __init__(self) -> None:
-        self._prepare = ThreadPoolExecutor(2, "fromage-prepare", _compute_alone)
-        self._search = ThreadPoolExecutor(1, "fromage-search", _compute_alone)
+        self._prepare = ThreadPoolExecutor(2, "fromage-prepare", compute_alone)
+        self._search = ThreadPoolExecutor(1, "fromage-search", compute_alone)
         self._files = ThreadPoolExecutor(2, "fromage-files")
 
     async def prepare(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -40,7 +40,7 @@ class Workers:
 _one_at_a_time = threading.Lock()
 
 
-def _compute_alone() -> None:
+def compute_alone() -> None:
     """torch uses one core in this thread. OpenMP keeps helpers for every thread that computes on
     several, and where there are more of them than cores they sleep between operations instead of
     waiting for the next one: the engine's steps then take up to twice as long."""

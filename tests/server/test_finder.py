@@ -9,6 +9,7 @@ from fromage_index.writer import CollectionWriter
 from fromage_server.errors import ApiError
 from fromage_server.finder import DistinctFinder, ReferenceFinder, best_readable
 from fromage_server.gallery import Gallery, Scope
+from fromage_server.live import LiveCollection
 from fromage_server.schema.options import RetrievalOptions
 from tests.server.pictures import encoded, picture
 
@@ -30,7 +31,8 @@ def scope(tmp_path_factory: pytest.TempPathFactory) -> Scope:
             vector = np.array([cosine, (1 - cosine**2) ** 0.5], dtype=np.float32)
             writer.add(str(i), vector, path=f"{i}.png", metadata={"even": i % 2 == 0})
         writer.commit()
-    found = Gallery({"test": Collection.open(out, device="cpu")}).scope(RetrievalOptions())
+    live = LiveCollection("test", Collection.open(out, device="cpu"))
+    found = Gallery([live]).scope(RetrievalOptions())
     assert found is not None
     return found
 

@@ -43,7 +43,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             )
         else:
             flag = "--" + name.replace("_", "-")
-            parser.add_argument(flag, dest=name, help=f"{field.description}{default}")
+            # A switch needs no value, and takes one as a variable does.
+            bare: dict[str, Any] = (
+                {"nargs": "?", "const": "true", "metavar": "true|false"}
+                if field.annotation is bool
+                else {}
+            )
+            parser.add_argument(flag, dest=name, help=f"{field.description}{default}", **bare)
     parser.add_argument(
         "--plan",
         action="store_true",

@@ -1,26 +1,66 @@
-"""GET /v1/collections."""
+"""/v1/collections: what can be searched, made and dropped."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from datetime import datetime
+from typing import Annotated
 
-from fromage_server.schema.answers import CollectionCard, CollectionList
-from fromage_server.state import State
+from fastapi import APIRouter, Path
 
-router = APIRouter(tags=["images"])
+from fromage_server.live import LiveCollection
+from fromage_server.schema.collections import (
+    CollectionCard,
+    CollectionList,
+    CreateCollectionRequest,
+    DroppedCollection,
+)
+from fromage_server.state import ServerState, State
+
+router = APIRouter(tags=["collections"])
+_PATH = "/v1/collections"
+Name = Annotated[str, Path(description="The collection's name.", examples=["holidays"])]
 
 
-@router.get("/v1/collections")
+@router.get(_PATH)
 async def collections(state: State) -> CollectionList:
     """What can be searched; the first is the default."""
-    gallery = state.service.gallery
-    cards = [
-        CollectionCard(
-            name=name,
-            size=gallery.collection(name).size,
-            dim=gallery.collection(name).dim,
-            default=name == gallery.default,
-        )
-        for name in gallery.names
-    ]
+    cards = await state.workers.files(_cards, state)
     return CollectionList(collections=cards)
+
+
+@router.post(_PATH, status_code=201)
+async def create(body: CreateCollectionRequest, state: State) -> CollectionCard:
+    """A new, empty collection. It is kept in the server's collections directory and found again
+    at the next start."""
+    live = await state.service.curator.create(body.name)
+    return await state.workers.files(_card, state, live)
+
+
+@router.delete(_PATH + "/{collection}")
+async def drop(collection: Name, state: State) -> DroppedCollection:
+    """Removes a collection and all its files; only one that was made with POST."""
+    await state.service.curator.drop(collection)
+    return DroppedCollection(name=collection)
+
+
+def _cards(state: ServerState) -> list[CollectionCard]:
+    return [_card(state, live) for live in state.service.gallery.all]
+
+
+def _card(state: ServerState, live: LiveCollection) -> CollectionCard:
+    collection = live.latest()
+    manifest = collection.manifest
+    return CollectionCard(
+        name=live.name,
+        size=collection.size,
+        dim=collection.dim,
+        default=live.name == state.service.gallery.default,
+        writable=state.service.curator.writable(live),
+        droppable=live.droppable,
+        created_at=_seconds(manifest.created_at),
+        changed_at=_seconds(manifest.changed_at or manifest.created_at),
+    )
+
+
+def _seconds(text: str) -> int:
+    return int(datetime.fromisoformat(text).timestamp())

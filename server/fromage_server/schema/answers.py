@@ -51,14 +51,22 @@ class AnswerText(AnswerModel):
     text: str
 
 
-class Image(AnswerModel):
+class StoredImage(AnswerModel):
+    """An image as a collection lists it."""
+
     id: str = Field(description="The index's own name.")
     collection: str
     key: str = Field(description="Its owner's name for it: a path, an address, a file name.")
     url: str = Field(description="Where to get it; relative to this server, or a data URI.")
-    score: float = Field(description="Cosine, from -1 to 1.")
     width: int | None = Field(description="null where only an address is known.")
     height: int | None
+    metadata: dict[str, Any] = Field(description="What its owner says of it.")
+
+
+class Image(StoredImage):
+    """An image as replies show it."""
+
+    score: float = Field(description="Cosine, from -1 to 1.")
     metadata: dict[str, Any] = Field(
         description=f"What its owner says of it; the first fields, where they have more than "
         f"{METADATA_BYTES:,} bytes as JSON."
@@ -191,21 +199,6 @@ class ModelList(AnswerModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
-
-
-class CollectionCard(AnswerModel):
-    name: str
-    size: int = Field(description="Images that can be found.")
-    dim: int
-    default: bool
-
-
-class CollectionList(AnswerModel):
-    model_config = _example(
-        collections=[{"name": "demo", "size": 4500, "dim": 256, "default": True}]
-    )
-
-    collections: list[CollectionCard]
 
 
 class Health(AnswerModel):
