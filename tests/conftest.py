@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -18,8 +19,11 @@ def _reference_dir() -> Path:
     return Path(os.environ.get("FROMAGE_REFERENCE", ROOT.parent / "shared" / "reference"))
 
 
-def _required(name: str) -> bool:
-    return name in os.environ.get("FROMAGE_REQUIRE", "").split(",")
+def absent(name: str, message: str) -> NoReturn:
+    """What a test needs is not here: it is skipped, or fails where FROMAGE_REQUIRE names it."""
+    if name in os.environ.get("FROMAGE_REQUIRE", "").split(","):
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 @pytest.fixture(scope="session")
@@ -28,10 +32,7 @@ def reference() -> Path:
     path = _reference_dir()
     if path.is_dir():
         return path
-    message = f"the reference recording is not at {path} (set FROMAGE_REFERENCE)"
-    if _required("reference"):
-        pytest.fail(message)
-    pytest.skip(message)
+    absent("reference", f"the reference recording is not at {path} (set FROMAGE_REFERENCE)")
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from fromage_server.routes import (
     health,
     images,
     models,
+    page,
     retrieve,
     score,
     uploads,
@@ -42,6 +43,7 @@ _ROUTES: Final = (
     collection_images,
     models,
     health,
+    page,
 )
 _MIB: Final = 1024 * 1024
 _FAILURES: Final[dict[int | str, dict[str, Any]]] = {

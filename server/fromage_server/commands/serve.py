@@ -85,10 +85,17 @@ def run(args: argparse.Namespace) -> int:
     )
     server = _draining(config, app, settings.shutdown_s)
     with _listening(settings.host, settings.port) as listener:
+        print(f"The chat page: {_page_url(settings)}", file=sys.stderr, flush=True)
         _run(server, listener, app.state.server.startup)
     for message in failed:
         print(f"fromage: {message}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _page_url(settings: Settings) -> str:
+    """Where this machine's browser finds it."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{'localhost' if host.strip('[0.:]') == '' else host}:{settings.port}/"
 
 
 class _Told(BaseException):

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from fromage_server.gallery import IMAGES_PATH
+from fromage_server.routes.conditional import file_response
 from fromage_server.state import State
 
 router = APIRouter(tags=["images"])
@@ -44,12 +45,4 @@ async def image(
     found = await state.workers.files(
         state.service.gallery.image_bytes, collection, id, size=size, param=None
     )
-    headers = {**_HEADERS, "ETag": found.etag}
-    if {found.etag, "*"} & _known_tags(request):
-        return Response(status_code=304, headers=headers)
-    return Response(found.data, media_type=found.content_type, headers=headers)
-
-
-def _known_tags(request: Request) -> set[str]:
-    header = request.headers.get("if-none-match", "")
-    return {tag.strip().removeprefix("W/") for tag in header.split(",")}
+    return file_response(request, found, _HEADERS)

@@ -1,0 +1,123 @@
+// The list of conversations, and what can be done with one.
+
+import { ask } from "./ask.js";
+import { newConversation, UNTITLED } from "./conversation.js";
+import { announce, byId, el } from "./dom.js";
+import { exportHtml, exportJson, importJson } from "./transfer.js";
+
+const HASH = /^#c=([\w-]+)$/;
+
+export class Chats {
+  #store;
+  #session;
+  #leave;
+  #refreshing = Promise.resolve();
+
+  /** `leave()`: a conversation was chosen. */
+  constructor(store, session, leave) {
+    this.#store = store;
+    this.#session = session;
+    this.#leave = leave;
+    session.addEventListener("change", () => this.#follow());
+    addEventListener("hashchange", () => this.#openNamed());
+    const click = (id, handler) => byId(id).addEventListener("click", handler);
+    click("new-chat", () => this.start());
+    click("rename", () => this.#closing(() => this.#rename()));
+    click("export-json", () => this.#closing(() => exportJson(session.conversation, store)));
+    click("export-html", () => this.#closing(() => this.#exportPage()));
+    click("delete-chat", () => this.#closing(() => this.#delete()));
+    click("import", () => byId("import-file").click());
+    byId("import-file").addEventListener("change", ({ target }) => this.#import(target));
+  }
+
+  /** The conversation that the address names, else a new one. */
+  async open() {
+    if (!(await this.#openNamed())) this.#session.show();
+  }
+
+  start() {
+    this.#session.show();
+    this.#leave();
+    this.#session.composer.focus();
+  }
+
+  async #openNamed() {
+    const id = HASH.exec(location.hash)?.[1];
+    if (id && id === this.#session.conversation.id) return true;
+    const found = id && (await this.#store.get(id));
+    if (found) this.#session.show(found);
+    return Boolean(found);
+  }
+
+  /** Brings address, title and list in line with the session. */
+  #follow() {
+    const { id, title, messages } = this.#session.conversation;
+    const address = messages.length ? `#c=${id}` : location.pathname;
+    if (messages.length ? location.hash !== address : location.hash) {
+      history.pushState(null, "", address);
+    }
+    byId("title").textContent = title;
+    document.title = title === UNTITLED ? "FROMAGe" : `${title} – FROMAGe`;
+    byId("more").hidden = !messages.length;
+    this.#refreshing = this.#refreshing.then(() => this.refresh());
+  }
+
+  async refresh() {
+    const current = this.#session.conversation;
+    const all = (await this.#store.list()).filter(({ id }) => id !== current.id);
+    if (current.messages.length) all.push(current);
+    all.sort((a, b) => b.updated - a.updated);
+    byId("chat-list").replaceChildren(...all.map((one) => this.#item(one, one === current)));
+  }
+
+  #item({ id, title }, isCurrent) {
+    const props = { href: `#c=${id}`, title, "aria-current": isCurrent ? "page" : null };
+    return el("li", {}, el("a", { ...props, on: { click: () => this.#leave() } }, title));
+  }
+
+  async #closing(work) {
+    byId("menu").hidePopover();
+    byId("more").focus();
+    await work();
+  }
+
+  async #rename() {
+    const { conversation } = this.#session;
+    const question = { title: "Rename this conversation", yes: "Rename", label: "Title" };
+    const title = await ask({ ...question, value: conversation.title });
+    if (!title) return;
+    Object.assign(conversation, { title, named: true });
+    await this.#session.keep();
+  }
+
+  async #exportPage() {
+    announce("Writing the web page…");
+    await exportHtml(this.#session.conversation, this.#store);
+  }
+
+  async #delete() {
+    const { conversation } = this.#session;
+    const text = `“${conversation.title}” and the pictures sent in it are deleted from this browser.`;
+    const title = "Delete this conversation?";
+    if (!(await ask({ title, text, yes: "Delete", danger: true }))) return;
+    await this.#session.forget();
+    announce("The conversation was deleted.");
+    this.start();
+  }
+
+  async #import(input) {
+    const [file] = input.files;
+    input.value = "";
+    if (!file) return;
+    try {
+      const { conversation, pictures } = await importJson(file);
+      const fresh = { ...newConversation(), ...conversation, named: true };
+      for (const [id, blob] of pictures) await this.#store.putPicture(id, fresh.id, blob);
+      await this.#store.put(fresh);
+      this.#session.show(fresh);
+      this.#leave();
+    } catch (error) {
+      this.#session.composer.say(error.message);
+    }
+  }
+}

@@ -1,0 +1,109 @@
+"""A whole conversation in a real browser, with the demo model."""
+
+import re
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from tests.clients.web import world
+from tests.clients.web.browser import ChatPage
+
+
+def send_picture(page: ChatPage, tmp_path: Path) -> None:
+    item = world.sent_picture()
+    (tmp_path / item.key).write_bytes(item.image)
+    page.page.set_input_files("#files", tmp_path / item.key)
+    expect(page.page.locator(".attachment.ready")).to_have_count(1)
+
+
+def test_words_and_pictures(page: ChatPage) -> None:
+    page.open_ready()
+    page.screenshot("welcome")
+    reply = page.send("show me three cats on a blue background")
+    expect(reply.locator(".text").first).to_contain_text("three cats")
+    image = reply.get_by_role("img", name="three cats on a blue background")
+    expect(image).to_be_visible()
+    assert image.evaluate("image => image.complete && image.naturalWidth > 0")
+    expect(page.page.locator("#credit")).to_contain_text("OpenMoji")
+    expect(page.page.locator("#credit")).to_contain_text("CC BY-SA 4.0")
+    page.screenshot("conversation")
+
+
+def test_a_picture_is_sent_and_described(page: ChatPage, tmp_path: Path) -> None:
+    page.open_ready()
+    send_picture(page, tmp_path)
+    page.button(f"Remove {world.sent_picture().key}").click()
+    expect(page.page.locator(".attachment")).to_have_count(0)
+    send_picture(page, tmp_path)
+    reply = page.send("what is this?")
+    expect(page.asked.get_by_role("img")).to_be_visible()
+    expect(reply.locator(".text")).to_contain_text(re.compile("two dogs|dogs"))
+    page.screenshot("upload")
+
+
+def test_an_example_starts_it(page: ChatPage) -> None:
+    page.open_ready()
+    page.examples.get_by_role("button", name="what is this?").click()
+    expect(page.finished(0)).to_contain_text("foxes")
+
+
+def test_it_is_there_after_a_reload(page: ChatPage, tmp_path: Path) -> None:
+    page.open_ready()
+    send_picture(page, tmp_path)
+    page.send("what is this?")
+    page.send("show me an elephant")
+    words = page.page.locator("#messages").inner_text()
+    page.page.reload()
+    expect(page.replies).to_have_count(2)
+    assert page.page.locator("#messages").inner_text() == words
+    sent = page.asked.first.get_by_role("img")
+    expect(sent).to_have_js_property("complete", True)
+    assert sent.evaluate("image => image.naturalWidth") == 240
+    page.send("and two of them")
+    expect(page.replies).to_have_count(3)
+
+
+def test_edit_and_resend(page: ChatPage, tmp_path: Path) -> None:
+    page.open_ready()
+    send_picture(page, tmp_path)
+    page.send("what is this?")
+    page.send("show me an elephant")
+    first = page.asked.first
+    first.hover()
+    first.get_by_role("button", name="Edit and send again").click()
+    expect(page.message).to_have_value("what is this?")
+    expect(page.page.locator(".attachment.ready")).to_have_count(1)
+    expect(page.page.locator("#editing")).to_be_visible()
+    page.message.fill("how many are there?")
+    page.message.press("Enter")
+    expect(page.asked).to_have_count(1)
+    expect(page.replies).to_have_count(1)
+    expect(page.finished(0)).to_contain_text("two")
+    expect(page.page.locator("#editing")).to_be_hidden()
+
+
+def test_several_conversations(page: ChatPage) -> None:
+    page.open_ready()
+    page.send("hello")
+    page.button("New conversation").click()
+    page.send("show me a guitar")
+    chats = page.page.get_by_role("navigation", name="Conversations").get_by_role("link")
+    expect(chats.filter(has_text="hello")).to_have_count(1)
+    expect(chats.filter(has_text="show me a guitar")).to_have_attribute("aria-current", "page")
+    chats.filter(has_text="hello").click()
+    expect(page.asked).to_have_text(["You\nhello"], use_inner_text=True)
+
+    page.button("This conversation: rename, export, delete").click()
+    page.button("Rename…").click()
+    page.page.get_by_role("textbox", name="Title").fill("Greetings")
+    page.button("Rename").click()
+    expect(chats.filter(has_text="Greetings")).to_have_count(1)
+
+    page.button("This conversation: rename, export, delete").click()
+    page.button("Delete…").click()
+    page.button("Delete").click()
+    expect(chats.filter(has_text="Greetings")).to_have_count(0)
+    expect(page.replies).to_have_count(0)
+    page.page.reload()
+    expect(chats.filter(has_text="show me a guitar")).to_have_count(1)
+    expect(chats.filter(has_text="Greetings")).to_have_count(0)
