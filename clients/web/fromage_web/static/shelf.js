@@ -69,7 +69,7 @@ export class Shelf extends EventTarget {
     this.#next = null;
     const chosen = this.#collections.find((one) => one.name === name);
     this.#add.disabled = this.#adding || !chosen?.writable;
-    this.#drop.hidden = !chosen?.writable;
+    this.#drop.hidden = !chosen?.droppable;
     if (!chosen) {
       this.#more.hidden = true;
       this.#state.textContent = "There is no collection yet.";
