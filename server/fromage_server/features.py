@@ -58,6 +58,15 @@ class FeatureEncoder:
         self._pending: OrderedDict[str, _Pending] = OrderedDict()  # by digest, not yet encoded
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
 
+    def warm_up(self) -> None:
+        """Run the tower for the first time, alone and with a whole batch."""
+        import torch
+        from PIL import Image
+
+        pixels = self._vision.preprocess(Image.new("RGB", (64, 64)), self._mode)
+        for count in (1, _BATCH) if self._vision.device.type == "cuda" else (1,):
+            self._vision.encode(torch.stack([pixels] * count))
+
     def encode(self, images: Sequence[SourceImage]) -> list[ImageSegment]:
         """One (Dv,) float32 feature per image, keyed by the image's content. Raises ApiError for
         what is no picture."""

@@ -18,6 +18,7 @@ from fromage_server.service import Service
 from fromage_server.settings import Settings
 from fromage_server.startup import Loaded, Report
 from fromage_server.uploads import UploadStore
+from fromage_server.warming import warm_up
 from fromage_server.workers import Workers
 from fromage_weights.image_embedder import ImageEmbedder
 from fromage_weights.loading import load_grounded_model
@@ -59,6 +60,8 @@ def load(settings: Settings, uploads: UploadStore, workers: Workers, report: Rep
         faiss_build.nearest_device(str(model.device)),
     )
     encoder = FeatureEncoder(loaded.vision, config.prompt_image)
+    report("warming up")
+    warm_up(engine, encoder, gallery)
     service = Service(
         model_name=config.name,
         engine=engine,

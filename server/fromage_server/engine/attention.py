@@ -7,11 +7,10 @@ each sequence read its own: ``attention_runs`` on a CPU, ``attention_pages`` on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -46,27 +45,24 @@ class Span:
         return self.past + self.count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
-    """Whose the packed tokens of a step are. What backends make of it, they make once a step."""
+    """Whose the packed tokens of a step are, and ``places`` (N,), where each is stored: block *
+    size + offset. ``scratch``: what a backend makes of it once a step, for all layers."""
 
     spans: tuple[Span, ...]
     device: torch.device
+    places: Tensor
+    scratch: dict[Any, Any] = field(default_factory=dict)
 
-    @cached_property
-    def places(self) -> Tensor:
-        """(N,) where each packed token is stored: block * size + offset."""
-        found = [
+    @classmethod
+    def of(cls, spans: Sequence[Span], device: torch.device) -> Layout:
+        places = [
             span.blocks[at // BLOCK_SIZE] * BLOCK_SIZE + at % BLOCK_SIZE
-            for span in self.spans
+            for span in spans
             for at in range(span.past, span.length)
         ]
-        return torch.tensor(found, device=self.device)
-
-    @cached_property
-    def scratch(self) -> dict[Any, Any]:
-        """What a backend wants to keep for the layers to come."""
-        return {}
+        return cls(tuple(spans), device, torch.tensor(places, dtype=torch.long, device=device))
 
 
 @dataclass(frozen=True)

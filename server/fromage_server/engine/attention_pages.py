@@ -47,6 +47,15 @@ class Tables:
         )
 
 
+def single_tokens(pages: Tensor, lengths: Tensor) -> dict[Any, Any]:
+    """The ``scratch`` of a layout whose sequences have one packed token each; nothing in it depends
+    on what ``pages`` (S, P) and ``lengths`` (S,) hold."""
+    count = len(lengths)
+    rows = torch.arange(count + 1, dtype=torch.int32, device=lengths.device)
+    tables = Tables(rows, lengths, pages, 1, pages.shape[1] * BLOCK_SIZE)
+    return {"tables": tables, ("tiles", 1): (rows[:count], torch.zeros_like(rows[:count]))}
+
+
 class PagesBackend:
     """Storage per layer: (2, pages, page, heads, head_dim)."""
 

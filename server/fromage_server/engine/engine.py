@@ -7,22 +7,22 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from fromage_server.engine.admission import check_request
 from fromage_server.engine.attention import BLOCK_SIZE, Backend
 from fromage_server.engine.blocks import BlockPool
 from fromage_server.engine.config import Counts, EngineConfig, EngineStats
+from fromage_server.engine.delivery import Delivery, Flight, wanting
 from fromage_server.engine.errors import EngineStopped
-from fromage_server.engine.events import ErrorEvent, Event, FinishReason, RetEvent
+from fromage_server.engine.events import ErrorEvent, Event
 from fromage_server.engine.job import Job
 from fromage_server.engine.kv_cache import KVShape
 from fromage_server.engine.memory import free_bytes, storage_blocks
 from fromage_server.engine.pace import Pace
 from fromage_server.engine.request import GenerationRequest, ScoringRequest
 from fromage_server.engine.runner import FixedShapes, Runner, StepOutput
-from fromage_server.engine.sampling import Sampled, sample
+from fromage_server.engine.sampling import Samples, sample
 from fromage_server.engine.scheduler import Chunk, Plan, Scheduler
 from fromage_server.engine.scoring import ScoringJob
 from fromage_server.engine.sequence import Sequence, Vocabulary
@@ -30,7 +30,6 @@ from fromage_weights.grounded import GroundedModel
 
 logger = logging.getLogger(__name__)
 _PIECE = 64  # of a prompt, where shapes are fixed
-_NOT_FINITE = "the model's numbers are not finite for this prompt"
 
 
 class Engine:
@@ -45,8 +44,13 @@ class Engine:
         model: GroundedModel,
         config: EngineConfig | None = None,
         backend: Backend | None = None,
+        *,
+        ahead: bool | None = None,
+        graphs: bool | None = None,
     ) -> None:
-        """``backend``: what attends; None for the one of the model's device."""
+        """What is None is as the model's device needs it. ``backend``: what attends. ``ahead``: a
+        step is launched before the tokens of the one before have come back. ``graphs``: steps of
+        single tokens run through DecodeGraphs."""
         config = config or EngineConfig()
         context = min(config.max_context or model.max_context, model.max_context)
         shape = KVShape.of(model.lm, model.dtype)
@@ -62,6 +66,12 @@ class Engine:
         )
         fixed = FixedShapes(config.max_batch, _PIECE) if config.deterministic else None
         self._runner = Runner(model, blocks, backend, fixed)
+        on_gpu = model.device.type == "cuda"
+        if (on_gpu if graphs is None else graphs) and fixed is None:
+            pages = -(-self.max_context // BLOCK_SIZE)
+            self._runner.use_graphs(config.max_batch, pages, record=on_gpu)
+        self._ahead = on_gpu if ahead is None else ahead
+        self._flight = Flight([], None)  # launched, and nobody has been told yet
         self._pool = BlockPool(blocks, BLOCK_SIZE)
         self._pace = Pace(config.prefill_tokens)
         self._scheduler = Scheduler(
@@ -72,6 +82,7 @@ class Engine:
         self._end: str | None = None  # why no request is taken any more
         self._running = threading.Lock()  # held by the thread that steps
         self._counts = Counts()
+        self._delivery = Delivery(model, self._runner, self._scheduler, self._changed, self._counts)
         self._threads = torch.get_num_threads()
 
     @property
@@ -144,159 +155,84 @@ class Engine:
             self._pool.check()
 
     @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Run what will be run, for the first time: kernels are chosen, compiled and recorded."""
+        on_gpu = self._model.device.type == "cuda"
+        self._runner.warm_up(self._pace.most if on_gpu else BLOCK_SIZE)
+
+    @torch.inference_mode()
     def step(self) -> bool:
         """One step: a token for everybody, and a piece of the newcomers' prompts. False where
-        nothing was to do."""
+        nothing was to do. With ``ahead`` the device has the step's work before the one before is
+        looked at, and is never idle."""
         start = time.perf_counter()
         plan = self._schedule()
-        outputs = self._run(plan.chunks)
-        sampled = self._sample(outputs)
-        self._emit(outputs, sampled)
+        landing = self._exchange(self._launch(plan.chunks))
+        self._delivery.deliver(landing)
         self._measure(plan, time.perf_counter() - start)
-        return not plan.is_empty
+        return bool(plan.chunks or landing.outputs)
 
     def _schedule(self) -> Plan:
         with self._changed:
             cancelled = self._scheduler.take_cancelled()
             plan = self._scheduler.schedule()
         for job in cancelled:
-            self._end_job(job, job.finish_event("cancelled"))
+            self._delivery.end(job, job.finish_event("cancelled"))
             self._counts.cancelled += 1
         self._counts.steps += not plan.is_empty
         self._counts.preempted += len(plan.preempted)
         return plan
+
+    def _launch(self, chunks: Seq[Chunk]) -> Flight:
+        outputs = self._run(chunks)
+        return Flight(outputs, self._sample(outputs))
+
+    def _exchange(self, launched: Flight) -> Flight:
+        """The step to be told about: this one, or with ``ahead`` the one before."""
+        if not self._ahead:
+            return launched
+        landing, self._flight = self._flight, launched
+        return landing
 
     def _run(self, chunks: Seq[Chunk]) -> list[StepOutput]:
         """A step that fails is tried again one by one, so that only its cause is lost."""
         if not chunks:
             return []
         try:
-            return self._runner.run(chunks)
+            return self._runner.run(chunks, self._before)
         except Exception as error:
             self._runner.check_device()
             if len(chunks) > 1:
                 return [output for chunk in chunks for output in self._run([chunk])]
-            self._fail_all([chunks[0].job], error)
+            self._delivery.fail_all([chunks[0].job], error)
             return []
 
-    def _sample(self, outputs: list[StepOutput]) -> list[Sampled | None]:
-        """In the order of ``outputs``: a token, or None where none can be sampled or the job wants
-        none."""
-        found: list[Sampled | None] = [None] * len(outputs)
-        wanting = [
-            (i, output, output.chunk.job)
-            for i, output in enumerate(outputs)
-            if isinstance(output.chunk.job, Sequence) and len(output.logits)
-        ]
-        if not wanting:
-            return found
+    def _sample(self, outputs: list[StepOutput]) -> Samples | None:
+        """A token for each output with a sequence's logits, in order."""
+        wanted = wanting(outputs)
+        if not wanted:
+            return None
         try:
-            logits = torch.cat([output.logits for _, output, _ in wanting])
-            rows = [job.sampling_row() for _, _, job in wanting if isinstance(job, Sequence)]
-            sampled = sample(logits, rows, self._model.ret_token_id)
+            logits = torch.cat([output.logits for output, _ in wanted])
+            rows = [sequence.sampling_row() for _, sequence in wanted]
+            samples = sample(logits, rows, self._model.ret_token_id, self._before)
         except Exception as error:
-            self._fail_all([job for _, _, job in wanting], error)
-            return found
-        for (i, _, _), token in zip(wanting, sampled, strict=True):
-            found[i] = token
-        return found
+            self._delivery.fail_all([sequence for _, sequence in wanted], error)
+            return None
+        for row, (_, sequence) in enumerate(wanted):
+            sequence.sampled(row)
+        return samples
 
-    def _emit(self, outputs: list[StepOutput], tokens: list[Sampled | None]) -> None:
-        for output, token in zip(outputs, tokens, strict=True):
-            job = output.chunk.job
-            if job.ended:  # its step failed
-                continue
-            try:
-                self._count(output.chunk)
-                with self._changed:
-                    self._scheduler.advance(output.chunk)
-                if isinstance(job, Sequence):
-                    self._advance(job, output, token)
-                elif isinstance(job, ScoringJob):
-                    self._score(job, output)
-            except Exception as error:
-                self._fail_all([job], error)
-
-    def _advance(self, sequence: Sequence, output: StepOutput, token: Sampled | None) -> None:
-        was_open = len(output.reads.logits) > 0
-        if (was_open and token is None) or not np.isfinite(output.queries).all():
-            self._fail(sequence, _NOT_FINITE)
-            return
-        self._emit_queries(sequence, output)
-        if token is not None:
-            self._counts.generated_tokens += 1
-            self._send(sequence, sequence.accept(token))
-        elif not output.chunk.is_last:
-            return
-        # A [RET] that has just ended the reply is still to be fed, for its query.
-        if sequence.finish_reason is not None and not (was_open and sequence.query_due):
-            self._finish(sequence, sequence.finish_reason)
-
-    def _emit_queries(self, sequence: Sequence, output: StepOutput) -> None:
-        positions = output.reads.queries
-        in_prompt = [p for p in positions if p < sequence.prompt_tokens]
-        numbers = sequence.report_prompt_rets(in_prompt)
-        for number, place, query in zip(numbers, in_prompt, output.queries, strict=False):
-            self._send(sequence, RetEvent(number, place, query, in_prompt=True))
-        for position, query in zip(positions, output.queries, strict=True):
-            if position >= sequence.prompt_tokens:
-                place = position - sequence.prompt_tokens
-                self._send(sequence, RetEvent(sequence.rets - 1, place, query, in_prompt=False))
-
-    def _score(self, job: ScoringJob, output: StepOutput) -> None:
-        if not np.isfinite(output.queries).all():
-            self._fail(job, _NOT_FINITE)
-            return
-        if output.reads.logits:
-            tokens = torch.tensor(job.tokens_at(output.reads.logits), device=output.logits.device)
-            losses = torch.nn.functional.cross_entropy(output.logits, tokens, reduction="none")
-            if not bool(losses.isfinite().all()):
-                self._fail(job, _NOT_FINITE)
-                return
-            job.logprobs += (-losses).tolist()
-        job.queries |= dict(zip(output.reads.queries, output.queries, strict=True))
-        if output.chunk.is_last:
-            self._send(job, job.event(self._model.mappers.shared_dim))
-            self._finish(job, "stop")
-
-    def _count(self, chunk: Chunk) -> None:
-        job = chunk.job
-        self._counts.prompt_tokens += max(0, min(chunk.stop, job.prompt_tokens) - chunk.start)
-        if chunk.start == job.cached_tokens:
-            self._counts.cached_tokens += chunk.start
+    @property
+    def _before(self) -> torch.Tensor | None:
+        """The tokens that have not landed yet."""
+        return None if self._flight.samples is None else self._flight.samples.tokens
 
     def _measure(self, plan: Plan, seconds: float) -> None:
         decoding = sum(chunk.count == 1 for chunk in plan.chunks)
         prefilled = sum(chunk.count for chunk in plan.chunks if chunk.count > 1)
         if plan.chunks:
             self._pace.measured(seconds, decoding, prefilled)
-
-    def _finish(self, job: Job, reason: FinishReason) -> None:
-        self._counts.finished += 1
-        self._end_job(job, job.finish_event(reason))
-
-    def _fail_all(self, jobs: Seq[Job], error: Exception) -> None:
-        logger.error("the model failed on %s", [job.id for job in jobs], exc_info=error)
-        for job in jobs:
-            self._fail(job, f"the model failed: {type(error).__name__}: {error}")
-
-    def _fail(self, job: Job, message: str) -> None:
-        self._counts.failed += 1
-        self._end_job(job, ErrorEvent(message))
-
-    def _end_job(self, job: Job, event: Event) -> None:
-        with self._changed:
-            self._scheduler.remove(job, forget=isinstance(event, ErrorEvent))
-        self._send(job, event)
-        job.ended = True
-
-    def _send(self, job: Job, event: Event) -> None:
-        """A caller that cannot take its events loses its request, and nobody else's."""
-        try:
-            job.on_event(event)
-        except Exception:
-            logger.exception("the caller of %s failed on %s", job.id, type(event).__name__)
-            job.cancelled = True
 
     def _loop(self) -> None:
         reason = "the engine was stopped"

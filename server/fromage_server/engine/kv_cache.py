@@ -66,7 +66,7 @@ class PagedCache(Cache):
         self.backend = backend
         self.layers_stored = list(storage.unbind(0))
         self.bytes = storage.nbytes
-        self.layout = Layout((), device)
+        self.layout = Layout.of((), device)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kw: object

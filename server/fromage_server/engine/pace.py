@@ -9,15 +9,15 @@ class Pace:
     as the steps before it tell. Without streams it takes ``most`` tokens."""
 
     def __init__(self, most: int, stall: float = 3.0) -> None:
-        self._most, self._stall = most, stall
+        self.most, self._stall = most, stall
         self._decode: float | None = None  # seconds of a step that only decodes
         self._token: float | None = None  # seconds per prompt token on top of that
 
     def prefill_tokens(self, decoding: int) -> int:
         if not decoding or self._decode is None or self._token is None:
-            return self._most
+            return self.most
         room = (self._stall - 1) * self._decode / self._token
-        return min(self._most, max(_LEAST, int(room)))
+        return min(self.most, max(_LEAST, int(room)))
 
     def measured(self, seconds: float, decoding: int, prefilled: int) -> None:
         """A step took so long."""

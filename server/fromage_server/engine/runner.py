@@ -1,5 +1,6 @@
 """The model's forward pass over a step's packed tokens."""
 
+from bisect import bisect_left
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import accumulate
@@ -10,24 +11,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from fromage_server.engine.attention import Backend, Layout, Paged, Span
+from fromage_server.engine.attention import BLOCK_SIZE, Backend, Layout, Paged, Span
 from fromage_server.engine.attention_pages import PagesBackend
 from fromage_server.engine.attention_runs import RunsBackend
+from fromage_server.engine.decode_graphs import DecodeGraphs, DecodeRow
 from fromage_server.engine.job import Reads
 from fromage_server.engine.kv_cache import KVShape, PagedCache
+from fromage_server.engine.landing import Landing
 from fromage_server.engine.scheduler import Chunk
 from fromage_server.engine.sequence import Sequence
-from fromage_weights.grounded import GroundedModel
+from fromage_weights.grounded import ForwardOutput, GroundedModel
 
 
 @dataclass
 class StepOutput:
-    """Of one chunk, in the order of ``reads``: ``logits`` (n, V), and ``queries`` (m, E)."""
+    """Of one chunk: ``logits`` (n, V) in the order of ``reads``, still on the device."""
 
     chunk: Chunk
     reads: Reads
     logits: Tensor
-    queries: NDArray[np.float32]
+    landing: Landing
+    first: int
+
+    def queries(self, positions: Seq[int]) -> NDArray[np.float32]:
+        """(m, E), those of ``positions``, which are among ``reads.queries``."""
+        if not positions:
+            return np.empty((0, 0), dtype=np.float32)
+        (found,) = self.landing.wait()
+        rows = [self.first + self.reads.queries.index(position) for position in positions]
+        queries: NDArray[np.float32] = found[rows].numpy()
+        return queries
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,11 @@ class FixedShapes:
 
 
 class Runner:
-    """Owns the KV storage. Computing a chunk twice is harmless: it writes the same places."""
+    """Owns the KV storage. Computing a chunk twice is harmless: it writes the same places.
+
+    ``run`` takes the samples of the step before where they have not landed yet: the newest token of
+    a sequence is then known to the device alone.
+    """
 
     def __init__(
         self,
@@ -53,64 +70,136 @@ class Runner:
         self._fixed = fixed
         shape = KVShape.of(model.lm, model.dtype)
         backend = backend or _backend_for(model.device, whole=fixed is not None)
-        self._cache = PagedCache(shape, blocks, model.device, backend)
+        self._cache = PagedCache(shape, blocks + 1, model.device, backend)  # one is nobody's
         self._paged = Paged(model.lm, self._cache)
+        self._blocks = blocks
+        self._graphs: DecodeGraphs | None = None
 
     @property
     def cache_bytes(self) -> int:
         return self._cache.bytes
 
-    def run(self, chunks: Seq[Chunk]) -> list[StepOutput]:
+    def use_graphs(self, streams: int, pages: int, *, record: bool = True) -> None:
+        """Passes of single tokens go through DecodeGraphs; needs a backend of pages."""
+        self._graphs = DecodeGraphs(
+            self._model,
+            self._paged,
+            streams=streams,
+            pages=pages,
+            spare=self._blocks,
+            record=record,
+        )
+
+    def warm_up(self, tokens: int) -> None:
+        """One pass over so many tokens of nobody's prompt, and all recorded passes."""
+        device = self._model.device
+        tokens = min(tokens, self._blocks * BLOCK_SIZE)
+        # Nobody has blocks yet, and what is written to them is never found.
+        span = Span(0, tokens, 0, tuple(range(-(-tokens // BLOCK_SIZE))))
+        ids = torch.zeros(tokens, dtype=torch.long, device=device)
+        kept = torch.tensor([tokens - 1], device=device)
+        places = torch.arange(tokens, device=device)
+        output = self._pass(self._model.embed_ids(ids), places, kept, Layout.of([span], device))
+        self._model.mappers.query_embeddings(output.hidden[0])
+        if self._graphs is not None:
+            self._graphs.warm_up()
+        self.check_device()
+
+    def run(self, chunks: Seq[Chunk], before: Tensor | None = None) -> list[StepOutput]:
         """In the order of ``chunks``."""
+        streams = [chunk for chunk in chunks if _is_newest(chunk)]
+        if self._graphs is not None and len(streams) == len(chunks):
+            return self._replay(streams, before)
         if self._fixed is None:
-            return self._forward(chunks)
-        streams = [chunk for chunk in chunks if _newest(chunk) is not None]
-        pieces = [chunk for chunk in chunks if _newest(chunk) is None]
-        outputs = self._forward(streams, self._fixed.streams, 2) if streams else []
-        for piece in pieces:
-            outputs += self._forward([piece], self._fixed.piece)
+            return self._forward(chunks, before)
+        outputs = self._forward(streams, before, self._fixed.streams, 1) if streams else []
+        for piece in chunks:
+            if piece not in streams:
+                outputs += self._forward([piece], before, self._fixed.piece)
         return sorted(outputs, key=lambda output: chunks.index(output.chunk))
 
-    def _forward(self, chunks: Seq[Chunk], size: int = 0, reads_each: int = 0) -> list[StepOutput]:
+    def _replay(self, chunks: Seq[Chunk], before: Tensor | None) -> list[StepOutput]:
+        assert self._graphs is not None
+        rows = [
+            DecodeRow(*_newest(chunk), position=chunk.start, blocks=chunk.job.blocks)
+            for chunk in chunks
+        ]
+        output = self._graphs.run(rows, before)
+        reads = [chunk.job.reads(chunk.start, chunk.stop) for chunk in chunks]
+        asked = [row for row, read in enumerate(reads) if read.queries]
+        landing = Landing(output.queries[asked])
+        return [
+            StepOutput(
+                chunk,
+                read,
+                output.logits[row : row + len(read.logits)],
+                landing,
+                bisect_left(asked, row),
+            )
+            for row, (chunk, read) in enumerate(zip(chunks, reads, strict=True))
+        ]
+
+    def _forward(
+        self, chunks: Seq[Chunk], before: Tensor | None, size: int = 0, reads_each: int = 0
+    ) -> list[StepOutput]:
         """One pass, filled up to ``size`` tokens, with ``reads_each`` results for each."""
         starts = [0, *accumulate(chunk.count for chunk in chunks)]
         reads = [chunk.job.reads(chunk.start, chunk.stop) for chunk in chunks]
         kept = [
             start + position - chunk.start
             for start, chunk, read in zip(starts, chunks, reads, strict=False)
-            for position in (*read.logits, *read.queries)
+            for position in _kept(read)
         ]
         kept += [0] * (size * reads_each - len(kept))
         device = self._model.device
         positions = [p for chunk in chunks for p in range(chunk.start, chunk.stop)]
-        embedded = self._embedded(chunks)
+        embedded = self._embedded(chunks, before)
         missing = max(0, size - len(embedded))
-        embedded = functional.pad(embedded, (0, 0, 0, missing))
-        with self._paged.step(_layout(chunks, starts, device)) as cache:
-            output = self._model.forward(
-                embedded[None],  # (1, N, D)
-                position_ids=torch.tensor([positions + [0] * missing], device=device),
-                past_key_values=cache,
-                logits_to_keep=torch.tensor(kept, dtype=torch.long, device=device),
-            )
+        output = self._pass(
+            functional.pad(embedded, (0, 0, 0, missing)),
+            torch.tensor(positions + [0] * missing, device=device),
+            torch.tensor(kept, dtype=torch.long, device=device),
+            _layout(chunks, starts, device),
+        )
         return self._split(chunks, reads, output.logits[0], output.hidden[0])
+
+    def _pass(
+        self, embedded: Tensor, positions: Tensor, kept: Tensor, layout: Layout
+    ) -> ForwardOutput:
+        """(N, D) packed rows at (N,) positions; results of the (K,) ``kept`` rows."""
+        with self._paged.step(layout) as cache:
+            return self._model.forward(
+                embedded[None],
+                position_ids=positions[None],
+                past_key_values=cache,
+                logits_to_keep=kept,
+            )
 
     def check_device(self) -> None:
         """Raise where the device itself is lost, as after a failed CUDA kernel."""
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
 
-    def _embedded(self, chunks: Seq[Chunk]) -> Tensor:
+    def _embedded(self, chunks: Seq[Chunk], before: Tensor | None) -> Tensor:
         """(N, D); the newest tokens of all streams are looked up together."""
-        fed = [_newest(chunk) for chunk in chunks]
-        looked_up = iter(
-            self._model.embed_ids(torch.tensor([t for t in fed if t is not None], dtype=torch.long))
-        )
+        newest = [_newest(chunk) for chunk in chunks if _is_newest(chunk)]
+        looked_up = iter(self._model.embed_ids(self._ids(newest, before)))
         rows = [
-            self._prompt_rows(chunk) if token is None else next(looked_up)[None]
-            for chunk, token in zip(chunks, fed, strict=True)
+            next(looked_up)[None] if _is_newest(chunk) else self._prompt_rows(chunk)
+            for chunk in chunks
         ]
         return torch.cat(rows)
+
+    def _ids(self, newest: Seq[tuple[int | None, int]], before: Tensor | None) -> Tensor:
+        """(n,), those that nobody knows yet from the samples of the step before."""
+        ids = torch.tensor([token or 0 for token, _ in newest], dtype=torch.long)
+        pending = [i for i, (token, _) in enumerate(newest) if token is None]
+        if not pending or before is None:
+            return ids
+        ids = ids.to(before.device)
+        # -1, where nothing could be sampled: its sequence has failed already.
+        ids[pending] = before[[newest[i][1] for i in pending]].clamp(min=0)
+        return ids
 
     def _prompt_rows(self, chunk: Chunk) -> Tensor:
         job = chunk.job
@@ -127,31 +216,28 @@ class Runner:
     def _split(
         self, chunks: Seq[Chunk], reads: Seq[Reads], logits: Tensor, hidden: Tensor
     ) -> list[StepOutput]:
-        asked: list[int] = []
-        parts: list[tuple[int, int]] = []
-        row = 0
-        for read in reads:
-            parts.append((row, row + len(read.logits)))
-            row += len(read.logits)
-            asked += range(row, row + len(read.queries))
-            row += len(read.queries)
-        queries = self._queries(hidden, asked)
-        ends = [0, *accumulate(len(read.queries) for read in reads)]
+        kept = [_kept(read) for read in reads]
+        starts = [0, *accumulate(len(positions) for positions in kept)]
+        asked = [
+            start + positions.index(position)
+            for start, positions, read in zip(starts, kept, reads, strict=False)
+            for position in read.queries
+        ]
+        landing = Landing(self._queries(hidden, asked))
+        firsts = [0, *accumulate(len(read.queries) for read in reads)]
         return [
-            StepOutput(chunk, read, logits[first:last], queries[ends[i] : ends[i + 1]])
-            for i, (chunk, read, (first, last)) in enumerate(zip(chunks, reads, parts, strict=True))
+            StepOutput(chunk, read, logits[start : start + len(read.logits)], landing, first)
+            for chunk, read, start, first in zip(chunks, reads, starts, firsts, strict=False)
         ]
 
-    def _queries(self, hidden: Tensor, rows: list[int]) -> NDArray[np.float32]:
+    def _queries(self, hidden: Tensor, rows: list[int]) -> Tensor:
         """(n, L, H) -> (len(rows), E)."""
         mappers = self._model.mappers
         if not rows:
-            return np.empty((0, mappers.shared_dim), dtype=np.float32)
+            return torch.empty(0, mappers.shared_dim)
         if self._fixed is not None:
-            one_by_one = [mappers.query_embeddings(hidden[row : row + 1]) for row in rows]
-            return torch.cat(one_by_one).cpu().numpy()
-        found: NDArray[np.float32] = mappers.query_embeddings(hidden[rows]).cpu().numpy()
-        return found
+            return torch.cat([mappers.query_embeddings(hidden[row : row + 1]) for row in rows])
+        return mappers.query_embeddings(hidden[rows])
 
 
 def _backend_for(device: torch.device, *, whole: bool) -> Backend:
@@ -160,12 +246,22 @@ def _backend_for(device: torch.device, *, whole: bool) -> Backend:
     return RunsBackend(whole=whole)
 
 
-def _newest(chunk: Chunk) -> int | None:
-    """The token of a chunk that is one generated token."""
+def _is_newest(chunk: Chunk) -> bool:
+    """Whether a chunk is one generated token."""
+    return chunk.count == 1 and chunk.start >= chunk.job.prompt_tokens
+
+
+def _newest(chunk: Chunk) -> tuple[int | None, int]:
+    """The token of such a chunk; None while it is pending, with its row among the samples."""
     job = chunk.job
-    if isinstance(job, Sequence) and chunk.count == 1 and chunk.start >= job.prompt_tokens:
-        return job.generated[chunk.start - job.prompt_tokens]
-    return None
+    assert isinstance(job, Sequence)
+    place = chunk.start - job.prompt_tokens
+    return (job.generated[place] if place < len(job.generated) else None), job.pending_row
+
+
+def _kept(reads: Reads) -> list[int]:
+    """Positions that a pass brings results for: those of the logits, then the other ones."""
+    return [*reads.logits, *(p for p in reads.queries if p not in reads.logits)]
 
 
 def _layout(chunks: Seq[Chunk], starts: Seq[int], device: torch.device) -> Layout:
@@ -173,4 +269,4 @@ def _layout(chunks: Seq[Chunk], starts: Seq[int], device: torch.device) -> Layou
         Span(start, start + chunk.count, chunk.start, tuple(chunk.job.blocks))
         for start, chunk in zip(starts, chunks, strict=False)
     )
-    return Layout(tuple(spans), device)
+    return Layout.of(tuple(spans), device)

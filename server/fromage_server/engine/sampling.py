@@ -7,16 +7,19 @@ import torch
 from torch import Tensor
 
 from fromage_server.engine.events import TokenLogprob
+from fromage_server.engine.landing import Landing
 from fromage_server.engine.request import SamplingParams
 
 
 @dataclass(frozen=True)
 class SamplingRow:
-    """``forbidden``: ids impossible at this step. ``uniform``: this step's draw from [0, 1)."""
+    """``forbidden``: ids impossible at this step. ``uniform``: this step's draw from [0, 1).
+    ``one_ret``: a row of the step before's samples; if that is a [RET], none may follow."""
 
     params: SamplingParams
     forbidden: tuple[int, ...]
     uniform: float
+    one_ret: int | None = None
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,50 @@ class Sampled:
     logprob: TokenLogprob | None
 
 
-def sample(logits: Tensor, rows: Sequence[SamplingRow], ret_token_id: int) -> list[Sampled | None]:
-    """(n, V) float32 logits, changed in place -> a token per row; None where nothing can be
-    sampled because the logits are not finite or every token is forbidden.
+class Samples:
+    """A step's tokens, while they are only on the device: ``tokens`` (n,), -1 where nothing can be
+    sampled because the logits are not finite or every token is forbidden."""
+
+    def __init__(self, logits: Tensor, tokens: Tensor, rows: Sequence[SamplingRow]) -> None:
+        """``logits`` (n, V): of the distributions that ``tokens`` were drawn from."""
+        self.tokens = tokens
+        self._limits = [row.params.logprobs for row in rows]
+        self._landing = Landing(tokens, *_logprobs(logits, tokens, self._limits))
+
+    def land(self) -> list[Sampled | None]:
+        """One per row; waits for the one copy from the device."""
+        tokens, *table = self._landing.wait()
+        logprobs = iter(zip(*(column.tolist() for column in table), strict=True))
+        return [
+            self._sampled(token, limit, None if limit is None else next(logprobs))
+            for token, limit in zip(tokens.tolist(), self._limits, strict=True)
+        ]
+
+    @staticmethod
+    def _sampled(
+        token: int, limit: int | None, row: tuple[float, list[float], list[int]] | None
+    ) -> Sampled | None:
+        if token < 0:
+            return None
+        if row is None:
+            return Sampled(token, None)
+        own, values, ids = row
+        top = zip(ids[:limit], values[:limit], strict=True)
+        possible = tuple((t, v) for t, v in top if v > -torch.inf)
+        return Sampled(token, TokenLogprob(token, own, possible))
+
+
+def sample(
+    logits: Tensor, rows: Sequence[SamplingRow], ret_token_id: int, before: Tensor | None = None
+) -> Samples:
+    """(n, V) float32 logits, changed in place -> a token per row. ``before``: the tokens of the
+    step before, for rows that look at one.
 
     The order: [RET] scaled, forbidden ids masked, temperature, top_k, top_p.
     """
     _scale_and_mask(logits, rows, ret_token_id)
+    if before is not None:
+        _mask_second_ret(logits, rows, ret_token_id, before)
     usable = logits.amax(dim=-1).isfinite()
     tokens = logits.argmax(dim=-1)
     warm = [i for i, row in enumerate(rows) if row.params.temperature > 0]
@@ -39,13 +79,7 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow], ret_token_id: int) -> li
         filtered = _filter(logits[warm], [rows[i].params for i in warm])
         logits[warm] = filtered
         tokens[warm] = _draw(filtered, [rows[i].uniform for i in warm])
-    logprobs = _logprobs(logits, tokens, rows)
-    # One copy from the device for all rows; -1 where nothing was possible.
-    found = tokens.masked_fill(~usable, -1).tolist()
-    return [
-        Sampled(token, logprob) if token >= 0 else None
-        for token, logprob in zip(found, logprobs, strict=True)
-    ]
+    return Samples(logits, tokens.masked_fill(~usable, -1), rows)
 
 
 def _scale_and_mask(logits: Tensor, rows: Sequence[SamplingRow], ret_token_id: int) -> None:
@@ -57,6 +91,17 @@ def _scale_and_mask(logits: Tensor, rows: Sequence[SamplingRow], ret_token_id: i
     if places:
         row_index, token_index = torch.tensor(places, device=logits.device).unbind(dim=1)
         logits[row_index, token_index] = -torch.inf
+
+
+def _mask_second_ret(
+    logits: Tensor, rows: Sequence[SamplingRow], ret_token_id: int, before: Tensor
+) -> None:
+    looking = [(i, row.one_ret) for i, row in enumerate(rows) if row.one_ret is not None]
+    if looking:
+        index, place = torch.tensor(looking, device=logits.device).unbind(dim=1)
+        of_ret = logits[index, ret_token_id]
+        was_ret = before[place] == ret_token_id
+        logits[index, ret_token_id] = of_ret.masked_fill(was_ret, -torch.inf)
 
 
 def _filter(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
@@ -91,22 +136,13 @@ def _draw(logits: Tensor, uniforms: list[float]) -> Tensor:
     return tokens[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
-def _logprobs(
-    logits: Tensor, tokens: Tensor, rows: Sequence[SamplingRow]
-) -> list[TokenLogprob | None]:
-    found: list[TokenLogprob | None] = [None] * len(rows)
-    wanted = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
+def _logprobs(logits: Tensor, tokens: Tensor, limits: Sequence[int | None]) -> tuple[Tensor, ...]:
+    """Of the rows with a limit: the token's own (m,), the likeliest (m, most) and their ids."""
+    wanted = [i for i, limit in enumerate(limits) if limit is not None]
     if not wanted:
-        return found
+        return ()
     logprobs = logits[wanted].log_softmax(dim=-1)
-    count = min(max(rows[i].params.logprobs or 0 for i in wanted), logits.shape[-1])
+    count = min(max(limits[i] or 0 for i in wanted), logits.shape[-1])
     values, ids = logprobs.topk(count, dim=-1)
-    chosen = tokens[wanted]
-    own = logprobs.gather(-1, chosen[:, None])[:, 0]
-    table = zip(wanted, chosen.tolist(), own.tolist(), values.tolist(), ids.tolist(), strict=True)
-    for i, token, logprob, top_values, top_ids in table:
-        limit = rows[i].params.logprobs or 0
-        top = zip(top_ids[:limit], top_values[:limit], strict=True)
-        possible = tuple((t, v) for t, v in top if v > -torch.inf)
-        found[i] = TokenLogprob(token, logprob, possible)
-    return found
+    own = logprobs.gather(-1, tokens[wanted].clamp(min=0)[:, None])[:, 0]
+    return own, values, ids

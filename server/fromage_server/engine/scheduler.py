@@ -7,7 +7,6 @@ from fromage_server.engine.blocks import BlockPool
 from fromage_server.engine.errors import DuplicateRequest, QueueFull
 from fromage_server.engine.job import Job
 from fromage_server.engine.pace import Pace
-from fromage_server.engine.sequence import Sequence
 
 
 @dataclass(frozen=True)
@@ -105,22 +104,22 @@ class Scheduler:
         plan = Plan()
         for job in [job for job in self._running if _is_decoding(job)]:
             if job in self._running and self._grow(job, plan):
-                plan.chunks.append(Chunk(job, job.computed, job.length))
+                self._plan_chunk(job, job.length, plan)
         budget = self._pace.prefill_tokens(len(plan.chunks))
         for job in self._running:
-            if not _is_decoding(job) and budget > 0:
+            if job.computed < job.length and budget > 0:
                 budget -= self._plan_prefill(job, budget, plan)
         if not plan.preempted:
             self._admit(budget, plan)
         return plan
 
-    def advance(self, chunk: Chunk) -> None:
-        """The chunk's states are stored; blocks that are full now can be found by others."""
+    def remember(self, chunk: Chunk) -> None:
+        """The chunk's states are right; blocks that it filled can be found by others."""
         job, size = chunk.job, self._pool.size
-        job.computed = chunk.stop
-        if self._piece is not None:
+        gave_way = job.computed < chunk.stop
+        if self._piece is not None or gave_way:
             return
-        while (job.known_blocks + 1) * size <= job.computed:
+        while (job.known_blocks + 1) * size <= chunk.stop:
             block, content = job.blocks[job.known_blocks], job.content(job.known_blocks, size)
             job.chain = self._pool.prefixes.put(block, job.chain, content)
             job.known_blocks += 1
@@ -184,8 +183,13 @@ class Scheduler:
             # What a preempted reply had said already comes back token by token, as it was made.
             size = min(self._piece, job.prompt_tokens - job.computed) if in_prompt else 1
             stop = job.computed + size
-        plan.chunks.append(Chunk(job, job.computed, stop))
-        return stop - job.computed
+        return self._plan_chunk(job, stop, plan)
+
+    def _plan_chunk(self, job: Job, stop: int, plan: Plan) -> int:
+        chunk = Chunk(job, job.computed, stop)
+        plan.chunks.append(chunk)
+        job.computed = stop
+        return chunk.count
 
     def _grow(self, job: Job, plan: Plan) -> bool:
         """Make sure that ``job`` has a block for its newest position; False where it had to give
@@ -220,4 +224,5 @@ class Scheduler:
 
 def _is_decoding(job: Job) -> bool:
     """Whether one position is left, and that one generated."""
-    return isinstance(job, Sequence) and bool(job.generated) and job.length - job.computed == 1
+    generated = job.length > job.prompt_tokens
+    return generated and job.length - job.computed == 1

@@ -42,6 +42,8 @@ class Sequence(Job):
         self.request = request
         self.params = request.params
         self.generated: list[int] = []
+        self.pending = 0  # tokens that are sampled, but not known here yet
+        self.pending_row = 0  # of the newest one, among the samples of its step
         self.rets = 0
         self._prompt_rets = request.prompt_ret_positions  # those not reported yet
         # Set when the reply is complete. With ``query_due`` one forward is still to come.
@@ -65,7 +67,11 @@ class Sequence(Job):
 
     @property
     def length(self) -> int:
-        return self.prompt_tokens + len(self.generated)
+        """Positions to compute: a token that ends the reply is not fed, as far as one can know."""
+        tokens = len(self.generated) + self.pending
+        if self.finish_reason is not None or tokens >= self.params.max_tokens:
+            tokens = len(self.generated)
+        return self.prompt_tokens + tokens
 
     @property
     def most_positions(self) -> int:
@@ -79,9 +85,15 @@ class Sequence(Job):
         queries = tuple(p for p in self._prompt_rets if start <= p < stop)
         if stop < self.length:
             return Reads((), queries)
-        last = (self.length - 1,)
+        last = (stop - 1,)
         logits = last if self.finish_reason is None else ()
-        return Reads(logits, queries + (last if self.query_due else ()))
+        unknown = stop > self.prompt_tokens + len(self.generated)  # it may be a [RET]
+        return Reads(logits, queries + (last if unknown or self.query_due else ()))
+
+    def queries_due(self, positions: Seq[int]) -> list[int]:
+        """Those of ``positions``, whose pass is done, that have a [RET] which wants its query."""
+        newest = self.prompt_tokens + len(self.generated) - 1
+        return [p for p in positions if p in self._prompt_rets or (p == newest and self.query_due)]
 
     def report_prompt_rets(self, positions: Seq[int]) -> list[int]:
         """Mark those of ``positions`` as told; their [RET]'s number for each."""
@@ -103,26 +115,39 @@ class Sequence(Job):
                 return self._ended_by_ret
 
     def sampling_row(self) -> SamplingRow:
+        """For the token after the newest one, be that known or pending."""
         uniform = self._random.random() if self.params.temperature > 0 else 0.0
-        return SamplingRow(self.params, self._forbidden(), uniform)
+        one_ret = self.pending_row if self._pending_may_be_last else None
+        return SamplingRow(self.params, self._forbidden(), uniform, one_ret)
+
+    def sampled(self, row: int) -> None:
+        """A token has been sampled on the device; ``accept`` follows when it is known."""
+        self.pending += 1
+        self.pending_row = row
 
     def _forbidden(self) -> tuple[int, ...]:
         params, vocabulary = self.params, self._vocabulary
         # No [RET] can be among these yet, so they all are words.
-        too_early = len(self.generated) < params.min_word_tokens
+        too_early = len(self.generated) + self.pending < params.min_word_tokens
         # A reply that would end with its picture ends where the picture would stand.
-        masked = self._rets_used_up and not params.stop_after_ret
+        masked = self._rets_left == 0 and not params.stop_after_ret
         ret = (vocabulary.ret_token_id,) if too_early or masked else ()
         return ret + (vocabulary.eos_token_ids if too_early and not params.compat else ())
 
     @property
-    def _rets_used_up(self) -> bool:
+    def _pending_may_be_last(self) -> bool:
+        """Whether there is a pending token that, were it a [RET], would be the last one allowed."""
+        return self.pending > 0 and self._rets_left == 1 and not self.params.stop_after_ret
+
+    @property
+    def _rets_left(self) -> int | None:
         most = self.params.max_num_rets
-        return not self.params.compat and most is not None and self.rets >= most
+        return None if self.params.compat or most is None else max(0, most - self.rets)
 
     def accept(self, sampled: Sampled) -> TokenEvent:
-        """Append the token; sets ``finish_reason`` where it ends the reply."""
+        """Append the token, which was pending; sets ``finish_reason`` where it ends the reply."""
         self._first_token = self._first_token or time.perf_counter()
+        self.pending -= 1
         token = sampled.token_id
         self.generated.append(token)
         self._contents.append(token)
@@ -139,7 +164,7 @@ class Sequence(Job):
         return TokenEvent(token, text, sampled.logprob)
 
     def _ends_with(self, token: int) -> bool:
-        if token == self._vocabulary.ret_token_id and self._rets_used_up:
+        if token == self._vocabulary.ret_token_id and self._rets_left == 0:
             return True
         if self.params.compat or self.params.ignore_eos:
             return False

@@ -20,6 +20,8 @@ from fromage_server.engine import (
 )
 from fromage_weights.grounded import Segment
 
+Engines = Callable[..., Engine]  # with the parameters of Engine
+
 
 @dataclass
 class Heard:

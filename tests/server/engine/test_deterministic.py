@@ -43,10 +43,10 @@ def test_alone_and_among_others(family: str) -> None:
 def test_although_it_was_preempted() -> None:
     model = grounded("llama", True)
     prompts = [(text(model, f"{letter} " * 10),) for letter in "ab"]
-    roomy = engine_of(model, 40, max_batch=2, deterministic=True)
+    roomy = engine_of(Engine, model, 40, max_batch=2, deterministic=True)
     requests = [reply(str(i), p, 40, logprobs=LOGPROBS) for i, p in enumerate(prompts)]
     expected = answers(roomy, requests)
-    narrow = engine_of(model, 6, max_batch=2, deterministic=True)
+    narrow = engine_of(Engine, model, 6, max_batch=2, deterministic=True)
     heard = answers(narrow, requests)
     assert narrow.stats().counts.preempted > 0
     assert [told(h) for h in heard] == [told(e) for e in expected]

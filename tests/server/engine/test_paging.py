@@ -11,7 +11,7 @@ from fromage_server.engine import Engine, EngineConfig, FinishEvent, PromptTooLo
 from fromage_server.engine.attention import BLOCK_SIZE
 from fromage_server.engine.kv_cache import KVShape
 from fromage_weights.grounded import GroundedModel, ImageSegment, Segment
-from tests.server.engine.driving import Heard, answer, answers, drain, reply
+from tests.server.engine.driving import Engines, Heard, answer, answers, drain, reply
 from tests.server.engine.test_equals_generate import (
     EVERY_MODEL,
     expected_of,
@@ -20,15 +20,15 @@ from tests.server.engine.test_equals_generate import (
 from tests.server.engine.tiny import VISION_DIM, generate, grounded, image, text
 
 
-def engine_of(model: GroundedModel, blocks: int, **options: Any) -> Engine:
+def engine_of(engines: Engines, model: GroundedModel, blocks: int, **options: Any) -> Engine:
     block = BLOCK_SIZE * KVShape.of(model.lm, model.dtype).position_bytes
-    return Engine(model, EngineConfig(kv_cache_bytes=blocks * block, **options))
+    return engines(model, EngineConfig(kv_cache_bytes=blocks * block, **options))
 
 
 @EVERY_MODEL
-def test_few_blocks_and_small_pieces(family: str, tied: bool) -> None:
+def test_few_blocks_and_small_pieces(family: str, tied: bool, engines: Engines) -> None:
     """Six blocks for eight requests of up to six: somebody always has to give way."""
-    engine = engine_of(grounded(family, tied), blocks=6, prefill_tokens=7)
+    engine = engine_of(engines, grounded(family, tied), blocks=6, prefill_tokens=7)
     heard = answers(engine, requests_of(family, tied), steps_between=1)
     assert [h.ids for h in heard] == expected_of(family, tied)
     assert engine.stats().counts.preempted > 0
@@ -36,8 +36,8 @@ def test_few_blocks_and_small_pieces(family: str, tied: bool) -> None:
 
 
 @EVERY_MODEL
-def test_a_known_beginning_is_not_computed_again(family: str, tied: bool) -> None:
-    engine = Engine(grounded(family, tied), EngineConfig(prefill_tokens=9))
+def test_a_known_beginning_is_not_computed_again(family: str, tied: bool, engines: Engines) -> None:
+    engine = engines(grounded(family, tied), EngineConfig(prefill_tokens=9))
     requests = requests_of(family, tied)
     assert [h.ids for h in answers(engine, requests)] == expected_of(family, tied)
     again = answers(engine, [replace(request, id=f"{request.id}+") for request in requests])
@@ -47,9 +47,9 @@ def test_a_known_beginning_is_not_computed_again(family: str, tied: bool) -> Non
     assert cached == [(length - 1) // BLOCK_SIZE * BLOCK_SIZE for length in lengths]
 
 
-def test_the_next_turn_computes_only_what_is_new(model: GroundedModel) -> None:
+def test_the_next_turn_computes_only_what_is_new(model: GroundedModel, engines: Engines) -> None:
     """The history, images and the model's own reply included, is known."""
-    engine = Engine(model)
+    engine = engines(model)
     first: tuple[Segment, ...] = (text(model, "Look: "), image(1), text(model, " and speak."))
     said = answer(engine, reply("1", first, 40, ignore_eos=True))
     history = [*first, replace(text(model, ""), token_ids=tuple(said.ids)), text(model, " More?")]
@@ -64,8 +64,8 @@ def test_the_next_turn_computes_only_what_is_new(model: GroundedModel) -> None:
         assert turn.ids == generate(model, tuple(history), 10)
 
 
-def test_another_image_is_another_prompt(model: GroundedModel) -> None:
-    engine = Engine(model)
+def test_another_image_is_another_prompt(model: GroundedModel, engines: Engines) -> None:
+    engine = engines(model)
     tail = text(model, " is what I see in front of me, is it not?")
     with torch.inference_mode():
         expected = [generate(model, (image(i), tail), 8) for i in range(2)]
@@ -75,31 +75,33 @@ def test_another_image_is_another_prompt(model: GroundedModel) -> None:
         assert heard.finish.usage.cached_tokens == 0
 
 
-def test_equal_keys_stand_for_equal_features(model: GroundedModel) -> None:
-    engine = Engine(model)
+def test_equal_keys_stand_for_equal_features(model: GroundedModel, engines: Engines) -> None:
+    engine = engines(model)
     tail = text(model, " is what I see in front of me, is it not?")
     images = [replace(image(3), key=key) for key in (b"a", b"b", b"a")]
     heard = [answer(engine, reply(str(i), (one, tail), 3)) for i, one in enumerate(images)]
     assert [h.finish.usage.cached_tokens > 0 for h in heard] == [False, False, True]
 
 
-def test_prompt_rets_are_read_although_their_prompt_is_known(model: GroundedModel) -> None:
-    engine = Engine(model)
+def test_prompt_rets_are_read_although_their_prompt_is_known(
+    model: GroundedModel, engines: Engines
+) -> None:
+    engine = engines(model)
     prompt = (text(model, "x" * 50),)
     for name in "ab":
         heard = answer(engine, reply(name, prompt, 0, prompt_ret_positions=(20, 45)))
         assert [ret.token_index for ret in heard.rets] == [20, 45]
-    fresh = answer(Engine(model), reply("c", prompt, 0, prompt_ret_positions=(20, 45)))
+    fresh = answer(engines(model), reply("c", prompt, 0, prompt_ret_positions=(20, 45)))
     for known, new in zip(heard.rets, fresh.rets, strict=True):
         assert known.query == pytest.approx(new.query, abs=1e-5)
     assert heard.finish.usage.cached_tokens == BLOCK_SIZE
 
 
-def test_scores_of_a_known_prompt_in_pieces(model: GroundedModel) -> None:
+def test_scores_of_a_known_prompt_in_pieces(model: GroundedModel, engines: Engines) -> None:
     prompt = (text(model, "a long prompt, the same for all candidates: "), image(2))
     request = ScoringRequest("1", (*prompt, text(model, "yes")), (46, 3), 40)
-    whole = answer(Engine(model), request).score
-    engine = Engine(model, EngineConfig(prefill_tokens=5))
+    whole = answer(engines(model), request).score
+    engine = engines(model, EngineConfig(prefill_tokens=5))
     for name in "ab":
         piecewise = answer(engine, replace(request, id=name)).score
         assert piecewise.positions == whole.positions
@@ -107,10 +109,12 @@ def test_scores_of_a_known_prompt_in_pieces(model: GroundedModel) -> None:
         assert piecewise.queries == pytest.approx(whole.queries, abs=1e-5)
 
 
-def test_scoring_that_gave_way_tells_everything_once(model: GroundedModel) -> None:
+def test_scoring_that_gave_way_tells_everything_once(
+    model: GroundedModel, engines: Engines
+) -> None:
     request = ScoringRequest("score", (text(model, "y" * 40),), (), 0)
-    whole = answer(Engine(model), request).score
-    engine = engine_of(model, blocks=5, prefill_tokens=2)
+    whole = answer(engines(model), request).score
+    engine = engine_of(engines, model, blocks=5, prefill_tokens=2)
     stream, score = Heard(), Heard()
     engine.submit(reply("stream", (text(model, "ab"),), 60, ignore_eos=True), stream)
     for _ in range(13):
@@ -124,16 +128,18 @@ def test_scoring_that_gave_way_tells_everything_once(model: GroundedModel) -> No
     engine.check_idle()
 
 
-def test_what_can_never_fit_is_refused_with_the_numbers(model: GroundedModel) -> None:
-    engine = engine_of(model, blocks=3)
+def test_what_can_never_fit_is_refused_with_the_numbers(
+    model: GroundedModel, engines: Engines
+) -> None:
+    engine = engine_of(engines, model, blocks=3)
     assert engine.max_context == 48
     with pytest.raises(PromptTooLong, match="together 49, the context holds 48"):
         engine.submit(reply("a", (text(model, "x" * 40),), 9), Heard())
     assert len(answer(engine, reply("b", (text(model, "x" * 40),), 8, ignore_eos=True)).ids) == 8
 
 
-def test_a_failed_prompt_is_not_found_again(model: GroundedModel) -> None:
-    engine = Engine(model)
+def test_a_failed_prompt_is_not_found_again(model: GroundedModel, engines: Engines) -> None:
+    engine = engines(model)
     huge = ImageSegment(torch.full((VISION_DIM,), 1e38) * torch.tensor([1.0, -1.0] * 6))
     prompt = (text(model, "z" * 40), huge)
     for name in "ab":
@@ -142,8 +148,8 @@ def test_a_failed_prompt_is_not_found_again(model: GroundedModel) -> None:
     engine.check_idle()
 
 
-def test_cancelled_in_the_middle_of_its_prompt(model: GroundedModel) -> None:
-    engine = Engine(model, EngineConfig(prefill_tokens=4))
+def test_cancelled_in_the_middle_of_its_prompt(model: GroundedModel, engines: Engines) -> None:
+    engine = engines(model, EngineConfig(prefill_tokens=4))
     heard = Heard()
     engine.submit(reply("a", (text(model, "x" * 40),)), heard)
     engine.step()
@@ -156,12 +162,16 @@ def test_cancelled_in_the_middle_of_its_prompt(model: GroundedModel) -> None:
 
 @pytest.mark.parametrize("family", ["opt", "llama", "mistral"])
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_comes(family: str, seed: int) -> None:
+def test_whatever_comes(family: str, seed: int, engines: Engines) -> None:
     """Random prompts with common beginnings come and go at random times."""
     rng = random.Random(f"{family} {seed}")
     model = grounded(family, tied=True)
     engine = engine_of(
-        model, rng.randint(7, 20), max_batch=rng.randint(1, 6), prefill_tokens=rng.randint(1, 40)
+        engines,
+        model,
+        rng.randint(7, 20),
+        max_batch=rng.randint(1, 6),
+        prefill_tokens=rng.randint(1, 40),
     )
     beginnings = [tuple(_anything(model, rng) for _ in range(2)) for _ in range(3)]
     heard: dict[str, Heard] = {}

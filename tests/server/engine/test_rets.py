@@ -8,14 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from fromage_server.engine import (
-    Engine,
     GenerationRequest,
     RetEvent,
     SamplingParams,
     TokenEvent,
 )
 from fromage_weights.grounded import GroundedModel
-from tests.server.engine.driving import Heard, answer, answers, reply
+from tests.server.engine.driving import Engines, Heard, answer, answers, reply
 from tests.server.engine.tiny import chain, grounded, image, text
 
 Queries = dict[int, NDArray[np.float32]]
@@ -78,7 +77,7 @@ def check_order(model: GroundedModel, heard: Heard) -> None:
 
 @pytest.mark.parametrize("family", ["opt", "opt-350m", "gemma3", "gpt-neox"])
 @pytest.mark.parametrize("compat", [False, True])
-def test_queries_and_masks_in_a_mixed_batch(family: str, compat: bool) -> None:
+def test_queries_and_masks_in_a_mixed_batch(family: str, compat: bool, engines: Engines) -> None:
     model = grounded(family, tied=True)
     ret = model.tokenizer.ret_token
     prompts = (
@@ -102,7 +101,7 @@ def test_queries_and_masks_in_a_mixed_batch(family: str, compat: bool) -> None:
         )
         for i, (segments, positions) in enumerate(prompts * 2)
     ]
-    heard = answers(Engine(model), requests, steps_between=1)
+    heard = answers(engines(model), requests, steps_between=1)
     found = sum(check(model, r, h) for r, h in zip(requests, heard, strict=True))
     assert found >= 6, "too few [RET]s to prove anything"
 
@@ -110,10 +109,10 @@ def test_queries_and_masks_in_a_mixed_batch(family: str, compat: bool) -> None:
 SAYS = {"!": "One ◆"}  # after "!" the model says "One ", then [RET], then "</s>"
 
 
-def test_ret_as_the_last_token_allowed_has_its_query() -> None:
+def test_ret_as_the_last_token_allowed_has_its_query(engines: Engines) -> None:
     model = chain(SAYS)
     request = reply("a", (text(model, "!"),), max_tokens=5)
-    heard = answer(Engine(model), request)
+    heard = answer(engines(model), request)
     assert heard.ids[-1] == model.ret_token_id
     assert check(model, request, heard) == 1
     assert isinstance(heard.events[-2], RetEvent)
@@ -121,12 +120,12 @@ def test_ret_as_the_last_token_allowed_has_its_query() -> None:
     assert heard.finish.usage.completion_tokens == 5
 
 
-def test_the_first_ret_can_end_the_reply() -> None:
+def test_the_first_ret_can_end_the_reply(engines: Engines) -> None:
     model = chain({"!": "One ◆xyz"})
     request = reply("a", (text(model, "!"),), max_tokens=20)
-    whole = answer(Engine(model), request)
+    whole = answer(engines(model), request)
     ended = answer(
-        Engine(model), replace(request, params=replace(request.params, stop_after_ret=True))
+        engines(model), replace(request, params=replace(request.params, stop_after_ret=True))
     )
     assert whole.ids[-1] != model.ret_token_id
     assert ended.ids == whole.ids[: whole.ids.index(model.ret_token_id) + 1]
@@ -135,42 +134,42 @@ def test_the_first_ret_can_end_the_reply() -> None:
     assert ended.finish.reason == "stop"
 
 
-def test_ret_as_the_last_token_has_none_in_compat_mode() -> None:
+def test_ret_as_the_last_token_has_none_in_compat_mode(engines: Engines) -> None:
     model = chain(SAYS)
-    heard = answer(Engine(model), reply("a", (text(model, "!"),), max_tokens=5, compat=True))
+    heard = answer(engines(model), reply("a", (text(model, "!"),), max_tokens=5, compat=True))
     assert heard.ids[-1] == model.ret_token_id
     assert heard.rets == []
 
 
-def test_ret_has_no_text_and_gives_out_what_was_waiting() -> None:
+def test_ret_has_no_text_and_gives_out_what_was_waiting(engines: Engines) -> None:
     model = chain(SAYS)
-    heard = answer(Engine(model), reply("a", (text(model, "!"),), stop=("e [",)))
+    heard = answer(engines(model), reply("a", (text(model, "!"),), stop=("e [",)))
     assert [event.text for event in heard.tokens] == ["O", "n", "", "", "e ", ""]
     assert heard.finish.reason == "stop"
 
 
-def test_max_num_rets_masks_the_token() -> None:
+def test_max_num_rets_masks_the_token(engines: Engines) -> None:
     model = chain({"!": "a◆b"})
-    free = answer(Engine(model), reply("a", (text(model, "!"),)))
+    free = answer(engines(model), reply("a", (text(model, "!"),)))
     assert free.text == "ab"
     assert len(free.rets) == 1
-    masked = answer(Engine(model), reply("a", (text(model, "!"),), max_num_rets=0, max_tokens=3))
+    masked = answer(engines(model), reply("a", (text(model, "!"),), max_num_rets=0, max_tokens=3))
     assert model.ret_token_id not in masked.ids
 
 
-def test_min_word_tokens_keeps_ret_and_the_end_away() -> None:
+def test_min_word_tokens_keeps_ret_and_the_end_away(engines: Engines) -> None:
     model = chain({"!": "a◆"})
-    heard = answer(Engine(model), reply("a", (text(model, "!"),), min_word_tokens=4))
+    heard = answer(engines(model), reply("a", (text(model, "!"),), min_word_tokens=4))
     early = heard.ids[:4]
     assert model.ret_token_id not in early
     assert not set(early) & set(model.eos_token_ids)
 
 
-def test_prompt_queries_without_a_reply() -> None:
+def test_prompt_queries_without_a_reply(engines: Engines) -> None:
     model = grounded("opt", tied=True)
     segments = (image(1), text(model, f"a{model.tokenizer.ret_token}b"), image(2))
     request = GenerationRequest("a", segments, SamplingParams(0), prompt_ret_positions=(3, 0))
-    heard = answer(Engine(model), request)
+    heard = answer(engines(model), request)
     assert check(model, request, heard) == 0
     assert len(heard.rets) == 2
     assert heard.finish.reason == "length"

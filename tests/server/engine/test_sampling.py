@@ -17,7 +17,7 @@ def row(uniform: float = 0.5, forbidden: tuple[int, ...] = (), **options: Any) -
 
 
 def one(logits: list[float], **options: Any) -> Sampled:
-    (sampled,) = sample(torch.tensor([logits]), [row(**options)], RET)
+    (sampled,) = sample(torch.tensor([logits]), [row(**options)], RET).land()
     assert sampled is not None
     return sampled
 
@@ -26,7 +26,7 @@ def reachable(logits: list[float], **options: Any) -> list[int]:
     """Tokens by how often they come up, over evenly spread draws."""
     draws = [(i + 0.5) / 400 for i in range(400)]
     rows = [row(uniform, temperature=1.0, **options) for uniform in draws]
-    sampled = sample(torch.tensor([logits] * 400), rows, RET)
+    sampled = sample(torch.tensor([logits] * 400), rows, RET).land()
     counts = [0] * len(logits)
     for token in sampled:
         assert token is not None
@@ -67,7 +67,7 @@ def test_temperature_comes_before_top_k_and_top_p() -> None:
     assert reachable(logits, top_k=2, top_p=0.6) == [400, 0, 0, 0, 0]
     # At temperature 0.5 the first has 0.68 of the whole.
     cold = [row(u / 100, temperature=0.5, top_p=0.6) for u in range(100)]
-    sampled = sample(torch.tensor([logits] * 100), cold, RET)
+    sampled = sample(torch.tensor([logits] * 100), cold, RET).land()
     assert {token.token_id for token in sampled if token} == {0}
 
 
@@ -90,14 +90,14 @@ def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
 def test_numbers_that_are_not_finite_hurt_only_their_row(bad: float, temperature: float) -> None:
     logits = torch.tensor([[0.0, 1.0, bad, 0.0, 0.0], [0.0, 0.0, 0.0, 30.0, 0.0]])
     rows = [row(temperature=temperature, top_p=0.9, logprobs=2)] * 2
-    broken, fine = sample(logits, rows, RET)
+    broken, fine = sample(logits, rows, RET).land()
     assert broken is None
     assert fine is not None
     assert fine.token_id == 3
 
 
 def test_everything_forbidden_gives_nothing() -> None:
-    assert sample(torch.zeros(1, 5), [row(forbidden=(0, 1, 2, 3, RET))], RET) == [None]
+    assert sample(torch.zeros(1, 5), [row(forbidden=(0, 1, 2, 3, RET))], RET).land() == [None]
 
 
 def test_logprobs_are_of_the_distribution_sampled_from() -> None:
@@ -139,7 +139,7 @@ def test_rows_keep_their_own_parameters() -> None:
         row(forbidden=(1,)),
         row(uniform=0.999, temperature=1.0, top_k=2),
     ]
-    assert [s.token_id for s in sample(logits, rows, RET) if s] == [1, RET, 2, 2]
+    assert [s.token_id for s in sample(logits, rows, RET).land() if s] == [1, RET, 2, 2]
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,9 @@ def step(scheduler: Scheduler, *, generate: bool = True) -> list[tuple[str, int,
     chunks = scheduler.schedule().chunks
     for chunk in chunks:
         ended, job = chunk.is_last, chunk.job
-        scheduler.advance(chunk)
+        scheduler.remember(chunk)
         if ended and generate and isinstance(job, Sequence) and job.needs_slot:
+            job.sampled(0)
             job.accept(Sampled(2, None))
     return [(chunk.job.id, chunk.start, chunk.stop) for chunk in chunks]
 
@@ -98,7 +99,7 @@ def test_the_youngest_gives_way_and_comes_back_first() -> None:
     assert [job.id for job in plan.preempted] == ["young"]
     assert [chunk.job.id for chunk in plan.chunks] == ["old"]
     assert (young.blocks, young.computed) == ([], 0)
-    tested.advance(plan.chunks[0])
+    tested.remember(plan.chunks[0])
     tested.remove(old)
     # Its full blocks are still known.
     assert step(tested) == [("young", 8, 9), ("late", 0, 1)]

@@ -1,0 +1,163 @@
+"""Passes over one new token per stream, recorded once per batch size and replayed.
+
+Launching a pass kernel by kernel takes the host longer than a GPU needs to compute it. A recorded
+pass (CUDA graph) is one launch; in return its inputs stand at fixed addresses, it always has as
+many rows as when it was recorded, and what is missing to that is filled up with rows that read and
+write a block of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fromage_server.engine.attention import BLOCK_SIZE, Layout, Paged
+from fromage_server.engine.attention_pages import single_tokens
+from fromage_weights.grounded import GroundedModel
+
+log = logging.getLogger(__name__)
+_TOKEN, _BEFORE, _POSITION, _PLACE, _PAGES = range(5)  # columns of the inputs
+
+
+@dataclass(frozen=True)
+class DecodeRow:
+    """A stream's newest token, at ``position``; ``token`` None: row ``before`` of the samples of
+    the step before, which nobody but the device knows yet."""
+
+    token: int | None
+    before: int
+    position: int
+    blocks: Sequence[int]
+
+
+@dataclass(frozen=True)
+class DecodeOutput:
+    """``logits`` (S, V) float32 and ``queries`` (S, E), what [RET] would ask for, of every row.
+    The next pass overwrites them."""
+
+    logits: Tensor
+    queries: Tensor
+
+
+class DecodeGraphs:
+    """For up to ``streams`` rows of up to ``pages`` blocks; block ``spare`` is nobody's."""
+
+    def __init__(
+        self,
+        model: GroundedModel,
+        paged: Paged,
+        *,
+        streams: int,
+        pages: int,
+        spare: int,
+        record: bool = True,
+    ) -> None:
+        """``record`` False: the same passes, launched one operation at a time."""
+        self._model, self._paged = model, paged
+        self._streams, self._spare, self._record = streams, spare, record
+        self._sizes = batch_sizes(streams)
+        device = model.device
+        self._inputs = torch.zeros(streams, _PAGES, dtype=torch.int32, device=device)
+        self._pages = torch.zeros(streams, pages, dtype=torch.int32, device=device)
+        self._before = torch.zeros(streams, dtype=torch.long, device=device)
+        # Two in turn: what the last pass is being fed from must not change yet.
+        most, on_gpu = streams * (_PAGES + pages), device.type == "cuda"
+        self._staging = [torch.zeros(most, dtype=torch.int32, pin_memory=on_gpu) for _ in range(2)]
+        self._replays: dict[int, Callable[[], DecodeOutput]] = {}
+        self._pool: Any = None
+
+    def warm_up(self) -> None:
+        """Record all sizes, the largest first: the others then find room in its memory."""
+        for size in reversed(self._sizes):
+            self._replay(size)
+
+    def run(self, rows: Sequence[DecodeRow], before: Tensor | None) -> DecodeOutput:
+        """In the order of ``rows``."""
+        size = next(size for size in self._sizes if size >= len(rows))
+        self._feed(rows, size)
+        if before is not None:
+            self._before[: len(before)].copy_(before)
+        output = self._replay(size)()
+        return DecodeOutput(output.logits[: len(rows)], output.queries[: len(rows)])
+
+    def _feed(self, rows: Sequence[DecodeRow], size: int) -> None:
+        widest = max(len(row.blocks) for row in rows)
+        width = _PAGES + widest
+        self._staging.reverse()
+        staged = self._staging[0][: size * width].view(size, width)
+        nobody = DecodeRow(0, -1, 0, (self._spare,))
+        for line, row in zip(staged.numpy(), [*rows, *[nobody] * (size - len(rows))], strict=True):
+            place = row.blocks[row.position // BLOCK_SIZE] * BLOCK_SIZE + row.position % BLOCK_SIZE
+            known = row.token is not None
+            line[:_PAGES] = (row.token or 0, -1 if known else row.before, row.position, place)
+            line[_PAGES : _PAGES + len(row.blocks)] = row.blocks
+        fed = staged.to(self._inputs.device, non_blocking=True)
+        self._inputs[:size].copy_(fed[:, :_PAGES])
+        self._pages[:size, :widest].copy_(fed[:, _PAGES:])
+
+    def _replay(self, size: int) -> Callable[[], DecodeOutput]:
+        if size not in self._replays:
+            self._replays[size] = self._recorded(size) if self._record else self._live(size)
+        return self._replays[size]
+
+    def _live(self, size: int) -> Callable[[], DecodeOutput]:
+        return lambda: self._pass(size)
+
+    def _recorded(self, size: int) -> Callable[[], DecodeOutput]:
+        """Where the model does what cannot be recorded, it runs as it is."""
+        self._feed_nobody(size)
+        aside = torch.cuda.Stream(self._model.device)  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream(self._model.device))
+        with torch.cuda.stream(aside):  # lazy initialisations come first
+            self._pass(size)
+        torch.cuda.current_stream(self._model.device).wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                output = self._pass(size)
+        except RuntimeError as error:
+            log.warning("decode steps are not recorded as CUDA graphs: %s", error)
+            self._record = False
+            return self._live(size)
+        self._pool = self._pool or graph.pool()
+
+        def replay() -> DecodeOutput:
+            graph.replay()
+            return output
+
+        return replay
+
+    def _feed_nobody(self, size: int) -> None:
+        """What is recorded runs, too: on the block that is nobody's."""
+        self._feed([DecodeRow(0, -1, 0, (self._spare,))], size)
+
+    def _pass(self, size: int) -> DecodeOutput:
+        inputs = self._inputs[:size].long()
+        before, position = inputs[:, _BEFORE], inputs[:, _POSITION]
+        pending = self._before[before.clamp(min=0)].clamp(min=0)
+        tokens = torch.where(before >= 0, pending, inputs[:, _TOKEN])
+        layout = Layout(
+            (),
+            self._model.device,
+            inputs[:, _PLACE],
+            single_tokens(self._pages[:size], (position + 1).int()),
+        )
+        with self._paged.step(layout) as cache:
+            output = self._model.forward(
+                self._model.embed_ids(tokens)[None],
+                position_ids=position[None],
+                past_key_values=cache,
+            )
+        queries = self._model.mappers.query_embeddings(output.hidden[0])
+        return DecodeOutput(output.logits[0], queries)
+
+
+def batch_sizes(streams: int) -> list[int]:
+    """The sizes that passes are recorded for: close to each other where padding costs most."""
+    ladder = [1, 2, 4, *range(8, 64, 8), *range(64, 256, 16), *range(256, 1025, 64)]
+    return [size for size in ladder if size < streams] + [streams]
