@@ -2,6 +2,8 @@
 
 import json
 import select
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +18,8 @@ EVENT_STREAM = {"content-type": "text/event-stream"}
 @dataclass(frozen=True)
 class Answer:
     """`chunks` go out one by one, `pause` seconds apart. With `stay` the connection is then held
-    until the client leaves; with `cut` it is dropped inside the body."""
+    until the client leaves; with `cut` it is dropped inside the body; with `reset` it is reset
+    before the first byte."""
 
     chunks: tuple[bytes, ...] = (b"{}",)
     status: int = 200
@@ -24,6 +27,7 @@ class Answer:
     pause: float = 0.0
     stay: bool = False
     cut: bool = False
+    reset: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,10 @@ class ScriptedServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.script: dict[str, list[Answer]] = {"/readyz": [Answer()]}
         self.asked: list[Asked] = []
+        self.begun = threading.Event()
+        """Set when a request has come."""
         self.left = threading.Event()
-        """Set when a client hung up on an answer with `stay`."""
+        """Set when a client hung up before it had the whole answer."""
 
     @property
     def url(self) -> str:
@@ -68,6 +74,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_PATCH(self) -> None:
+        self._answer()
+
+    def do_DELETE(self) -> None:
+        self._answer()
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -75,9 +87,22 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.asked.append(Asked(self.command, self.path, headers, body))
+        self.server.begun.set()
         answers = self.server.script.get(self.path.partition("?")[0], [Answer(status=404)])
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        self._send(answer)
+        if answer.reset:
+            self._reset()
+        else:
+            try:
+                self._send(answer)
+            except (BrokenPipeError, ConnectionResetError):
+                self.server.left.set()
+
+    def _reset(self) -> None:
+        """Closing a socket that may not linger sends RST instead of FIN."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
 
     def _send(self, answer: Answer) -> None:
         self.send_response(answer.status)
@@ -131,6 +156,15 @@ def image_part(**changes: Any) -> dict[str, Any]:
 
 START_FRAME = frame("message.start", id="r1", model="demo")
 END_FRAME = frame("message.end", **END)
+
+
+def answer(body: Any, **options: Any) -> Answer:
+    return Answer((json.dumps(body).encode(),), **options)
+
+
+def error(status: int, type_: str, message: str = "no", **headers: str) -> Answer:
+    body = {"type": type_, "code": "c", "message": message, "param": "p"}
+    return answer({"error": body}, status=status, headers=headers)
 
 
 def stream(*frames: bytes, **options: Any) -> Answer:

@@ -1,55 +1,42 @@
-import json
-import socket
+"""What each request says, and how its answer is read: of both clients."""
+
+import inspect
 import time
-from collections import deque
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Any
 
 import pytest
 
 from fromage_client import (
+    AsyncClient,
+    AsyncCollection,
+    AsyncConversation,
     Client,
+    Collection,
+    Conversation,
     InvalidRequest,
-    MessageEnd,
     NotFound,
+    NotReady,
     Overloaded,
-    ReplyBuilder,
     ServerFailure,
-    StreamInterrupted,
-    TextDelta,
-    TextPart,
-    TransportFailed,
     UnexpectedAnswer,
     fold,
 )
 from fromage_client.messages import INLINE_LIMIT
-from fromage_client.transport import retry_after
+from tests.clients.faces import Face, client_of
 from tests.clients.scripted import (
     END,
-    END_FRAME,
-    START_FRAME,
     TIMINGS,
     USAGE,
     Answer,
     ScriptedServer,
-    frame,
+    answer,
+    error,
     image,
     image_part,
     reply_stream,
-    stream,
 )
 
 HELLO = [{"role": "user", "content": "hello"}]
-
-
-def answer(body: Any, **options: Any) -> Answer:
-    return Answer((json.dumps(body).encode(),), **options)
-
-
-def error(status: int, type_: str, message: str = "no", **headers: str) -> Answer:
-    body = {"type": type_, "code": "c", "message": message, "param": "p"}
-    return answer({"error": body}, status=status, headers=headers)
 
 
 def test_a_chat_and_its_reply(scripted: ScriptedServer, client: Client) -> None:
@@ -104,148 +91,31 @@ def collection_card() -> dict[str, Any]:
     return {"name": "demo", "size": 10, "dim": 64, "default": True}
 
 
-def test_a_stream_in_pieces_with_keep_alives(scripted: ScriptedServer, client: Client) -> None:
-    end = json.dumps(END, indent=0).replace("\n", "\ndata: ")
-    frames = [
-        b": keep-alive\n\n",
-        START_FRAME,
-        frame("text.delta", index=0, text="naïve ✓"),
-        b": keep-alive\r\n\r\n",
-        frame("image", index=1, **image_part()).replace(b"\n", b"\r\n"),
-        f"event: message.end\ndata: {end}\n\n".encode(),
-    ]
-    whole = b"".join(frames)
-    pieces = tuple(whole[at : at + 7] for at in range(0, len(whole), 7))
-    scripted.script["/v1/chat"] = [stream(*pieces)]
-    reply = fold(client.stream(HELLO, seed=3))
-    assert (reply.text, len(reply.images), reply.finish_reason) == ("naïve ✓", 1, "stop")
-    assert scripted.asked[0].json == {"messages": HELLO, "seed": 3, "stream": True}
-
-
-def test_events_are_yielded_when_they_come(scripted: ScriptedServer, client: Client) -> None:
-    scripted.script["/v1/chat"] = [reply_stream("a", "b", "c", pause=0.3)]
-    started = time.monotonic()
-    deltas = [
-        time.monotonic() - started for event in client.stream(HELLO) if isinstance(event, TextDelta)
-    ]
-    assert deltas[0] < deltas[2] - 0.4
-
-
-def test_leaving_a_stream_hangs_up(scripted: ScriptedServer, client: Client) -> None:
-    scripted.script["/v1/generate"] = [stream(START_FRAME, stay=True)]
-    events = client.stream_generate("Q:")
-    next(events)
-    assert not scripted.left.is_set()
-    events.close()
-    assert scripted.left.wait(5)
-
-
-@pytest.mark.parametrize("cut", [False, True])
-def test_a_stream_that_ends_early_is_no_reply(
-    scripted: ScriptedServer, client: Client, cut: bool
-) -> None:
-    delta = frame("text.delta", index=0, text="hal")
-    scripted.script["/v1/chat"] = [stream(START_FRAME, delta, END_FRAME[:-1], cut=cut)]
-    builder = ReplyBuilder()
-    with pytest.raises(StreamInterrupted):
-        deque(map(builder.add, client.stream(HELLO)))
-    assert builder.content == [TextPart("hal")]
-
-
-def test_what_follows_the_end_is_not_waited_for(scripted: ScriptedServer, client: Client) -> None:
-    scripted.script["/v1/chat"] = [stream(START_FRAME, END_FRAME, stay=True)]
-    assert isinstance(list(client.stream(HELLO))[-1], MessageEnd)
-
-
-def test_an_error_within_a_stream(scripted: ScriptedServer, client: Client) -> None:
-    body = {"type": "server_error", "code": "generation_failed", "message": "oh", "param": None}
-    scripted.script["/v1/chat"] = [stream(START_FRAME, frame("error", error=body))]
-    with pytest.raises(ServerFailure, match="oh"):
-        list(client.stream(HELLO))
-
-
 @pytest.mark.parametrize(
     ("refusal", "kind"),
     [
         (error(400, "invalid_request_error"), InvalidRequest),
         (error(404, "not_found_error"), NotFound),
-        (error(503, "unavailable_error"), Overloaded),
+        (error(429, "unavailable_error"), Overloaded),
+        (error(503, "unavailable_error"), NotReady),
         (error(503, "server_error"), ServerFailure),
         (Answer((b"<html>",), status=502), ServerFailure),
-        (Answer((b"<html>",), status=503), Overloaded),
+        (Answer((b"<html>",), status=503), NotReady),
         (Answer((b"<html>",), status=413), InvalidRequest),
     ],
 )
 def test_refusals_are_typed(
-    scripted: ScriptedServer, client: Client, refusal: Answer, kind: type[Exception]
+    scripted: ScriptedServer, face: Face, refusal: Answer, kind: type[Exception]
 ) -> None:
     scripted.script["/v1/chat"] = [refusal]
-    with pytest.raises(kind) as whole:
-        client.chat(HELLO)
-    with pytest.raises(kind) as streamed:
-        list(client.stream(HELLO))
+    with client_of(face, scripted.url, retries=0) as client:
+        with pytest.raises(kind) as whole:
+            client.chat(HELLO)
+        with pytest.raises(kind) as streamed:
+            list(client.stream(HELLO))
     for caught in (whole, streamed):
         assert getattr(caught.value, "status", None) == refusal.status
     assert len(scripted.asked) == 2
-
-
-def test_a_full_server_is_asked_again(scripted: ScriptedServer, client: Client) -> None:
-    full = error(429, "unavailable_error", **{"retry-after": "1"})
-    scripted.script["/v1/chat"] = [full, reply_stream("ok")]
-    started = time.monotonic()
-    assert fold(client.stream(HELLO)).text == "ok"
-    assert time.monotonic() - started > 0.9
-    assert len(scripted.asked) == 2
-
-
-def test_a_server_that_stays_full(scripted: ScriptedServer) -> None:
-    scripted.script["/v1/chat"] = [error(429, "unavailable_error", **{"retry-after": "0"})]
-    with Client(scripted.url, retries=2) as client, pytest.raises(Overloaded) as caught:
-        client.chat(HELLO)
-    assert caught.value.retry_after == 0
-    assert len(scripted.asked) == 3
-
-
-def test_a_wait_that_is_too_long_is_not_waited(scripted: ScriptedServer, client: Client) -> None:
-    scripted.script["/v1/chat"] = [error(503, "unavailable_error", **{"retry-after": "3600"})]
-    with pytest.raises(Overloaded) as caught:
-        client.chat(HELLO)
-    assert caught.value.retry_after == 3600
-
-
-def test_asking_whether_it_is_ready_never_waits(scripted: ScriptedServer, client: Client) -> None:
-    scripted.script["/readyz"] = [error(503, "unavailable_error", "42 %", **{"retry-after": "9"})]
-    with pytest.raises(Overloaded, match="42 %"):
-        client.ready()
-
-
-def test_retry_after_is_seconds_or_a_date() -> None:
-    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    assert 28 < (retry_after(soon) or 0) <= 30
-    assert retry_after("Fri, 01 Jan 2021 00:00:00 GMT") == 0
-    assert (retry_after("7"), retry_after(None), retry_after("soon")) == (7, None, None)
-
-
-def test_no_server_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as placeholder:
-        port = placeholder.getsockname()[1]
-    with Client(f"http://127.0.0.1:{port}") as client:
-        with pytest.raises(TransportFailed, match="cannot reach"):
-            client.health()
-        with pytest.raises(TransportFailed, match="cannot reach"):
-            list(client.stream(HELLO))
-
-
-def test_no_address_at_all() -> None:
-    with Client("localhost") as client, pytest.raises(TransportFailed, match="cannot reach"):
-        client.health()
-
-
-def test_a_silent_server(scripted: ScriptedServer) -> None:
-    scripted.script["/v1/chat"] = [stream(START_FRAME, stay=True)]
-    hurried = Client(scripted.url, timeout=0.3)
-    with hurried, pytest.raises(TransportFailed, match="in time"):
-        list(hurried.stream(HELLO))
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"content": 3}'])
@@ -262,6 +132,20 @@ def test_usage_and_timings_are_whole(scripted: ScriptedServer, client: Client) -
     reply = fold(client.stream(HELLO))
     assert vars(reply.usage) == USAGE
     assert vars(reply.timings) == TIMINGS
+
+
+def test_a_text_alone_is_a_question(scripted: ScriptedServer, client: Client) -> None:
+    scripted.script["/v1/chat"] = [reply_stream("hi")]
+    fold(client.stream("hello"))
+    assert scripted.asked[0].json["messages"] == HELLO
+
+
+def test_an_image_of_another_host_is_asked_for_as_its_url_says(
+    scripted: ScriptedServer, client: Client
+) -> None:
+    scripted.script["/picture"] = [Answer((b"bytes",))]
+    assert client.image(f"{scripted.url}/picture?signed=1", size=64) == b"bytes"
+    assert [asked.path for asked in scripted.asked] == ["/picture?signed=1"]
 
 
 LARGE = b"\x89PNG\r\n\x1a\n" + b"\0" * INLINE_LIMIT
@@ -300,3 +184,26 @@ def test_an_upload_that_expires_soon_or_was_dropped_is_sent_again(
         list(client.stream([{"role": "user", "content": [LARGE]}]))
     asked = [r.json["messages"][0]["content"][0] for r in scripted.asked_for("/v1/chat")]
     assert [part["image"]["upload"] for part in asked] == ["short", "long", "long", "again"]
+
+
+@pytest.mark.parametrize(
+    ("blocking", "other"),
+    [
+        (Client, AsyncClient),
+        (Collection, AsyncCollection),
+        (Conversation, AsyncConversation),
+    ],
+)
+def test_the_two_clients_take_the_same(blocking: type, other: type) -> None:
+    def methods(kind: type) -> dict[str, list[str]]:
+        found = inspect.getmembers(kind, inspect.isfunction)
+        named = {"close" if name == "aclose" else name: value for name, value in found}
+        public = {name: value for name, value in named.items() if not name.startswith("_")}
+        return {
+            name: [str(parameter) for parameter in inspect.signature(value).parameters.values()]
+            for name, value in public.items()
+        }
+
+    assert methods(blocking) == methods(other)
+    for name in methods(blocking):
+        assert getattr(blocking, name).__doc__

@@ -8,11 +8,11 @@ from fromage_client import (
     InvalidRequest,
     MessageStart,
     NotFound,
-    Overloaded,
     Reply,
     ServerError,
     ServerFailure,
     TextDelta,
+    Unavailable,
     UnexpectedAnswer,
     fold,
 )
@@ -43,8 +43,8 @@ def test_folding_the_events_gives_the_json_reply() -> None:
         {"type": "text", "text": " Nice?"},
     ]
     answer: dict[str, Any] = {"id": "r1", "model": "demo", **END}
-    chat = Reply.from_json({**answer, "message": {"role": "assistant", "content": content}})
-    assert fold(streamed) == chat == Reply.from_json({**answer, "content": content})
+    chat = Reply.from_json({**answer, "message": {"role": "assistant", "content": content}}, "")
+    assert fold(streamed) == chat == Reply.from_json({**answer, "content": content}, "")
     assert chat.text == "Here it is: Nice?"
     assert [image.id for image in chat.images] == ["a1", "a2"]
     assert chat.message == {"role": "assistant", "content": content}
@@ -74,7 +74,7 @@ def test_keys_and_events_of_a_later_version_are_passed_over() -> None:
     [
         ("invalid_request_error", InvalidRequest),
         ("not_found_error", NotFound),
-        ("unavailable_error", Overloaded),
+        ("unavailable_error", Unavailable),
         ("server_error", ServerFailure),
         ("a_new_type", ServerFailure),
     ],

@@ -1,27 +1,38 @@
-"""The client and the terminal chat against the real server."""
+"""Both clients and the terminal chat against the real server."""
 
+import base64
 import re
 import time
 from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fromage_client import (
     Client,
+    ImageShown,
     InvalidRequest,
     NotFound,
+    Picture,
     ServerError,
+    TextDelta,
     fold,
 )
+from fromage_client.messages import INLINE_LIMIT
+from tests.clients.conftest import Started
+from tests.clients.faces import FACES, client_of
 from tests.clients.process import piped
 
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
 
 
-@pytest.fixture(scope="module")
-def real(server: str) -> Iterator[Client]:
-    with Client(server) as client:
+@pytest.fixture(scope="module", params=FACES)
+def real(request: pytest.FixtureRequest, server: str) -> Iterator[Client]:
+    with client_of(request.param, server) as client:
         yield client
 
 
@@ -117,6 +128,80 @@ def test_a_broken_image_is_refused(real: Client) -> None:
         real.upload(b"\x89PNG\r\n\x1a\n and no more")
     with pytest.raises(InvalidRequest, match="text"):
         real.chat([{"role": "user", "content": [b"only words", "what is this?"]}])
+
+
+def test_one_picture_in_every_form_is_one_picture(
+    real: Client, server: str, png: bytes, tmp_path: Path
+) -> None:
+    """Greedy replies to the same pixels are the same."""
+    path = tmp_path / "red.png"
+    path.write_bytes(png)
+    image = Image.open(BytesIO(png))
+    url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    forms: list[Any] = [path, png, image, np.asarray(image), Picture(str(path)), Picture(url)]
+    prompts = [[form, "what is this?"] for form in [*forms, real.upload(png)]]
+    vectors = {
+        real.retrieve(prompt, k=1, return_query_embedding=True).query_embedding
+        for prompt in prompts
+    }
+    assert len(vectors) == 1
+    black = real.retrieve([np.zeros_like(image), "what is this?"], return_query_embedding=True)
+    assert black.query_embedding not in vectors
+
+
+def test_an_image_of_a_reply_is_fetched_by_its_address(real: Client) -> None:
+    [shown] = real.retrieve("a dog", k=1).images
+    prompts: list[Any] = [[shown, "what"], [Picture(shown.address), "what"]]
+    ours, fetched = (real.retrieve(p, k=1, return_query_embedding=True) for p in prompts)
+    assert ours.query_embedding == pytest.approx(fetched.query_embedding, abs=1e-6)
+
+
+def test_a_large_image_goes_as_an_upload(real: Client) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, size=(700, 700, 3), dtype=np.uint8)
+    assert len(Picture(noise).read()) > INLINE_LIMIT
+    for _ in range(2):
+        reply = real.chat([{"role": "user", "content": [noise, "?"]}], max_tokens=1)
+        assert reply.usage.images_in == 1
+
+
+def test_a_conversation(real: Client, png: bytes, tmp_path: Path) -> None:
+    talk = real.conversation(max_tokens=6, ret_scale_factor=50.0, ignore_eos=True)
+    first = talk.send("show me a dog")
+    assert first.images
+    events = list(talk.stream(png, "and this?"))
+    assert {TextDelta, ImageShown} & {type(event) for event in events}
+    file = tmp_path / "talk.json"
+    talk.save(file)
+    again = real.conversation().load(file)
+    assert again.messages == talk.messages
+    third = talk.send("more")
+    assert again.send("more").content == third.content
+    assert third.usage.images_in == 1
+    shown = [image.id for message in (first, third) for image in message.images]
+    assert len(shown) == len(set(shown))
+    talk.undo(2)
+    assert talk.edit(0, "show me a dog").content == first.content
+
+
+def test_a_reply_is_shown_with_its_pictures(real: Client, tmp_path: Path) -> None:
+    reply = real.chat(HELLO, ret_scale_factor=50.0, max_tokens=4)
+    html = reply._repr_html_()
+    assert html.count('src="data:image/') == len(reply.images) > 0
+    saved = reply.images[0].save(tmp_path / "best.png")
+    assert saved.read_bytes() == real.image(reply.images[0])
+    assert reply.images[0].address in str(reply)
+
+
+def test_a_text_that_utf8_cannot_hold_is_refused(real: Client) -> None:
+    with pytest.raises(InvalidRequest):
+        real.chat("\ud800")
+
+
+def test_both_clients_waited_until_it_was_ready(started: Started) -> None:
+    """The fixture did. It came to listen, and later to be ready, while they waited."""
+    for told in started.told:
+        assert "cannot reach" in told[0]
+    assert any("not ready yet" in said for told in started.told for said in told)
 
 
 def test_the_terminal_chat(server: str, png: bytes, tmp_path: Any) -> None:

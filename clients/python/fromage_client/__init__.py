@@ -1,16 +1,25 @@
 """Python client for a FROMAGe chat server, whose replies mix text and pictures."""
 
+from .async_client import AsyncClient
 from .client import Client
+from .collection import Added, AsyncCollection, Collection, NewImage
+from .conversation import AsyncConversation, Conversation
 from .errors import (
     FromageError,
+    Interrupted,
     InvalidRequest,
     NotFound,
+    NotReady,
     Overloaded,
     ServerError,
     ServerFailure,
-    StreamInterrupted,
+    TimedOut,
     TransportFailed,
+    Unavailable,
     UnexpectedAnswer,
+    Unreachable,
+    UnreadableConversation,
+    UnusablePicture,
 )
 from .events import (
     Event,
@@ -22,11 +31,12 @@ from .events import (
     TokensTold,
     fold,
 )
+from .images import ImageRef
 from .messages import Upload
+from .pictures import Picture
 from .reply import (
     CollectionInfo,
     ImagePart,
-    ImageRef,
     ModelInfo,
     Reply,
     Retrieval,
@@ -36,35 +46,52 @@ from .reply import (
     TokenLogprob,
     Usage,
 )
+from .streams import AsyncReplyStream, ReplyStream
 
 __all__ = [
+    "Added",
+    "AsyncClient",
+    "AsyncCollection",
+    "AsyncConversation",
+    "AsyncReplyStream",
     "Client",
+    "Collection",
     "CollectionInfo",
+    "Conversation",
     "Event",
     "FromageError",
     "ImagePart",
     "ImageRef",
     "ImageShown",
+    "Interrupted",
     "InvalidRequest",
     "MessageEnd",
     "MessageStart",
     "ModelInfo",
+    "NewImage",
     "NotFound",
+    "NotReady",
     "Overloaded",
+    "Picture",
     "Reply",
     "ReplyBuilder",
+    "ReplyStream",
     "Retrieval",
     "Score",
     "ServerError",
     "ServerFailure",
-    "StreamInterrupted",
     "TextDelta",
     "TextPart",
+    "TimedOut",
     "Timings",
     "TokenLogprob",
     "TokensTold",
     "TransportFailed",
+    "Unavailable",
     "UnexpectedAnswer",
+    "Unreachable",
+    "UnreadableConversation",
+    "UnusablePicture",
     "Upload",
     "Usage",
     "fold",

@@ -1,181 +1,188 @@
-"""The client: one method per request of the server."""
+"""The blocking client: one method per request of the server."""
 
-import base64
-import hashlib
-import itertools
-import json
-import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
-from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from __future__ import annotations
 
-from .errors import NotFound, StreamInterrupted, UnexpectedAnswer
-from .events import Event, MessageEnd, parse_event
-from .messages import Content, Upload, content_type, encode_content, encode_message
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Unpack
+
+from .calls import Calls
+from .collection import Collection, CollectionCalls
+from .conversation import Conversation
+from .images import ImageRef, absolute
 from .options import ChatOptions, GenerateOptions, RetrieveOptions, ScoreOptions
-from .reply import CollectionInfo, ImageRef, ModelInfo, Reply, Retrieval, Score, record
-from .sse import SSEParser
-from .transport import Transport
+from .reply import CollectionInfo, ModelInfo, Reply, Retrieval, Score
+from .streams import ReplyStream
+from .wire import BlockingWire, run
 
-Result = TypeVar("Result")
-Messages = Sequence[Mapping[str, Any]]
-_SOON_S = 60
+if TYPE_CHECKING:
+    from .messages import Content, Messages, OwnImage, Upload
+
+LOCAL = "http://127.0.0.1:8000"
 
 
 class Client:
     """Talks to one server. Safe to share between threads; close it, or use it in a `with`.
 
-    `timeout` is in seconds and counts silence, not the whole answer: a stream's keep-alives
-    reset it. A request refused with 429 or 503 and a Retry-After is sent again up to `retries`
-    times.
+    Args:
+        base_url: The server's address.
+        timeout: Seconds of silence that are borne, not those of the whole answer: a stream's
+            keep-alives count as words. An answer without `stream` is silent until it is whole.
+        retries: How often a request is sent again where the server refuses it for now (429, 503),
+            after the time it asks for in Retry-After or else after 0.5, 1, 2, ... 8 s, or where the
+            connection fails before the first byte of the answer. Once something has come, nothing
+            is sent again; nor is what can be done only once, unless it was refused or never sent.
+
+    Every method raises a `FromageError`: see `fromage_client.errors`.
     """
 
-    def __init__(
-        self, base_url: str = "http://127.0.0.1:8000", *, timeout: float = 300, retries: int = 3
-    ) -> None:
-        self.base_url = base_url.rstrip("/")
-        self._transport = Transport(self.base_url, timeout=timeout, retries=retries)
-        self._held: dict[str, Upload] = {}
+    def __init__(self, base_url: str = LOCAL, *, timeout: float = 300, retries: int = 3) -> None:
+        self._calls = Calls(base_url, BlockingWire(base_url, timeout), retries)
 
-    def __enter__(self) -> "Client":
+    @property
+    def base_url(self) -> str:
+        """The server's address, without a slash at its end."""
+        return self._calls.base_url
+
+    def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
-        self._transport.close()
+        """Closes the connections; streams that still run end, here and on the server."""
+        run(self._calls.close())
 
     def chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Reply:
-        """The reply to a conversation. A message is `{"role", "content"}`, see `messages`."""
-        return self._post("/v1/chat", lambda: self._chat_body(messages, options), Reply.from_json)
+        """The reply to a conversation.
 
-    def stream(
-        self, messages: Messages, **options: Unpack[ChatOptions]
-    ) -> Generator[Event, None, None]:
-        """The same reply as events. Closing the generator stops it on the server too."""
-        return self._events("/v1/chat", lambda: self._chat_body(messages, options))
+        Args:
+            messages: The history, oldest first: `{"role": "user", "content": ...}`, where content
+                is a text or a list of texts and images (see `fromage_client.messages`), and a
+                `Reply.message` stands for what the assistant said. One text is one question.
+            **options: See `ChatOptions`.
+        """
+        return run(self._calls.chat(messages, options))
+
+    def stream(self, messages: Messages, **options: Unpack[ChatOptions]) -> ReplyStream:
+        """The reply to a conversation, as events while it is generated. Takes what `chat` takes.
+
+        The request goes out when the first event is asked for.
+        """
+        return ReplyStream(self._calls.chat_events(messages, options))
+
+    def conversation(
+        self, system: str | None = None, **options: Unpack[ChatOptions]
+    ) -> Conversation:
+        """A conversation that keeps its history.
+
+        Args:
+            system: What the model is told before the first message.
+            **options: Those of every reply. Unless said otherwise, `truncation` is "oldest_turns".
+        """
+        return Conversation(self._calls, system, options)
 
     def generate(self, prompt: Content, **options: Unpack[GenerateOptions]) -> Reply:
-        """What follows an interleaved prompt; no chat template."""
-        return self._post(
-            "/v1/generate", lambda: self._prompt_body(prompt, options), Reply.from_json
-        )
+        """What follows a raw prompt.
 
-    def stream_generate(
-        self, prompt: Content, **options: Unpack[GenerateOptions]
-    ) -> Generator[Event, None, None]:
-        """The same as events. Closing the generator stops it on the server too."""
-        return self._events("/v1/generate", lambda: self._prompt_body(prompt, options))
+        Args:
+            prompt: A text, or a list of texts and images. No chat template is put around it.
+            **options: See `GenerateOptions`.
+        """
+        return run(self._calls.generate(prompt, options))
+
+    def stream_generate(self, prompt: Content, **options: Unpack[GenerateOptions]) -> ReplyStream:
+        """What follows a raw prompt, as events while it is generated."""
+        return ReplyStream(self._calls.generate_events(prompt, options))
 
     def retrieve(self, prompt: Content, **options: Unpack[RetrieveOptions]) -> Retrieval:
-        """The images that [RET] after this context brings, best first."""
-        return self._post(
-            "/v1/retrieve", lambda: self._prompt_body(prompt, options), Retrieval.from_json
-        )
+        """The images that [RET] after this context brings, best first.
+
+        Args:
+            prompt: A text, or a list of texts and images.
+            **options: See `RetrieveOptions`.
+        """
+        return run(self._calls.retrieve(prompt, options))
 
     def score(self, prompt: Content, **options: Unpack[ScoreOptions]) -> tuple[Score, ...]:
-        """Log-likelihoods of `candidates` after the prompt; without them, of the prompt itself."""
-        return self._post(
-            "/v1/score",
-            lambda: self._prompt_body(prompt, options),
-            lambda data: tuple(record(Score, row) for row in data["scores"]),
-        )
+        """How likely texts are.
 
-    def upload(self, image: Path | bytes) -> Upload:
-        """Hands the server an image to be named in later requests."""
-        data = image if isinstance(image, bytes) else image.read_bytes()
-        headers = {"content-type": content_type(data)}
-        answer = self._transport.read("POST", "/v1/uploads", content=data, headers=headers)
-        return _parsed(answer, lambda body: record(Upload, body))
+        Args:
+            prompt: The context: a text, or a list of texts and images.
+            **options: See `ScoreOptions`.
 
-    def _upload_once(self, data: bytes) -> Upload:
-        """A history is sent again every turn; its large images are not."""
-        digest = hashlib.sha256(data).hexdigest()
-        held = self._held.get(digest)
-        if held is None or held.expires_at < time.time() + _SOON_S:
-            held = self._held[digest] = self.upload(data)
-        return held
+        Returns:
+            One score for each of `candidates`, in their order; without them, one of the prompt.
+        """
+        return run(self._calls.score(prompt, options))
 
-    def _fresh(self, send: Callable[[], Result]) -> Result:
-        """Sends again where the server has dropped an upload before its time."""
-        try:
-            return send()
-        except NotFound as error:
-            if error.code != "upload_not_found" or not self._held:
-                raise
-            self._held.clear()
-            return send()
+    def upload(self, image: OwnImage | str) -> Upload:
+        """Hands the server an image, to be named in later requests while it is kept.
+
+        Args:
+            image: A path or URL, bytes, a PIL image, a numpy array or a `Picture`.
+        """
+        return run(self._calls.upload(image))
 
     def image(self, image: ImageRef | str, *, size: int | None = None) -> bytes:
-        """An image's bytes, by reference or URL; `size` asks for a thumbnail (longest edge)."""
-        url = image.url if isinstance(image, ImageRef) else image
-        if url.startswith("data:"):
-            return base64.b64decode(url.partition(",")[2])
-        params = None if size is None else {"size": size}
-        return self._transport.read("GET", self.absolute(url), params=params)
+        """An image's bytes.
+
+        Args:
+            image: An image of a reply, or its URL.
+            size: Asks for a thumbnail of about that many pixels on its longer side.
+        """
+        return run(self._calls.image(image, size))
 
     def absolute(self, url: str) -> str:
-        """A URL of a reply, with this server's address in front where it is relative to it."""
-        return self.base_url + url if url.startswith("/") else url
+        """A URL of a reply, with the server's address in front where it is relative to it."""
+        return absolute(url, self.base_url)
 
     def models(self) -> tuple[ModelInfo, ...]:
-        return self._list("/v1/models", "data", ModelInfo)
+        """The models that the server runs."""
+        return run(self._calls.models())
 
     def collections(self) -> tuple[CollectionInfo, ...]:
-        return self._list("/v1/collections", "collections", CollectionInfo)
+        """The collections that can be searched."""
+        return run(self._calls.collections())
+
+    def collection(self, name: str) -> Collection:
+        """The images of one collection, to be listed, added and deleted. Asks nothing yet."""
+        return Collection(CollectionCalls(self._calls, name))
+
+    def create_collection(self, name: str) -> Collection:
+        """A new, empty collection.
+
+        Args:
+            name: Letters, digits and `. _ -`.
+        """
+        run(CollectionCalls(self._calls, name).create())
+        return self.collection(name)
 
     def health(self) -> None:
-        """Returns while the server's process lives, whatever it is doing."""
-        self._transport.read("GET", "/healthz", retry=False)
+        """Returns while the server's process can do its work, ready or not; else raises."""
+        run(self._calls.health())
 
     def ready(self) -> None:
-        """Returns once requests are served; until then raises Overloaded with the progress."""
-        self._transport.read("GET", "/readyz", retry=False)
+        """Returns where requests are served; else raises `NotReady`, which says what is loaded."""
+        run(self._calls.ready())
 
-    def _chat_body(self, messages: Messages, options: ChatOptions) -> dict[str, Any]:
-        return {"messages": [encode_message(m, self._upload_once) for m in messages], **options}
+    def wait_until_ready(
+        self, within: float = 600, progress: Callable[[str], None] | None = None
+    ) -> None:
+        """Returns once requests are served, also by a server that does not listen yet.
 
-    def _prompt_body(
-        self, prompt: Content, options: GenerateOptions | RetrieveOptions | ScoreOptions
-    ) -> dict[str, Any]:
-        return {"prompt": encode_content(prompt, self._upload_once), **options}
+        Args:
+            within: Seconds after which `TimedOut` is raised.
+            progress: Called with each new word on what the server is doing.
 
-    def _list(self, path: str, key: str, kind: type[Result]) -> tuple[Result, ...]:
-        body = self._transport.read("GET", path)
-        return _parsed(body, lambda data: tuple(record(kind, row) for row in data[key]))
-
-    def _post(
-        self, path: str, body: Callable[[], dict[str, Any]], read: Callable[[Any], Result]
-    ) -> Result:
-        answer = self._fresh(lambda: self._transport.read("POST", path, json=body()))
-        return _parsed(answer, read)
-
-    def _events(
-        self, path: str, body: Callable[[], dict[str, Any]]
-    ) -> Generator[Event, None, None]:
-        parser = SSEParser()
-
-        def begin() -> tuple[Generator[bytes, None, None], bytes]:
-            chunks = self._transport.chunks("POST", path, json={**body(), "stream": True})
-            return chunks, next(chunks, b"")
-
-        chunks, first = self._fresh(begin)
-        with closing(chunks):
-            for chunk in itertools.chain((first,), chunks):
-                for frame in parser.feed(chunk):
-                    event = parse_event(frame)
-                    if event is not None:
-                        yield event
-                    if isinstance(event, MessageEnd):
-                        return
-        raise StreamInterrupted("the stream ended before the reply did")
-
-
-def _parsed(body: bytes, read: Callable[[Any], Result]) -> Result:
-    try:
-        return read(json.loads(body))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        start = body[:80].decode(errors="replace")
-        raise UnexpectedAnswer(f"not an answer of a FROMAGe server: {start!r}") from error
+        Raises:
+            Unreachable: The server was there, and is gone.
+            ServerFailure: The server can't become ready.
+        """
+        run(self._calls.wait_until_ready(within, progress))

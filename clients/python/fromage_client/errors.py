@@ -1,14 +1,20 @@
 """Everything this package raises.
 
 FromageError
-├── TransportFailed         no whole answer came back
-│   └── StreamInterrupted   it broke off: a stream without its last event
-├── UnexpectedAnswer        an answer that is not in the server's contract
-└── ServerError             the server refused or failed; carries type, code, param and message
-    ├── InvalidRequest      the request has to change
-    ├── NotFound            no such image, upload, collection or route
-    ├── Overloaded          full or not ready yet: the same request may succeed later
-    └── ServerFailure       everything else
+├── TransportFailed             no whole answer came back
+│   ├── Unreachable             no connection could be made: nothing was sent
+│   ├── TimedOut                the server was silent for too long, or not ready in time
+│   └── Interrupted             it hung up before its answer, or its stream, was whole
+├── UnexpectedAnswer            an answer that is not in the server's contract
+├── UnusablePicture             an array, a URL or an object that no image can be made of
+├── UnreadableConversation      a file that is not a saved conversation
+└── ServerError                 the server refused or failed; carries type, code, param and message
+    ├── InvalidRequest          the request has to change
+    ├── NotFound                no such image, upload, collection or route
+    ├── Unavailable             the same request may succeed later
+    │   ├── Overloaded          full
+    │   └── NotReady            still loading; the message says what
+    └── ServerFailure           everything else
 """
 
 from collections.abc import Mapping
@@ -20,19 +26,39 @@ class FromageError(Exception):
 
 
 class TransportFailed(FromageError):
-    """No whole answer came back: the server is unreachable, too slow, or hung up."""
+    """No whole answer came back."""
 
 
-class StreamInterrupted(TransportFailed):
-    """A stream ended before `message.end`; what came before it is a part of a reply."""
+class Unreachable(TransportFailed):
+    """No connection could be made: nothing was sent."""
+
+
+class TimedOut(TransportFailed):
+    """The server said nothing for as long as was allowed, or was not ready in time."""
+
+
+class Interrupted(TransportFailed):
+    """The server hung up before its answer was whole; what came before may be part of a reply."""
 
 
 class UnexpectedAnswer(FromageError):
     """The answer is not what a FROMAGe server says: wrong address, or another version."""
 
 
+class UnusablePicture(FromageError, ValueError):
+    """No image can be made of what was given as one."""
+
+
+class UnreadableConversation(FromageError, ValueError):
+    """The file is not a conversation that this version saved."""
+
+
 class ServerError(FromageError):
-    """The server's own error. `status` is None for one that came within a stream."""
+    """The server's own error.
+
+    `code` is the precise reason, `param` the field of the request at fault, `retry_after` the
+    seconds the server asks to wait. `status` is None for an error within a stream or a list.
+    """
 
     def __init__(
         self,
@@ -61,8 +87,16 @@ class NotFound(ServerError):
     """No image, upload or collection goes by that name."""
 
 
-class Overloaded(ServerError):
-    """The server is full or not ready yet; `retry_after` is in seconds where it said so."""
+class Unavailable(ServerError):
+    """The same request may succeed later; `retry_after` is in seconds where the server said so."""
+
+
+class Overloaded(Unavailable):
+    """The server is full."""
+
+
+class NotReady(Unavailable):
+    """The server is still loading; the message says what it is doing."""
 
 
 class ServerFailure(ServerError):
@@ -72,10 +106,10 @@ class ServerFailure(ServerError):
 _BY_TYPE: dict[str, type[ServerError]] = {
     "invalid_request_error": InvalidRequest,
     "not_found_error": NotFound,
-    "unavailable_error": Overloaded,
+    "unavailable_error": Unavailable,
     "server_error": ServerFailure,
 }
-_BY_STATUS: dict[int, type[ServerError]] = {404: NotFound, 429: Overloaded, 503: Overloaded}
+_BY_STATUS: dict[int, type[ServerError]] = {404: NotFound, 429: Overloaded, 503: NotReady}
 
 
 def server_error(
@@ -89,6 +123,8 @@ def server_error(
     if not isinstance(error, Mapping):
         error = {"type": "unknown_error", "message": f"the server answered {status}"}
     kind = _BY_TYPE.get(str(error.get("type"))) or _by_status(status)
+    if kind is Unavailable:
+        kind = _BY_STATUS.get(status or 0, Unavailable)
     return kind(
         str(error.get("message")),
         type=str(error.get("type")),

@@ -11,6 +11,8 @@ from .sse import Frame
 
 @dataclass(frozen=True)
 class MessageStart:
+    """The first event: the reply has been taken on."""
+
     id: str
     model: str
 
@@ -48,19 +50,19 @@ class TokensTold:
 Event = MessageStart | TextDelta | ImageShown | TokensTold | MessageEnd
 
 
-def parse_event(frame: Frame) -> Event | None:
-    """The event a frame carries; None for a name this version doesn't know.
+def parse_event(frame: Frame, server: str = "") -> Event | None:
+    """The event a frame carries, from `server`; None for a name this version doesn't know.
 
     Raises the typed ServerError of an `error` frame, UnexpectedAnswer where the data is not
     what the frame's name promises.
     """
     try:
-        return _parse(frame)
+        return _parse(frame, server)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnexpectedAnswer(f"the data of a {frame.event!r} event is malformed") from error
 
 
-def _parse(frame: Frame) -> Event | None:
+def _parse(frame: Frame, server: str) -> Event | None:
     data = json.loads(frame.data)
     match frame.event:
         case "message.start":
@@ -68,7 +70,7 @@ def _parse(frame: Frame) -> Event | None:
         case "text.delta":
             return TextDelta(data["index"], data["text"])
         case "image":
-            return ImageShown(data["index"], ImagePart.from_json(data))
+            return ImageShown(data["index"], ImagePart.from_json(data, server))
         case "message.tokens":
             return TokensTold(tuple(data.get("token_ids", ())), logprobs(data) or ())
         case "message.end":
@@ -79,7 +81,10 @@ def _parse(frame: Frame) -> Event | None:
 
 
 class ReplyBuilder:
-    """Folds the events of one stream into the reply that the JSON answer would have been."""
+    """Folds the events of one stream into the reply that the JSON answer would have been.
+
+    `content` holds the parts so far.
+    """
 
     def __init__(self) -> None:
         self.content: list[Part] = []

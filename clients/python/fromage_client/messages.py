@@ -1,19 +1,39 @@
 """Messages and prompts as callers write them, turned into the server's JSON.
 
-Content is a text, or a list of parts: `str` (text), `pathlib.Path` or `bytes` (an image of one's
-own), `ImageRef` (an image of a collection), `Upload`, the parts of a `Reply`, or a part's own JSON.
+Content is a text, or a list of parts: `str` (text), an image of one's own (`pathlib.Path`, `bytes`,
+a PIL image, a numpy array, or a `Picture` of any source), `Upload`, `ImageRef` (an image of a
+collection), the parts of a `Reply`, or a part's own JSON. An image of up to `INLINE_LIMIT` bytes
+travels inside the request; a larger one is uploaded first, once for all requests that hold it.
 """
 
-import base64
-from collections.abc import Callable, Mapping, Sequence
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from .reply import ImagePart, ImageRef, TextPart
+from .errors import ServerError, UnexpectedAnswer, UnusablePicture
+from .exchange import Exchange
+from .images import ImageRef
+from .pictures import Picture, as_picture, content_type, data_url, is_picture
+from .reply import ImagePart, TextPart, record
+from .wire import Request, Wire
 
-INLINE_LIMIT = 1 << 20
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy
+    from PIL import Image
+
+INLINE_LIMIT: Final = 1 << 20
 """Bytes up to which an image travels inside the request; a larger one is uploaded first."""
+_FETCH_LIMIT: Final = 64 << 20
+_SOON_S: Final = 60
+
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -26,49 +46,100 @@ class Upload:
     expires_at: int
 
 
-InputPart = str | bytes | Path | ImageRef | Upload | TextPart | ImagePart | Mapping[str, Any]
-Content = str | Sequence[InputPart]
-Uploader = Callable[[bytes], Upload]
-
-_MAGIC = {
-    b"\x89PNG\r\n\x1a\n": "image/png",
-    b"\xff\xd8\xff": "image/jpeg",
-    b"GIF8": "image/gif",
-    b"BM": "image/bmp",
-    b"II*\0": "image/tiff",
-    b"MM\0*": "image/tiff",
-}
+OwnImage: TypeAlias = "Picture | Path | bytes | Image.Image | numpy.ndarray[Any, Any]"
+ContentPart: TypeAlias = (
+    "str | OwnImage | Upload | ImageRef | TextPart | ImagePart | Mapping[str, Any]"
+)
+Content: TypeAlias = "str | Sequence[ContentPart]"
+Messages: TypeAlias = "str | Sequence[Mapping[str, Any]]"
 
 
-def content_type(data: bytes) -> str:
-    """The media type that the first bytes tell; the server refuses what it can't read."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    known = (kind for magic, kind in _MAGIC.items() if data.startswith(magic))
-    return next(known, "application/octet-stream")
+class Intake:
+    """Takes in content: reads the images, decides how they travel, and remembers the uploads."""
+
+    def __init__(self, wire: Wire, exchange: Exchange) -> None:
+        self._wire = wire
+        self._exchange = exchange
+        self._held: dict[str, Upload] = {}
+
+    async def messages(self, messages: Messages) -> list[Json]:
+        """Messages in the server's form; one text is one message of the user's."""
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        return [await self._message(message) for message in messages]
+
+    async def content(self, content: Content) -> str | list[Json]:
+        """A text as it is, parts each in the server's form."""
+        if isinstance(content, str):
+            return content
+        return [await self._part(part) for part in content]
+
+    async def image(self, image: Picture | Upload) -> Json:
+        """An image's part. Its `type` aside, it is how any request names an image."""
+        if isinstance(image, Upload):
+            return {"type": "image", "image": {"upload": image.id}}
+        data = await self.read(image)
+        if len(data) > INLINE_LIMIT:
+            upload = await self._upload_once(data)
+            return {"type": "image", "image": {"upload": upload.id}}
+        return {"type": "image_url", "image_url": {"url": data_url(data)}}
+
+    async def read(self, picture: Picture) -> bytes:
+        """The bytes of an image of one's own. Raises OSError, UnusablePicture, TransportFailed."""
+        if picture.url is not None:
+            return await self._fetch(picture.url)
+        return await self._wire.compute(picture.read)
+
+    async def upload(self, data: bytes) -> Upload:
+        headers = {"content-type": content_type(data)}
+        request = Request("POST", "/v1/uploads", content=data, headers=headers)
+        answer = await self._exchange.read(request)
+        try:
+            return record(Upload, json.loads(answer))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UnexpectedAnswer(f"not an upload: {answer[:80]!r}") from error
+
+    def forget_uploads(self) -> bool:
+        """Where the server has dropped one; False where there are none to send again."""
+        held = bool(self._held)
+        self._held.clear()
+        return held
+
+    async def _message(self, message: Mapping[str, Any]) -> Json:
+        encoded = dict(message)
+        if "content" in message:
+            encoded["content"] = await self.content(message["content"])
+        return encoded
+
+    async def _part(self, part: ContentPart) -> Json:
+        if isinstance(part, Upload) or is_picture(part):
+            return await self.image(part if isinstance(part, Upload) else as_picture(part))
+        return plain_part(part)
+
+    async def _upload_once(self, data: bytes) -> Upload:
+        """A history is sent again every turn; its large images are not."""
+        digest = hashlib.sha256(data).hexdigest()
+        held = self._held.get(digest)
+        if held is None or held.expires_at < time.time() + _SOON_S:
+            held = self._held[digest] = await self.upload(data)
+        return held
+
+    async def _fetch(self, url: str) -> bytes:
+        try:
+            body = await self._exchange.open(Request("GET", url))
+        except ServerError as error:
+            raise UnusablePicture(f"{url} answers {error.status}") from error
+        data = await body.whole(_FETCH_LIMIT)
+        if len(data) > _FETCH_LIMIT:
+            raise UnusablePicture(f"{url} has more than {_FETCH_LIMIT:,} bytes")
+        return data
 
 
-def encode_message(message: Mapping[str, Any], upload: Uploader) -> dict[str, Any]:
-    """A message with its content in the server's form; other keys are left as they are."""
-    encoded = dict(message)
-    if "content" in message:
-        encoded["content"] = encode_content(message["content"], upload)
-    return encoded
-
-
-def encode_content(content: Content, upload: Uploader) -> str | list[dict[str, Any]]:
-    """A text as it is, parts each in the server's form."""
-    return content if isinstance(content, str) else [_encode_part(part, upload) for part in content]
-
-
-def _encode_part(part: InputPart, upload: Uploader) -> dict[str, Any]:
+def plain_part(part: object) -> Json:
+    """The JSON of a part that is no image of one's own."""
     match part:
         case str():
             return {"type": "text", "text": part}
-        case Path():
-            return _image_part(part.read_bytes(), upload)
-        case bytes():
-            return _image_part(part, upload)
         case Upload():
             return {"type": "image", "image": {"upload": part.id}}
         case ImageRef():
@@ -77,12 +148,5 @@ def _encode_part(part: InputPart, upload: Uploader) -> dict[str, Any]:
             return part.to_json()
         case Mapping():
             return dict(part)
-    kinds = "str, Path, bytes, ImageRef, Upload, TextPart, ImagePart or a mapping"
+    kinds = "text, an image of one's own, Upload, ImageRef, a part of a reply or a mapping"
     raise TypeError(f"a content part is {kinds}, not {type(part).__name__}")
-
-
-def _image_part(data: bytes, upload: Uploader) -> dict[str, Any]:
-    if len(data) > INLINE_LIMIT:
-        return {"type": "image", "image": {"upload": upload(data).id}}
-    url = f"data:{content_type(data)};base64,{base64.b64encode(data).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}

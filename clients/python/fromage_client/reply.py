@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
+
+from .images import ImageRef
+from .rich import Figure, Rich
 
 Json = Mapping[str, Any]
 Record = TypeVar("Record")
-
-
-@dataclass(frozen=True)
-class ImageRef:
-    """One image of a collection. `score` is a cosine in [-1, 1]; `key` is its owner's name for it.
-
-    `width` and `height` (pixels) are None for a row the server knows by its URL only.
-    """
-
-    id: str
-    collection: str
-    key: str
-    url: str
-    score: float | None = None
-    width: int | None = None
-    height: int | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,11 +31,11 @@ class ImagePart:
     query_embedding: tuple[float, ...] | None = None
 
     @classmethod
-    def from_json(cls, data: Json) -> ImagePart:
+    def from_json(cls, data: Json, server: str) -> ImagePart:
         return cls(
             ret_index=data["ret_index"],
-            image=record(ImageRef, data["image"]),
-            alternatives=tuple(record(ImageRef, row) for row in data.get("alternatives", ())),
+            image=ImageRef.from_json(data["image"], server),
+            alternatives=image_refs(data.get("alternatives", ()), server),
             query_embedding=_vector(data.get("query_embedding")),
         )
 
@@ -57,8 +43,8 @@ class ImagePart:
         return {
             "type": "image",
             "ret_index": self.ret_index,
-            "image": asdict(self.image),
-            "alternatives": [asdict(row) for row in self.alternatives],
+            "image": self.image.to_json(),
+            "alternatives": [row.to_json() for row in self.alternatives],
         }
 
 
@@ -114,25 +100,30 @@ class Ending:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply(Ending):
-    """A reply of /v1/chat or /v1/generate: text and images in the order they were generated."""
+class Reply(Ending, Rich):
+    """A reply: text and images in the order they were generated.
+
+    In a notebook it shows itself with its pictures; `show()` and `print` show it anywhere.
+    """
 
     id: str
     model: str
     content: tuple[Part, ...]
 
     @classmethod
-    def from_json(cls, data: Json) -> Reply:
+    def from_json(cls, data: Json, server: str) -> Reply:
         content = data["message"]["content"] if "message" in data else data["content"]
-        parts = tuple(map(_part, content))
+        parts = tuple(part_from_json(part, server) for part in content)
         return cls(id=data["id"], model=data["model"], content=parts, **ending(data))
 
     @property
     def text(self) -> str:
+        """The text without the images."""
         return "".join(part.text for part in self.content if isinstance(part, TextPart))
 
     @property
     def images(self) -> tuple[ImageRef, ...]:
+        """The images shown, without their alternatives."""
         return tuple(part.image for part in self.content if isinstance(part, ImagePart))
 
     @property
@@ -140,18 +131,23 @@ class Reply(Ending):
         """This reply as a message of the history, to be sent back with the next one."""
         return assistant_message(self.content)
 
+    def _pieces(self) -> Iterable[str | Figure]:
+        return pieces(self.content)
+
 
 @dataclass(frozen=True)
-class Retrieval:
-    """The ranked images for a context, best first."""
+class Retrieval(Rich):
+    """The ranked images for a context, best first. A notebook shows them with their scores."""
 
     images: tuple[ImageRef, ...]
     query_embedding: tuple[float, ...] | None = None
 
     @classmethod
-    def from_json(cls, data: Json) -> Retrieval:
-        images = tuple(record(ImageRef, row) for row in data["images"])
-        return cls(images, _vector(data.get("query_embedding")))
+    def from_json(cls, data: Json, server: str) -> Retrieval:
+        return cls(image_refs(data["images"], server), _vector(data.get("query_embedding")))
+
+    def _pieces(self) -> Iterable[str | Figure]:
+        return [image.figure() for image in self.images]
 
 
 @dataclass(frozen=True)
@@ -165,6 +161,8 @@ class Score:
 
 @dataclass(frozen=True)
 class ModelInfo:
+    """`created` is Unix time in seconds."""
+
     id: str
     created: int
     owned_by: str
@@ -172,12 +170,17 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class CollectionInfo:
-    """`size` in images; `default` marks the one that is searched where none is named."""
+    """`size` in images, `dim` of its vectors.
+
+    `default` marks the one that is searched where none is named, `writable` one whose images can be
+    added and deleted.
+    """
 
     name: str
     size: int
     dim: int
     default: bool
+    writable: bool = False
 
 
 def assistant_message(parts: Iterable[Part]) -> dict[str, Any]:
@@ -208,8 +211,19 @@ def logprobs(data: Json) -> tuple[TokenLogprob, ...] | None:
     return None if found is None else tuple(map(TokenLogprob.from_json, found))
 
 
-def _part(data: Json) -> Part:
-    return TextPart(data["text"]) if data["type"] == "text" else ImagePart.from_json(data)
+def part_from_json(data: Json, server: str) -> Part:
+    if data["type"] == "text":
+        return TextPart(data["text"])
+    return ImagePart.from_json(data, server)
+
+
+def image_refs(rows: Iterable[Json], server: str) -> tuple[ImageRef, ...]:
+    return tuple(ImageRef.from_json(row, server) for row in rows)
+
+
+def pieces(content: Iterable[Part]) -> list[str | Figure]:
+    """What there is to see of a reply, whole or cut off."""
+    return [part.text if isinstance(part, TextPart) else part.image.figure() for part in content]
 
 
 def _vector(values: Any) -> tuple[float, ...] | None:

@@ -3,11 +3,10 @@
 import argparse
 import os
 import sys
-import time
 from typing import TextIO, cast
 
 from ..client import Client
-from ..errors import FromageError, Overloaded
+from ..errors import FromageError, NotReady
 from ..options import ChatOptions
 from .chat import ReadLine, TerminalChat
 from .graphics import Painter, choose_painter
@@ -15,6 +14,8 @@ from .screen import Screen
 
 _OPTIONS = ("collection", "temperature", "top_p", "max_tokens", "seed")
 _INTERRUPTED = 130
+_LONGEST_START_S = 86_400.0
+"""Indexing a large collection at the first start takes its time."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,22 +80,16 @@ def _screen(images: str) -> Screen:
 
 def _options(args: argparse.Namespace) -> ChatOptions:
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
-    return cast(ChatOptions, {**given, "truncation": "oldest_turns"})
+    return cast(ChatOptions, given)
 
 
 def _wait_until_ready(client: Client, screen: Screen) -> None:
-    """Returns when the server is ready; until then shows what it says it is doing."""
-    shown = ""
-    while True:
-        try:
-            client.ready()
-        except Overloaded as error:
-            if error.message != shown:
-                shown = error.message
-                screen.note(f"waiting for the server: {shown}")
-            time.sleep(1)
-        else:
-            return
+    """Waits for a server that is loading, not for one that isn't there."""
+    try:
+        client.ready()
+    except NotReady:
+        told = "waiting for the server: {}".format
+        client.wait_until_ready(_LONGEST_START_S, lambda said: screen.note(told(said)))
 
 
 def _reader(interactive: bool) -> ReadLine:

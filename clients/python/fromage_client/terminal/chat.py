@@ -2,15 +2,13 @@
 
 import shlex
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 from ..client import Client
 from ..errors import FromageError
-from ..events import ImageShown, MessageEnd, ReplyBuilder, TextDelta
+from ..events import ImageShown, MessageEnd, TextDelta
+from ..images import ImageRef
 from ..options import ChatOptions
-from ..reply import ImageRef
-from .conversation import Conversation
 from .screen import Screen
 
 HELP = """\
@@ -34,9 +32,9 @@ class TerminalChat:
     ) -> None:
         self._client = client
         self._screen = screen
-        self._options = options
         self._interactive = interactive
-        self._conversation = Conversation()
+        self._options = options
+        self._begin()
         self.failed = False
 
     def run(self, read_line: ReadLine) -> None:
@@ -46,6 +44,10 @@ class TerminalChat:
                 self._command(line.strip())
             elif line.strip():
                 self._answer(line.strip())
+
+    def _begin(self) -> None:
+        self._conversation = self._client.conversation(**self._options)
+        self._attached: list[bytes] = []
 
     def _next(self, read_line: ReadLine) -> str | None:
         try:
@@ -62,7 +64,7 @@ class TerminalChat:
         if name == "/image":
             self._attach(argument.strip())
         elif name == "/reset":
-            self._conversation.reset()
+            self._begin()
         elif name == "/help":
             for text in HELP.splitlines():
                 self._screen.note(text)
@@ -72,17 +74,18 @@ class TerminalChat:
     def _attach(self, argument: str) -> None:
         path = _path(argument)
         try:
-            size = self._conversation.attach(path)
+            data = path.read_bytes()
         except OSError as error:
             self._fail(f"cannot read {path}: {error.strerror}")
         else:
-            self._screen.note(f"{path.name} ({-(-size // 1000)} kB) goes with the next message")
+            self._attached.append(data)
+            size = -(-len(data) // 1000)
+            self._screen.note(f"{path.name} ({size} kB) goes with the next message")
 
     def _answer(self, text: str) -> None:
-        self._conversation.ask(text)
-        builder = ReplyBuilder()
+        attached, self._attached = self._attached, []
         try:
-            self._show(builder)
+            self._show(attached, text)
         except KeyboardInterrupt:
             self._screen.stopped()
             if not self._interactive:
@@ -91,28 +94,22 @@ class TerminalChat:
             self._fail(str(error))
         finally:
             self._screen.end_line()
-            self._conversation.answer(builder.content)
 
-    def _show(self, builder: ReplyBuilder) -> None:
+    def _show(self, attached: list[bytes], text: str) -> None:
         """Prints a reply as it comes; leaving early closes the stream, which stops the server."""
-        with closing(self._client.stream(self._conversation.messages, **self._options)) as events:
+        with self._conversation.stream(*attached, text) as events:
             for event in events:
-                builder.add(event)
                 match event:
-                    case TextDelta(text=text):
-                        self._screen.text(text)
+                    case TextDelta(text=words):
+                        self._screen.text(words)
                     case ImageShown(part=part):
-                        self._show_image(part.image)
+                        self._screen.image(part.image, self._picture(part.image))
                     case MessageEnd(usage=usage) if usage.dropped_turns:
                         self._screen.note(f"[{usage.dropped_turns} oldest turns left out]")
 
-    def _show_image(self, image: ImageRef) -> None:
-        url = self._client.absolute(image.url)
-        self._screen.image(image, url, self._picture(image, url))
-
-    def _picture(self, image: ImageRef, url: str) -> bytes | None:
+    def _picture(self, image: ImageRef) -> bytes | None:
         """The image's bytes where they would be shown, and are this server's own."""
-        if self._screen.painter is None or not url.startswith(self._client.base_url + "/"):
+        if self._screen.painter is None or not image.url.startswith("/"):
             return None
         try:
             return self._client.image(image, size=THUMBNAIL)

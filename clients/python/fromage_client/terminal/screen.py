@@ -3,9 +3,9 @@
 from typing import TextIO
 from urllib.parse import quote
 
-from ..reply import ImageRef
+from ..images import ImageRef
+from ..printable import one_line, printable
 from .graphics import Painter
-from .printable import one_line, printable
 
 
 class Screen:
@@ -27,13 +27,13 @@ class Screen:
             self._write(text)
             self._column_zero = text.endswith("\n")
 
-    def image(self, image: ImageRef, url: str, data: bytes | None) -> None:
+    def image(self, image: ImageRef, data: bytes | None) -> None:
         """An image on lines of its own: the picture where there is `data`, and the link."""
         self.end_line()
         picture = self.painter(data) if self.painter is not None and data is not None else None
         if picture is not None:
             self._write(picture + "\n")
-        self._write(self._link(_label(image), url) + "\n")
+        self._write(self._link(one_line(image.label), image.address) + "\n")
 
     def note(self, text: str) -> None:
         """One line about the chat itself, in nobody's reply."""
@@ -61,8 +61,3 @@ class Screen:
         if self._links and url.startswith(("http://", "https://")):
             return f"\x1b]8;;{url}\x1b\\[image: {label}]\x1b]8;;\x1b\\"
         return f"[image: {label}] {url}"
-
-
-def _label(image: ImageRef) -> str:
-    caption = image.metadata.get("caption")
-    return one_line(caption if isinstance(caption, str) and caption.strip() else image.key)

@@ -1,0 +1,117 @@
+"""What is asked about a collection: of both clients."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fromage_client import Client, InvalidRequest, NewImage, Picture, Upload
+from fromage_client.collection import BATCH
+from fromage_client.messages import INLINE_LIMIT
+from tests.clients.scripted import Answer, ScriptedServer, answer, image
+
+IMAGES = "/v1/collections/mine/images"
+
+
+def added(*rows: dict[str, Any]) -> Answer:
+    return answer({"collection": "mine", "images": rows, "size": 9})
+
+
+def success(id: str = "a1") -> dict[str, Any]:
+    return {"status": "added", "image": image(id, score=None)}
+
+
+def test_many_images_go_in_batches(scripted: ScriptedServer, client: Client) -> None:
+    def pictures() -> Iterator[bytes]:
+        for number in range(BATCH + 2):
+            yield b"GIF8" + bytes([number])
+
+    scripted.script[IMAGES] = [added(*[success()] * BATCH), added(success("x"), success("y"))]
+    done = client.collection("mine").add(pictures(), metadata={"year": 2024})
+    assert [row.status for row in done] == ["added"] * (BATCH + 2)
+    assert done[-1].image is not None
+    assert done[-1].image.address == f"{scripted.url}/v1/images/demo/y"
+    first, second = (asked.json["images"] for asked in scripted.asked)
+    assert (len(first), len(second)) == (BATCH, 2)
+    assert second[1] == {
+        "image_url": {"url": "data:image/gif;base64,R0lGOBE="},
+        "metadata": {"year": 2024},
+    }
+
+
+def test_one_image_in_every_form(
+    scripted: ScriptedServer, client: Client, png: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "my cat.png"
+    path.write_bytes(png)
+    scripted.script[IMAGES] = [added(success())]
+    scripted.script["/v1/uploads"] = [
+        answer({"id": "large", "width": 1, "height": 1, "expires_at": 1 << 40})
+    ]
+    mine = client.collection("mine")
+    forms: list[Any] = [path, str(path), Picture(path), png, Upload("u", 1, 1, 0)]
+    forms += [NewImage(path, key="k", metadata={"a": 1}), png + b"\0" * INLINE_LIMIT]
+    for form in forms:
+        mine.add(form, metadata={"b": 2})
+    rows = [asked.json["images"][0] for asked in scripted.asked_for(IMAGES)]
+    assert [row.get("key") for row in rows] == [*["my cat.png"] * 3, None, None, "k", None]
+    assert [row["metadata"] for row in rows] == [*[{"b": 2}] * 5, {"a": 1}, {"b": 2}]
+    assert rows[0]["image_url"] == rows[3]["image_url"]
+    assert rows[4]["image"] == {"upload": "u"}
+    assert rows[6]["image"] == {"upload": "large"}
+
+
+def test_one_that_fails_is_told_with_its_reason(scripted: ScriptedServer, client: Client) -> None:
+    reason = {"type": "invalid_request_error", "code": "unreadable_image"}
+    failed = {"status": "failed", "error": {**reason, "message": "no image", "param": "images.1"}}
+    exists = {**success(), "status": "exists"}
+    scripted.script[IMAGES] = [added(exists, failed)]
+    there, broken = client.collection("mine").add([b"GIF8", b"text"])
+    assert (there.status, broken.status, broken.image) == ("exists", "failed", None)
+    assert isinstance(broken.error, InvalidRequest)
+    assert (broken.error.code, broken.error.param) == ("unreadable_image", "images.1")
+
+
+def test_images_are_listed_page_by_page(scripted: ScriptedServer, client: Client) -> None:
+    scripted.script[IMAGES] = [
+        answer({"images": [image("a"), image("b")], "next": "b=", "total": 3}),
+        answer({"images": [image("c")], "next": None, "total": 3}),
+    ]
+    listed = iter(client.collection("mine").images())
+    assert next(listed).id == "a"
+    assert [asked.path for asked in scripted.asked] == [f"{IMAGES}?limit=100"]
+    assert [row.id for row in listed] == ["b", "c"]
+    assert scripted.asked[1].path == f"{IMAGES}?limit=100&after=b%3D"
+
+
+def test_the_other_requests(scripted: ScriptedServer, client: Client) -> None:
+    paths = ("/v1/collections", "/v1/collections/a%2Fb", "/v1/collections/a%2Fb/images/x%3Fy")
+    scripted.script |= {path: [answer({})] for path in paths}
+    scripted.script["/v1/collections/a%2Fb/images"] = [
+        answer({"images": [], "next": None, "total": 7})
+    ]
+    made = client.create_collection("a/b")
+    assert (made.name, made.size()) == ("a/b", 7)
+    made.update("x?y", {"a": 1})
+    made.delete("x?y")
+    made.drop()
+    said = [(asked.method, asked.path) for asked in scripted.asked]
+    assert said == [
+        ("POST", paths[0]),
+        ("GET", "/v1/collections/a%2Fb/images?limit=1"),
+        ("PATCH", paths[2]),
+        ("DELETE", paths[2]),
+        ("DELETE", paths[1]),
+    ]
+    assert scripted.asked[0].json == {"name": "a/b"}
+    assert scripted.asked[2].json == {"metadata": {"a": 1}}
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_whether_it_can_be_written(
+    scripted: ScriptedServer, client: Client, writable: bool
+) -> None:
+    card = {"name": "mine", "size": 1, "dim": 8, "default": True, "writable": writable}
+    scripted.script["/v1/collections"] = [answer({"collections": [card]})]
+    assert client.collections()[0].writable is writable
