@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from fromage_server import failures
+from fromage_server.followers import Followers
 from fromage_server.limits import BodyLimits
 from fromage_server.routes import (
     chat,
@@ -52,11 +53,13 @@ _FAILURES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def create_app(settings: Settings, on_failure: Callable[[str], None]) -> FastAPI:
+def create_app(
+    settings: Settings, on_failure: Callable[[str], None], followers: Followers | None = None
+) -> FastAPI:
     """``on_failure`` is called, in another thread, when the model or a collection cannot be
-    loaded."""
+    loaded. ``followers`` hold the other parts of a divided model."""
 
-    state = _build_state(settings, on_failure)
+    state = _build_state(settings, on_failure, followers)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -91,7 +94,9 @@ def create_app(settings: Settings, on_failure: Callable[[str], None]) -> FastAPI
     return app
 
 
-def _build_state(settings: Settings, on_failure: Callable[[str], None]) -> ServerState:
+def _build_state(
+    settings: Settings, on_failure: Callable[[str], None], followers: Followers | None
+) -> ServerState:
     workers = Workers()
     uploads = UploadStore(ttl_s=settings.upload_ttl_s, max_bytes=settings.upload_store_mib * _MIB)
 
@@ -99,6 +104,6 @@ def _build_state(settings: Settings, on_failure: Callable[[str], None]) -> Serve
         # Imported here: torch takes seconds, and /healthz answers meanwhile.
         from fromage_server import runtime
 
-        return runtime.load(settings, uploads, workers, report)
+        return runtime.load(settings, uploads, workers, report, followers)
 
     return ServerState(settings, uploads, workers, Startup(load, on_failure))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 
 from fromage_index import faiss_build
 from fromage_server.collections import open_collections, provenance_of
@@ -10,10 +13,13 @@ from fromage_server.compose import Composer
 from fromage_server.curator import Curator, Place
 from fromage_server.engine import Engine, EngineConfig
 from fromage_server.engine.packing import pack_linears
+from fromage_server.engine.ranks import Leader
 from fromage_server.features import FeatureEncoder
+from fromage_server.followers import Followers
 from fromage_server.gallery import Gallery
 from fromage_server.ingest import Ingest
 from fromage_server.media import MediaReader
+from fromage_server.ranks import device_of, together
 from fromage_server.service import Service
 from fromage_server.settings import Settings
 from fromage_server.startup import Loaded, Report
@@ -21,63 +27,107 @@ from fromage_server.uploads import UploadStore
 from fromage_server.warming import warm_up
 from fromage_server.workers import Workers
 from fromage_weights.image_embedder import ImageEmbedder
-from fromage_weights.loading import load_grounded_model
+from fromage_weights.loading import LoadedBundle, load_grounded_model
 
 log = logging.getLogger(__name__)
 
 
-def load(settings: Settings, uploads: UploadStore, workers: Workers, report: Report) -> Loaded:
+def load(
+    settings: Settings,
+    uploads: UploadStore,
+    workers: Workers,
+    report: Report,
+    followers: Followers | None = None,
+) -> Loaded:
     """Raises the typed errors of the three packages."""
     report(f"loading the model {settings.bundle}")
+    with ExitStack() as held:
+        loaded, leader = _load_model(settings, followers, held)
+        model, config = loaded.model, loaded.bundle.config
+        assert loaded.vision is not None
+        embedder = ImageEmbedder(loaded.vision, loaded.bundle.mappers)
+        gallery = Gallery(open_collections(settings, loaded, embedder, report))
+        limits = EngineConfig(
+            settings.max_batch,
+            settings.max_queue,
+            settings.max_context,
+            settings.prefill_tokens,
+            settings.kv_cache_bytes,
+            settings.deterministic,
+        )
+        engine = Engine(model, limits, leader=leader)
+        if followers is not None:
+            followers.watch(engine.fail)
+        media = MediaReader(uploads, gallery)
+        ingest = Ingest(embedder)
+        place = Place(
+            settings.created_collections,
+            provenance_of(loaded.bundle),
+            config.shared_dim,
+            faiss_build.nearest_device(str(model.device)),
+        )
+        encoder = FeatureEncoder(loaded.vision, config.prompt_image)
+        report("warming up")
+        warm_up(engine, encoder, gallery)
+        service = Service(
+            model_name=config.name,
+            engine=engine,
+            limits=limits,
+            tokenizer=model.tokenizer,
+            stop=config.stop,
+            stop_after_ret=config.stop_after_ret,
+            composer=Composer(config, model.tokenizer, engine.max_context, media, encoder),
+            gallery=gallery,
+            curator=Curator(gallery, media, ingest, workers, place, read_only=settings.read_only),
+            workers=workers,
+        )
+        return Loaded(
+            service, _running(engine, held.pop_all()), partial(_stop, engine, ingest, gallery)
+        )
+
+
+def _load_model(
+    settings: Settings, followers: Followers | None, held: ExitStack
+) -> tuple[LoadedBundle, Leader | None]:
+    """``held`` closes what the other processes are needed for."""
+    if followers is None or followers.place.is_alone:
+        loaded = load_grounded_model(
+            settings.bundle,
+            device=settings.device,
+            dtype=settings.dtype,
+            quantize=settings.quantize,
+        )
+        _say(loaded, settings)
+        if loaded.model.device.type == "cpu":
+            pack_linears(loaded.model.lm)
+        return loaded, None
+    place = followers.place
+    device = device_of(settings.device, place)
+    held.enter_context(together(place, device, followers.check))
     loaded = load_grounded_model(
-        settings.bundle, device=settings.device, dtype=settings.dtype, quantize=settings.quantize
+        settings.bundle, device=str(device), dtype=settings.dtype, world=place.world
     )
-    model, config = loaded.model, loaded.bundle.config
+    _say(loaded, settings)
+    return loaded, Leader(device)
+
+
+def _say(loaded: LoadedBundle, settings: Settings) -> None:
+    model = loaded.model
     numbers = str(model.dtype).removeprefix("torch.")
     if settings.quantize != "none":
         numbers = f"{settings.quantize}, computing in {numbers}"
-    log.info("%s on %s in %s", config.name, model.device, numbers)
-    if model.device.type == "cpu":
-        pack_linears(model.lm)
-    assert loaded.vision is not None
-    embedder = ImageEmbedder(loaded.vision, loaded.bundle.mappers)
-    gallery = Gallery(open_collections(settings, loaded, embedder, report))
-    limits = EngineConfig(
-        settings.max_batch,
-        settings.max_queue,
-        settings.max_context,
-        settings.prefill_tokens,
-        settings.kv_cache_bytes,
-        settings.deterministic,
-    )
-    engine = Engine(model, limits)
-    media = MediaReader(uploads, gallery)
-    ingest = Ingest(embedder)
-    place = Place(
-        settings.created_collections,
-        provenance_of(loaded.bundle),
-        config.shared_dim,
-        faiss_build.nearest_device(str(model.device)),
-    )
-    encoder = FeatureEncoder(loaded.vision, config.prompt_image)
-    report("warming up")
-    warm_up(engine, encoder, gallery)
-    service = Service(
-        model_name=config.name,
-        engine=engine,
-        limits=limits,
-        tokenizer=model.tokenizer,
-        stop=config.stop,
-        stop_after_ret=config.stop_after_ret,
-        composer=Composer(config, model.tokenizer, engine.max_context, media, encoder),
-        gallery=gallery,
-        curator=Curator(gallery, media, ingest, workers, place, read_only=settings.read_only),
-        workers=workers,
-    )
+    log.info("%s on %s in %s", loaded.bundle.config.name, model.device, numbers)
 
-    def stop() -> None:
-        engine.stop()
-        ingest.close()
-        gallery.close()
 
-    return Loaded(service, engine.run, stop)
+def _running(engine: Engine, held: ExitStack) -> Callable[[], None]:
+    def run() -> None:
+        with held:
+            engine.run()
+
+    return run
+
+
+def _stop(engine: Engine, ingest: Ingest, gallery: Gallery) -> None:
+    engine.stop()
+    ingest.close()
+    gallery.close()

@@ -48,6 +48,12 @@ class Settings(BaseModel):
         default="none",
         description="hold the language model's weights in: int8, int4, or none for dtype",
     )
+    tensor_parallel: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="GPUs that share the language model (processes, on a CPU)",
+    )
     cache_dir: Path = Field(
         default_factory=default_cache_dir, description="where built collections are kept"
     )

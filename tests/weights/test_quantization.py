@@ -33,7 +33,7 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return write_bundle(tmp_path_factory.mktemp("bundle"), tied=request.param, width=WIDTH)
 
 
-def load(bundle: Bundle | Path, quantize: Quantization, device: str = "cpu", **more: str) -> Any:
+def load(bundle: Bundle | Path, quantize: Quantization, device: str = "cpu", **more: Any) -> Any:
     path = bundle if isinstance(bundle, Path) else bundle.path
     loaded = load_grounded_model(path, device=device, quantize=quantize, vision=False, **more)
     return loaded.model

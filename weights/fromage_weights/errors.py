@@ -10,6 +10,7 @@ WeightsError
 ├── UnsupportedModel     a language model or vision tower that FROMAGe cannot stand on
 ├── DeviceUnavailable    a device or dtype that this machine does not have
 ├── QuantizationUnavailable  a package that quantizes is not installed
+├── ParallelUnavailable  a language model cannot be divided among so many processes
 ├── TrainingDataInvalid  pairs of images and captions that cannot be read
 └── TrainingInvalid      a run that cannot start, or go on, as it was asked to
 """
@@ -79,6 +80,10 @@ class DeviceUnavailable(WeightsError):
 
 
 class QuantizationUnavailable(WeightsError):
+    pass
+
+
+class ParallelUnavailable(WeightsError):
     pass
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from fromage_weights.sharding import local, whole
+
 _SAMPLE = 1024
 
 
@@ -15,7 +17,8 @@ def fingerprint(model: nn.Module, originals: Mapping[str, bytes] | None = None) 
     Values are compared as bfloat16, so float32, float16 and bfloat16 loads of the same file agree
     (float32 and bfloat16 loads of any file do). Names are left out and weights taken in the order
     of their digests: a library that renames modules does not change which model it is. It tells
-    models apart; it is no checksum of a file.
+    models apart; it is no checksum of a file. A divided model has the hash of the whole one, when
+    all ranks ask together.
 
     ``originals``: the digests of weights that the model no longer holds as they were, by name; they
     stand for what it holds in their place.
@@ -30,7 +33,7 @@ def _distinct_weights(model: nn.Module, replaced: Mapping[str, bytes]) -> list[T
     what a quantized weight keeps under its name (weight.absmax, …)."""
     parts = tuple(name + "." for name in replaced)
     weights = {
-        (value.data_ptr(), tuple(value.shape)): value
+        (local(value).data_ptr(), tuple(value.shape)): value
         for name, value in model.state_dict().items()
         if name not in replaced and not name.startswith(parts) and value.is_floating_point()
     }
@@ -39,7 +42,7 @@ def _distinct_weights(model: nn.Module, replaced: Mapping[str, bytes]) -> list[T
 
 def digest(weight: Tensor) -> bytes:
     """Of one weight."""
-    flat = weight.detach().reshape(-1)
+    flat = whole(weight).detach().reshape(-1)
     stride = max(1, flat.numel() // _SAMPLE)
     sample = flat[::stride][:_SAMPLE].to("cpu", torch.bfloat16)
     found = hashlib.sha256(repr(tuple(weight.shape)).encode())

@@ -16,6 +16,8 @@ from fromage_weights.grounded import GroundedModel
 from fromage_weights.language import load_language_model
 from fromage_weights.mappers import FILE_NAME
 from fromage_weights.quantization import Quantization, load_quantized_model, original_digests
+from fromage_weights.sharding import Division, check_device
+from fromage_weights.sizes import language_model_outline
 from fromage_weights.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -39,18 +41,21 @@ def load_grounded_model(
     dtype: str = "auto",
     quantize: Quantization = "none",
     vision: bool = True,
+    world: int = 1,
 ) -> LoadedBundle:
     """Load mappers, language model and (unless ``vision`` is False) the vision encoder.
 
     ``bundle`` is "demo", a directory or a hub id. Every part is checked against the bundle's
     hashes: BundleMismatch, DamagedFile and the other errors of this package say what is wrong.
+    With a ``world`` above 1 all ranks of the process group call this together, and each gets its
+    part of the language model, which is not quantized then.
     """
     full_float32_precision()
     place = choose_device(device)
     loaded = Bundle.load(bundle_directory(bundle))
     loaded.mappers.requires_grad_(False)
     return LoadedBundle(
-        model=_load_language(loaded, place, choose_dtype(dtype, place), quantize),
+        model=_load_language(loaded, place, choose_dtype(dtype, place), quantize, world),
         vision=_load_vision(loaded, place) if vision else None,
         bundle=loaded,
     )
@@ -88,12 +93,14 @@ def bundle_directory(bundle: str | Path) -> Path:
 
 
 def _load_language(
-    bundle: Bundle, device: torch.device, dtype: torch.dtype, quantize: Quantization
+    bundle: Bundle, device: torch.device, dtype: torch.dtype, quantize: Quantization, world: int
 ) -> GroundedModel:
     config = bundle.config
     source = bundle.frozen_source(config.lm)
+    division = _division(source, device, world) if world > 1 else None
     if quantize == "none":
-        lm = load_language_model(source, dtype)
+        options = division.loading_options() if division else {}
+        lm = load_language_model(source, dtype, **options)
         found = fingerprint(lm)
     else:
         lm = load_quantized_model(source, quantize, dtype, device)
@@ -102,9 +109,16 @@ def _load_language(
         raise BundleMismatch("language model", source, config.lm.hash, found)
     bundle.check_files(config.lm)
     tokenizer = load_tokenizer(source, ret_token=config.ret_token, rules=config.tokenizer_rules)
-    if quantize == "none":
+    if division is not None:
+        division.settle(lm)
+    elif quantize == "none":
         torch.nn.Module.to(lm, device)
     return GroundedModel(lm, bundle.mappers, tokenizer)
+
+
+def _division(source: str, device: torch.device, world: int) -> Division:
+    check_device(device)
+    return Division.of(language_model_outline(source), world)
 
 
 def _load_vision(bundle: Bundle, device: torch.device) -> VisionEncoder:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from fromage_server.errors import StartupError
+from fromage_server.followers import Followers
+from fromage_server.ranks import place_of
 from fromage_server.settings import CONFIG_KEY, Settings, load_settings
 from fromage_server.startup import Startup
 
@@ -64,6 +66,16 @@ def run(args: argparse.Namespace) -> int:
     settings = load_settings(flags, os.environ)
     if args.plan:
         return _plan(settings)
+    place = place_of(settings, os.environ)
+    if place.rank > 0:
+        from fromage_server.follower import follow
+
+        return follow(settings, place)
+    with Followers(settings, place) as followers:
+        return _serve(settings, followers)
+
+
+def _serve(settings: Settings, followers: Followers) -> int:
     import uvicorn
 
     from fromage_server.app import create_app
@@ -74,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         failed.append(message)
         server.should_exit = True
 
-    app = create_app(settings, on_failure)
+    app = create_app(settings, on_failure, followers)
     config = uvicorn.Config(
         app,
         host=settings.host,

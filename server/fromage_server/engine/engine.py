@@ -20,6 +20,7 @@ from fromage_server.engine.job import Job
 from fromage_server.engine.kv_cache import KVShape
 from fromage_server.engine.memory import free_bytes, storage_blocks
 from fromage_server.engine.pace import Pace
+from fromage_server.engine.ranks import Leader
 from fromage_server.engine.request import GenerationRequest, ScoringRequest
 from fromage_server.engine.runner import FixedShapes, Runner, StepOutput
 from fromage_server.engine.sampling import Samples, sample
@@ -30,6 +31,7 @@ from fromage_weights.grounded import GroundedModel
 
 logger = logging.getLogger(__name__)
 _PIECE = 64  # of a prompt, where shapes are fixed
+_LAST_STEP = 5.0  # seconds
 
 
 class Engine:
@@ -47,14 +49,18 @@ class Engine:
         *,
         ahead: bool | None = None,
         graphs: bool | None = None,
+        leader: Leader | None = None,
     ) -> None:
         """What is None is as the model's device needs it. ``backend``: what attends. ``ahead``: a
         step is launched before the tokens of the one before have come back. ``graphs``: steps of
-        single tokens run through DecodeGraphs."""
+        single tokens run through DecodeGraphs. ``leader``: the model is divided among processes,
+        and this is the one that leads them; without graphs."""
         config = config or EngineConfig()
         context = min(config.max_context or model.max_context, model.max_context)
         shape = KVShape.of(model.lm, model.dtype)
         free = free_bytes(model.device)
+        if leader is not None:
+            free = leader.least_free(free)
         blocks = storage_blocks(
             shape, model.device.type, free, config.max_batch, context, config.kv_cache_bytes
         )
@@ -65,9 +71,10 @@ class Engine:
             model.ret_token_id, model.eos_token_ids, model.tokenizer.decode
         )
         fixed = FixedShapes(config.max_batch, _PIECE) if config.deterministic else None
-        self._runner = Runner(model, blocks, backend, fixed)
+        self._runner = Runner(model, blocks, backend, fixed, leader)
         on_gpu = model.device.type == "cuda"
-        if (on_gpu if graphs is None else graphs) and fixed is None:
+        wanted = on_gpu if graphs is None else graphs
+        if wanted and fixed is None and leader is None:
             pages = -(-self.max_context // BLOCK_SIZE)
             self._runner.use_graphs(config.max_batch, pages, record=on_gpu)
         self._ahead = on_gpu if ahead is None else ahead
@@ -110,6 +117,22 @@ class Engine:
             self._changed.notify()
         with self._running:
             self._close("the engine was stopped")
+            self._runner.close()
+
+    def fail(self, reason: str) -> None:
+        """End at once, for a reason that comes from outside. A step that has not ended soon waits
+        for what will not come: its jobs are told without it."""
+        logger.critical("%s", reason)
+        with self._changed:
+            self._stopping = True
+            self._end = self._end or reason
+            self._changed.notify()
+        ended = self._running.acquire(timeout=_LAST_STEP)
+        try:
+            self._close(reason)
+        finally:
+            if ended:
+                self._running.release()
 
     def submit(
         self, request: GenerationRequest | ScoringRequest, on_event: Callable[[Event], None]
@@ -243,6 +266,7 @@ class Engine:
             logger.critical("the engine's thread has died", exc_info=error)
             reason = f"the engine has failed: {type(error).__name__}: {error}"
         self._close(reason)
+        self._runner.close()
 
     def _wait_for_work(self) -> bool:
         with self._changed:
@@ -255,6 +279,7 @@ class Engine:
             self._end = self._end or reason
             jobs = self._scheduler.drain()
         for job in jobs:
+            job.ended = True
             try:
                 job.on_event(ErrorEvent(self._end))
             except BaseException:  # the others are still waiting to be told

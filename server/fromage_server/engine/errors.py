@@ -5,7 +5,8 @@ EngineError
 ├── PromptTooLong        prompt and reply together do not fit the context
 ├── DuplicateRequest     a request with this id is still in the engine
 ├── QueueFull            too many requests are waiting
-└── EngineStopped        the engine's thread has ended
+├── EngineStopped        the engine's thread has ended
+└── RanksLost            (the engine's own end) a process that computes along is gone
 
 What goes wrong later, while a sequence runs, reaches its caller as an ErrorEvent.
 """
@@ -47,4 +48,8 @@ class QueueFull(EngineError):
 
 
 class EngineStopped(EngineError):
+    pass
+
+
+class RanksLost(EngineError):
     pass

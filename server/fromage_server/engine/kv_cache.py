@@ -14,13 +14,15 @@ from transformers.cache_utils import Cache
 
 from fromage_server.engine.attention import Backend, Layout
 from fromage_weights.errors import UnsupportedModel
+from fromage_weights.sharding import kv_heads_of
 
 _KINDS = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True)
 class KVShape:
-    """What one position costs: ``layers`` x 2 x ``heads`` x ``head_dim`` numbers of ``dtype``."""
+    """What one position costs: ``layers`` x 2 x ``heads`` x ``head_dim`` numbers of ``dtype``;
+    where the model is divided, in this process."""
 
     layers: int
     heads: int
@@ -51,7 +53,7 @@ class KVShape:
         heads = config.num_attention_heads
         return cls(
             layers=config.num_hidden_layers,
-            heads=getattr(config, "num_key_value_heads", None) or heads,
+            heads=kv_heads_of(lm),
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             dtype=dtype,
         )

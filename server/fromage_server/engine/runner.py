@@ -18,6 +18,7 @@ from fromage_server.engine.decode_graphs import DecodeGraphs, DecodeRow
 from fromage_server.engine.job import Reads
 from fromage_server.engine.kv_cache import KVShape, PagedCache
 from fromage_server.engine.landing import Landing
+from fromage_server.engine.ranks import Leader, Pass, Storage
 from fromage_server.engine.scheduler import Chunk
 from fromage_server.engine.sequence import Sequence
 from fromage_weights.grounded import ForwardOutput, GroundedModel
@@ -65,8 +66,11 @@ class Runner:
         blocks: int,
         backend: Backend | None = None,
         fixed: FixedShapes | None = None,
+        leader: Leader | None = None,
     ) -> None:
+        """``leader``: every pass is made together with other processes."""
         self._model = model
+        self._leader = leader
         self._fixed = fixed
         shape = KVShape.of(model.lm, model.dtype)
         backend = backend or _backend_for(model.device, whole=fixed is not None)
@@ -74,6 +78,8 @@ class Runner:
         self._paged = Paged(model.lm, self._cache)
         self._blocks = blocks
         self._graphs: DecodeGraphs | None = None
+        if leader is not None:
+            leader.begin(Storage(blocks, *((fixed.streams, fixed.piece) if fixed else (0, 0))))
 
     @property
     def cache_bytes(self) -> int:
@@ -97,9 +103,7 @@ class Runner:
         # Nobody has blocks yet, and what is written to them is never found.
         span = Span(0, tokens, 0, tuple(range(-(-tokens // BLOCK_SIZE))))
         ids = torch.zeros(tokens, dtype=torch.long, device=device)
-        kept = torch.tensor([tokens - 1], device=device)
-        places = torch.arange(tokens, device=device)
-        output = self._pass(self._model.embed_ids(ids), places, kept, Layout.of([span], device))
+        output = self._together(Pass((span,), (tokens - 1,), self._model.embed_ids(ids)))
         self._model.mappers.query_embeddings(output.hidden[0])
         if self._graphs is not None:
             self._graphs.warm_up()
@@ -151,32 +155,39 @@ class Runner:
             for position in _kept(read)
         ]
         kept += [0] * (size * reads_each - len(kept))
-        device = self._model.device
-        positions = [p for chunk in chunks for p in range(chunk.start, chunk.stop)]
         embedded = self._embedded(chunks, before)
         missing = max(0, size - len(embedded))
-        output = self._pass(
-            functional.pad(embedded, (0, 0, 0, missing)),
-            torch.tensor(positions + [0] * missing, device=device),
-            torch.tensor(kept, dtype=torch.long, device=device),
-            _layout(chunks, starts, device),
-        )
+        embedded = functional.pad(embedded, (0, 0, 0, missing))
+        output = self._together(Pass(_spans(chunks, starts), tuple(kept), embedded))
         return self._split(chunks, reads, output.logits[0], output.hidden[0])
 
-    def _pass(
-        self, embedded: Tensor, positions: Tensor, kept: Tensor, layout: Layout
-    ) -> ForwardOutput:
-        """(N, D) packed rows at (N,) positions; results of the (K,) ``kept`` rows."""
-        with self._paged.step(layout) as cache:
+    def _together(self, step: Pass) -> ForwardOutput:
+        if self._leader is None:
+            return self.compute(step)
+        with self._leader.together(step):
+            return self.compute(step)
+
+    def compute(self, step: Pass) -> ForwardOutput:
+        """The pass itself, in this process."""
+        device = self._model.device
+        with self._paged.step(Layout.of(step.spans, device)) as cache:
             return self._model.forward(
-                embedded[None],
-                position_ids=positions[None],
+                step.embedded[None],
+                position_ids=torch.tensor(step.positions, device=device)[None],
                 past_key_values=cache,
-                logits_to_keep=kept,
+                logits_to_keep=torch.tensor(step.kept, dtype=torch.long, device=device),
             )
 
+    def close(self) -> None:
+        """No pass comes any more."""
+        if self._leader is not None:
+            self._leader.stop()
+
     def check_device(self) -> None:
-        """Raise where the device itself is lost, as after a failed CUDA kernel."""
+        """Raise where the device itself is lost, as after a failed CUDA kernel, or another
+        process that computes along."""
+        if self._leader is not None:
+            self._leader.check()
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
 
@@ -264,9 +275,8 @@ def _kept(reads: Reads) -> list[int]:
     return [*reads.logits, *(p for p in reads.queries if p not in reads.logits)]
 
 
-def _layout(chunks: Seq[Chunk], starts: Seq[int], device: torch.device) -> Layout:
-    spans = (
+def _spans(chunks: Seq[Chunk], starts: Seq[int]) -> tuple[Span, ...]:
+    return tuple(
         Span(start, start + chunk.count, chunk.start, tuple(chunk.job.blocks))
         for start, chunk in zip(starts, chunks, strict=False)
     )
-    return Layout.of(tuple(spans), device)

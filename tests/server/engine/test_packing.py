@@ -53,8 +53,9 @@ def test_quantized_layers(tmp_path: Path, quantize: Quantization, layers: int, d
     pytest.importorskip("torchao")
     pytest.importorskip("bitsandbytes")
     bundle = write_bundle(tmp_path, width=64)
-    options: dict[str, str] = {"device": "cpu", "dtype": dtype}
-    model = load_grounded_model(bundle.path, quantize=quantize, vision=False, **options).model
+    model = load_grounded_model(
+        bundle.path, device="cpu", dtype=dtype, quantize=quantize, vision=False
+    ).model
     prompts = [model.embed([TextSegment(tuple(range(n)))])[None] for n in (3, 16, 17, 33)]
     with torch.inference_mode():
         expected = [model.forward(prompt).logits for prompt in prompts]
