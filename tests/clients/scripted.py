@@ -162,8 +162,8 @@ def answer(body: Any, **options: Any) -> Answer:
     return Answer((json.dumps(body).encode(),), **options)
 
 
-def error(status: int, type_: str, message: str = "no", **headers: str) -> Answer:
-    body = {"type": type_, "code": "c", "message": message, "param": "p"}
+def error(status: int, type_: str, message: str = "no", code: str = "c", **headers: str) -> Answer:
+    body = {"type": type_, "code": code, "message": message, "param": "p"}
     return answer({"error": body}, status=status, headers=headers)
 
 

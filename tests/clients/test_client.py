@@ -13,11 +13,13 @@ from fromage_client import (
     Client,
     Collection,
     Conversation,
+    Forbidden,
     InvalidRequest,
     NotFound,
     NotReady,
     Overloaded,
     ServerFailure,
+    Unavailable,
     UnexpectedAnswer,
     fold,
 )
@@ -72,7 +74,7 @@ def test_the_other_requests(scripted: ScriptedServer, client: Client) -> None:
     assert client.score("Q:", candidates=["a"])[0].tokens == 2
     assert client.upload(b"\x89PNG\r\n\x1a\n").width == 2
     assert client.models()[0].id == model["id"]
-    assert client.collections()[0].default
+    assert vars(client.collections()[0]) == collection_card()
     assert client.image(retrieval.images[0], size=64) == b"bytes"
     assert client.image("data:image/png;base64,AAE=") == b"\0\1"
     client.health()
@@ -88,7 +90,8 @@ def model_card() -> dict[str, Any]:
 
 
 def collection_card() -> dict[str, Any]:
-    return {"name": "demo", "size": 10, "dim": 64, "default": True}
+    may = {"default": True, "writable": True, "droppable": False}
+    return {"name": "demo", "size": 10, "dim": 64, **may, "created_at": 1, "changed_at": 2}
 
 
 @pytest.mark.parametrize(
@@ -96,11 +99,13 @@ def collection_card() -> dict[str, Any]:
     [
         (error(400, "invalid_request_error"), InvalidRequest),
         (error(404, "not_found_error"), NotFound),
-        (error(429, "unavailable_error"), Overloaded),
-        (error(503, "unavailable_error"), NotReady),
+        (error(429, "unavailable_error", code="queue_full"), Overloaded),
+        (error(403, "permission_error"), Forbidden),
+        (error(503, "unavailable_error", code="not_ready"), NotReady),
+        (error(503, "unavailable_error", code="collection_busy"), Unavailable),
         (error(503, "server_error"), ServerFailure),
         (Answer((b"<html>",), status=502), ServerFailure),
-        (Answer((b"<html>",), status=503), NotReady),
+        (Answer((b"<html>",), status=503), Unavailable),
         (Answer((b"<html>",), status=413), InvalidRequest),
     ],
 )

@@ -6,10 +6,18 @@ from typing import Any
 
 import pytest
 
-from fromage_client import Client, InvalidRequest, NewImage, Picture, Upload
+from fromage_client import (
+    Client,
+    Forbidden,
+    ImageRef,
+    InvalidRequest,
+    NewImage,
+    Picture,
+    Upload,
+)
 from fromage_client.collection import BATCH
 from fromage_client.messages import INLINE_LIMIT
-from tests.clients.scripted import Answer, ScriptedServer, answer, image
+from tests.clients.scripted import Answer, ScriptedServer, answer, error, image
 
 IMAGES = "/v1/collections/mine/images"
 
@@ -87,13 +95,13 @@ def test_images_are_listed_page_by_page(scripted: ScriptedServer, client: Client
 
 def test_the_other_requests(scripted: ScriptedServer, client: Client) -> None:
     paths = ("/v1/collections", "/v1/collections/a%2Fb", "/v1/collections/a%2Fb/images/x%3Fy")
-    scripted.script |= {path: [answer({})] for path in paths}
+    scripted.script |= {path: [answer({"image": image("x?y")})] for path in paths}
     scripted.script["/v1/collections/a%2Fb/images"] = [
         answer({"images": [], "next": None, "total": 7})
     ]
     made = client.create_collection("a/b")
     assert (made.name, made.size()) == ("a/b", 7)
-    made.update("x?y", {"a": 1})
+    assert made.update("x?y", {"a": 1}).id == "x?y"
     made.delete("x?y")
     made.drop()
     said = [(asked.method, asked.path) for asked in scripted.asked]
@@ -108,10 +116,20 @@ def test_the_other_requests(scripted: ScriptedServer, client: Client) -> None:
     assert scripted.asked[2].json == {"metadata": {"a": 1}}
 
 
-@pytest.mark.parametrize("writable", [True, False])
-def test_whether_it_can_be_written(
-    scripted: ScriptedServer, client: Client, writable: bool
-) -> None:
-    card = {"name": "mine", "size": 1, "dim": 8, "default": True, "writable": writable}
-    scripted.script["/v1/collections"] = [answer({"collections": [card]})]
-    assert client.collections()[0].writable is writable
+def test_the_only_one_fails_like_any_other(scripted: ScriptedServer, client: Client) -> None:
+    """The server answers for a lone image with its error; that of the request is another."""
+    reason = {"type": "invalid_request_error", "code": "unreadable_image", "message": "no image"}
+    refused = answer({"error": {**reason, "param": "images.0"}}, status=400)
+    scripted.script[IMAGES] = [refused, error(403, "permission_error")]
+    [broken] = client.collection("mine").add(b"text")
+    assert (broken.status, broken.image) == ("failed", None)
+    assert isinstance(broken.error, InvalidRequest)
+    with pytest.raises(Forbidden):
+        client.collection("mine").add(b"text")
+
+
+def test_an_image_of_a_collection_is_copied(scripted: ScriptedServer, client: Client) -> None:
+    scripted.script[IMAGES] = [added(success())]
+    [row] = client.collection("mine").add(ImageRef.from_json(image("x"), scripted.url))
+    assert scripted.asked[0].json["images"] == [{"image": {"collection": "demo", "id": "x"}}]
+    assert row.error is None

@@ -46,11 +46,12 @@ def test_the_notebook_runs(server: str, desk: Path, monkeypatch: pytest.MonkeyPa
     notebook = nbformat.reads(NOTEBOOK.read_text(), as_version=4)  # type: ignore[no-untyped-call]
     assert not any(cell.get("outputs") for cell in notebook.cells), "it is kept without outputs"
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(desk)}}).execute()
-    [found] = [cell for cell in notebook.cells if "client.retrieve" in cell.source]
+    [found] = [cell for cell in notebook.cells if cell.source.startswith("found =")]
     pictures = re.findall(r'<img src="data:image/[a-z]+;base64,([^"]+)"', _html(found))
     assert len(pictures) == 3
     assert all(base64.b64decode(data, validate=True) for data in pictures)
     assert (desk / "talk.json").exists()
+    assert "['added'] 1" in str(notebook.cells)
 
 
 def _html(cell: Any) -> str:

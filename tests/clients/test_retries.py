@@ -5,6 +5,7 @@ import socket
 import threading
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 
 import pytest
 
@@ -38,6 +39,7 @@ from tests.clients.scripted import (
 
 HELLO = "hello"
 AT_ONCE = {"retry-after": "0"}
+FULL = partial(error, 429, "unavailable_error", code="queue_full")
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def no_server() -> str:
 def test_a_full_server_is_asked_again_when_it_says(
     scripted: ScriptedServer, client: Client, slept: list[float]
 ) -> None:
-    full, fuller = (error(429, "unavailable_error", **{"retry-after": s}) for s in ("7", "3"))
+    full, fuller = (FULL(**{"retry-after": s}) for s in ("7", "3"))
     scripted.script["/v1/chat"] = [full, fuller, reply_stream("ok")]
     assert fold(client.stream(HELLO)).text == "ok"
     assert slept == [7.0, 3.0]
@@ -87,7 +89,7 @@ def test_a_full_server_that_does_not_say_is_asked_less_and_less(
 
 def test_the_wait_is_waited(scripted: ScriptedServer, client: Client) -> None:
     """Only after it is the next one asked."""
-    full = error(429, "unavailable_error", **{"retry-after": "1"})
+    full = FULL(**{"retry-after": "1"})
     scripted.script["/v1/chat"] = [full, reply_stream("ok")]
     whole = threading.Thread(target=lambda: fold(client.stream(HELLO)))
     whole.start()
@@ -98,7 +100,7 @@ def test_the_wait_is_waited(scripted: ScriptedServer, client: Client) -> None:
 
 
 def test_a_server_that_stays_full(face: Face, scripted: ScriptedServer) -> None:
-    scripted.script["/v1/chat"] = [error(429, "unavailable_error", **AT_ONCE)]
+    scripted.script["/v1/chat"] = [FULL(**AT_ONCE)]
     with client_of(face, scripted.url, retries=2) as client, pytest.raises(Overloaded) as caught:
         client.chat(HELLO)
     assert caught.value.retry_after == 0
@@ -106,7 +108,9 @@ def test_a_server_that_stays_full(face: Face, scripted: ScriptedServer) -> None:
 
 
 def test_a_wait_that_is_too_long_is_not_waited(scripted: ScriptedServer, client: Client) -> None:
-    scripted.script["/v1/chat"] = [error(503, "unavailable_error", **{"retry-after": "3600"})]
+    scripted.script["/v1/chat"] = [
+        error(503, "unavailable_error", code="not_ready", **{"retry-after": "3600"})
+    ]
     with pytest.raises(NotReady) as caught:
         client.chat(HELLO)
     assert caught.value.retry_after == 3600
@@ -182,7 +186,10 @@ def test_what_can_be_done_once_is_not_sent_twice(scripted: ScriptedServer, clien
 def test_what_can_be_done_once_is_sent_again_where_it_was_refused(
     scripted: ScriptedServer, client: Client
 ) -> None:
-    scripted.script["/v1/collections"] = [error(429, "unavailable_error", **AT_ONCE), answer({})]
+    scripted.script["/v1/collections"] = [
+        FULL(**AT_ONCE),
+        answer({}),
+    ]
     assert client.create_collection("mine").name == "mine"
     assert len(scripted.asked) == 2
 
@@ -215,7 +222,9 @@ def test_a_silent_server(face: Face, scripted: ScriptedServer, slept: list[float
 
 
 def test_asking_whether_it_is_ready_never_waits(scripted: ScriptedServer, client: Client) -> None:
-    scripted.script["/readyz"] = [error(503, "unavailable_error", "42 %", **{"retry-after": "9"})]
+    scripted.script["/readyz"] = [
+        error(503, "unavailable_error", "42 %", "not_ready", **{"retry-after": "9"})
+    ]
     with pytest.raises(NotReady, match="42 %"):
         client.ready()
     assert len(scripted.asked) == 1

@@ -5,6 +5,7 @@ from .client import Client
 from .collection import Added, AsyncCollection, Collection, NewImage
 from .conversation import AsyncConversation, Conversation
 from .errors import (
+    Forbidden,
     FromageError,
     Interrupted,
     InvalidRequest,
@@ -59,6 +60,7 @@ __all__ = [
     "CollectionInfo",
     "Conversation",
     "Event",
+    "Forbidden",
     "FromageError",
     "ImagePart",
     "ImageRef",

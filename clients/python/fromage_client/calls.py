@@ -10,8 +10,8 @@ from typing import Any, Final, TypeVar
 from .errors import (
     Interrupted,
     NotFound,
-    NotReady,
     TimedOut,
+    Unavailable,
     UnexpectedAnswer,
     Unreachable,
 )
@@ -93,7 +93,7 @@ class Calls:
         while True:
             try:
                 return await self.ready()
-            except NotReady as error:
+            except Unavailable as error:
                 heard, now = True, str(error)
             except (Unreachable, Interrupted) as error:
                 if heard:

@@ -159,7 +159,7 @@ class Client:
         """A new, empty collection.
 
         Args:
-            name: Letters, digits and `. _ -`.
+            name: Up to 64 letters, digits and `. _ -`, beginning with a letter or digit.
         """
         run(CollectionCalls(self._calls, name).create())
         return self.collection(name)

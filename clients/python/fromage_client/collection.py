@@ -11,8 +11,8 @@ from urllib.parse import quote
 from .calls import Calls
 from .errors import ServerError, server_error
 from .images import ImageRef
-from .messages import Upload
-from .pictures import Picture, as_picture, is_picture
+from .messages import Upload, plain_part
+from .pictures import as_picture, is_picture
 from .reply import image_refs
 from .wire import Request, run
 
@@ -29,19 +29,20 @@ BATCH: Final = 16
 class NewImage:
     """An image to be added.
 
-    `image` is a path or URL, bytes, a PIL image, a numpy array, a `Picture` or an `Upload`; `key`
-    its owner's name for it (by default the file's name, where it comes from a file), `metadata`
-    what can be filtered by and is shown with it.
+    `image` is a path or URL, bytes, a PIL image, a numpy array, a `Picture`, an `Upload`, or an
+    image of a collection, which is copied; `key` its owner's name for it (by default the file's
+    name, where it comes from a file), `metadata` what can be filtered by and is shown with it:
+    strings, numbers, booleans and lists of them, by field.
     """
 
-    image: OwnImage | Upload | str
+    image: OwnImage | Upload | ImageRef | str
     key: str | None = None
     metadata: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Added:
-    """What became of one image: "exists" where the collection held the same one already.
+    """What became of one image: "exists" where the collection held the very same file already.
 
     `image` is None, and `error` says why, where it failed.
     """
@@ -57,7 +58,7 @@ class Added:
         return cls(data["status"], ImageRef.from_json(data["image"], server))
 
 
-Addition: TypeAlias = "OwnImage | Upload | NewImage | str"
+Addition: TypeAlias = "OwnImage | Upload | ImageRef | NewImage | str"
 """What can be added."""
 
 
@@ -85,8 +86,12 @@ class CollectionCalls:
             done += await self._add_batch([_new(image, metadata) for image in batch])
         return tuple(done)
 
-    async def update(self, image: ImageRef | str, metadata: Mapping[str, Any]) -> None:
-        await self._calls.tell(Request("PATCH", self._of(image), json={"metadata": dict(metadata)}))
+    async def update(self, image: ImageRef | str, metadata: Mapping[str, Any]) -> ImageRef:
+        request = Request("PATCH", self._of(image), json={"metadata": dict(metadata)})
+        server = self._calls.base_url
+        return await self._calls.ask(
+            request, lambda data: ImageRef.from_json(data["image"], server)
+        )
 
     async def delete(self, image: ImageRef | str) -> None:
         await self._calls.tell(Request("DELETE", self._of(image), repeatable=False))
@@ -105,15 +110,25 @@ class CollectionCalls:
             return Request("POST", f"{self._path}/images", json={"images": rows})
 
         server = self._calls.base_url
-        return await self._calls.json(
-            build, lambda data: tuple(Added.from_json(row, server) for row in data["images"])
-        )
+        try:
+            return await self._calls.json(
+                build, lambda data: tuple(Added.from_json(row, server) for row in data["images"])
+            )
+        except ServerError as error:
+            # The one image of a request fails as the request.
+            if len(images) > 1 or not (error.param or "").startswith("images.0"):
+                raise
+            return (Added("failed", None, error),)
 
     async def _row(self, new: NewImage) -> dict[str, Any]:
-        image = new.image if isinstance(new.image, Upload) else as_picture(new.image)
-        named = await self._calls.intake.image(image)
-        row = {key: value for key, value in named.items() if key != "type"}
-        key = new.key or (image.name if isinstance(image, Picture) else None)
+        key = new.key
+        if isinstance(new.image, Upload | ImageRef):
+            part = plain_part(new.image)
+        else:
+            picture = as_picture(new.image)
+            part = await self._calls.intake.image(picture)
+            key = key or picture.name
+        row = {name: value for name, value in part.items() if name != "type"}
         if key is not None:
             row["key"] = key
         if new.metadata is not None:
@@ -170,8 +185,9 @@ class Collection(_Named):
         """Adds one image or many; they are found from the next reply on.
 
         Args:
-            images: Paths, URLs, bytes, PIL images, numpy arrays, uploads, or `NewImage`s, which
-                have a key and metadata of their own. An iterator is read as it is sent.
+            images: Paths, URLs, bytes, PIL images, numpy arrays, uploads, images of a collection,
+                or `NewImage`s, which have a key and metadata of their own. An iterator is read as
+                it is sent.
             metadata: That of every image that has none of its own.
 
         Returns:
@@ -180,7 +196,7 @@ class Collection(_Named):
         return run(self._calls.add(images, metadata))
 
     def images(self) -> Iterator[ImageRef]:
-        """All images, in pages that are asked for as they are needed."""
+        """All images, the newest first, in pages that are asked for as they are needed."""
         pages = self._calls.pages()
         while (page := run(pages.next())) is not None:
             yield from page
@@ -189,12 +205,20 @@ class Collection(_Named):
         """How many images there are."""
         return run(self._calls.size())
 
-    def update(self, image: ImageRef | str, metadata: Mapping[str, Any]) -> None:
-        """Gives an image (or the one of that id) other metadata."""
-        run(self._calls.update(image, metadata))
+    def update(self, image: ImageRef | str, metadata: Mapping[str, Any]) -> ImageRef:
+        """Changes the metadata of an image, or of the one of that id.
+
+        Args:
+            image: The image, or its id.
+            metadata: Fields to set. None takes one away; others stay.
+
+        Returns:
+            The image as it is now.
+        """
+        return run(self._calls.update(image, metadata))
 
     def delete(self, image: ImageRef | str) -> None:
-        """Takes an image (or the one of that id) out of the collection."""
+        """Takes an image, or the one of that id, out of the collection."""
         run(self._calls.delete(image))
 
     def drop(self) -> None:
@@ -212,7 +236,7 @@ class AsyncCollection(_Named):
         return await self._calls.add(images, metadata)
 
     async def images(self) -> AsyncIterator[ImageRef]:
-        """All images, in pages that are asked for as they are needed."""
+        """All images, the newest first, in pages that are asked for as they are needed."""
         pages = self._calls.pages()
         while (page := await pages.next()) is not None:
             for image in page:
@@ -222,12 +246,12 @@ class AsyncCollection(_Named):
         """How many images there are."""
         return await self._calls.size()
 
-    async def update(self, image: ImageRef | str, metadata: Mapping[str, Any]) -> None:
-        """Gives an image (or the one of that id) other metadata."""
-        await self._calls.update(image, metadata)
+    async def update(self, image: ImageRef | str, metadata: Mapping[str, Any]) -> ImageRef:
+        """Changes the metadata of an image, or of the one of that id."""
+        return await self._calls.update(image, metadata)
 
     async def delete(self, image: ImageRef | str) -> None:
-        """Takes an image (or the one of that id) out of the collection."""
+        """Takes an image, or the one of that id, out of the collection."""
         await self._calls.delete(image)
 
     async def drop(self) -> None:
@@ -237,7 +261,7 @@ class AsyncCollection(_Named):
 
 def _each(images: Addition | Iterable[Addition]) -> Iterator[Addition]:
     """One image, though it may be one that can be iterated over (bytes, an array), or many."""
-    if isinstance(images, str | NewImage | Upload) or is_picture(images):
+    if isinstance(images, str | NewImage | Upload | ImageRef) or is_picture(images):
         yield cast("Addition", images)
     else:
         yield from cast("Iterable[Addition]", images)

@@ -10,6 +10,7 @@ FromageError
 ├── UnreadableConversation      a file that is not a saved conversation
 └── ServerError                 the server refused or failed; carries type, code, param and message
     ├── InvalidRequest          the request has to change
+    ├── Forbidden               the server or the collection takes no such change
     ├── NotFound                no such image, upload, collection or route
     ├── Unavailable             the same request may succeed later
     │   ├── Overloaded          full
@@ -83,6 +84,10 @@ class InvalidRequest(ServerError):
     """The request is wrong as it stands; `param` names the field."""
 
 
+class Forbidden(ServerError):
+    """The server, or this collection, takes no such change."""
+
+
 class NotFound(ServerError):
     """No image, upload or collection goes by that name."""
 
@@ -105,11 +110,18 @@ class ServerFailure(ServerError):
 
 _BY_TYPE: dict[str, type[ServerError]] = {
     "invalid_request_error": InvalidRequest,
+    "permission_error": Forbidden,
     "not_found_error": NotFound,
     "unavailable_error": Unavailable,
     "server_error": ServerFailure,
 }
-_BY_STATUS: dict[int, type[ServerError]] = {404: NotFound, 429: Overloaded, 503: NotReady}
+_BY_CODE: dict[str, type[ServerError]] = {"not_ready": NotReady, "queue_full": Overloaded}
+_BY_STATUS: dict[int, type[ServerError]] = {
+    403: Forbidden,
+    404: NotFound,
+    429: Overloaded,
+    503: Unavailable,
+}
 
 
 def server_error(
@@ -122,9 +134,8 @@ def server_error(
     error = body.get("error") if isinstance(body, Mapping) else None
     if not isinstance(error, Mapping):
         error = {"type": "unknown_error", "message": f"the server answered {status}"}
-    kind = _BY_TYPE.get(str(error.get("type"))) or _by_status(status)
-    if kind is Unavailable:
-        kind = _BY_STATUS.get(status or 0, Unavailable)
+    by_code = _BY_CODE.get(str(error.get("code")))
+    kind = by_code or _BY_TYPE.get(str(error.get("type"))) or _by_status(status)
     return kind(
         str(error.get("message")),
         type=str(error.get("type")),

@@ -74,11 +74,9 @@ class Intake:
             return content
         return [await self._part(part) for part in content]
 
-    async def image(self, image: Picture | Upload) -> Json:
+    async def image(self, picture: Picture) -> Json:
         """An image's part. Its `type` aside, it is how any request names an image."""
-        if isinstance(image, Upload):
-            return {"type": "image", "image": {"upload": image.id}}
-        data = await self.read(image)
+        data = await self.read(picture)
         if len(data) > INLINE_LIMIT:
             upload = await self._upload_once(data)
             return {"type": "image", "image": {"upload": upload.id}}
@@ -112,9 +110,7 @@ class Intake:
         return encoded
 
     async def _part(self, part: ContentPart) -> Json:
-        if isinstance(part, Upload) or is_picture(part):
-            return await self.image(part if isinstance(part, Upload) else as_picture(part))
-        return plain_part(part)
+        return await self.image(as_picture(part)) if is_picture(part) else plain_part(part)
 
     async def _upload_once(self, data: bytes) -> Upload:
         """A history is sent again every turn; its large images are not."""

@@ -173,14 +173,17 @@ class CollectionInfo:
     """`size` in images, `dim` of its vectors.
 
     `default` marks the one that is searched where none is named, `writable` one whose images can be
-    added and deleted.
+    added, changed and deleted, `droppable` one that can be dropped. Times are Unix time in seconds.
     """
 
     name: str
     size: int
     dim: int
     default: bool
-    writable: bool = False
+    writable: bool
+    droppable: bool
+    created_at: int
+    changed_at: int
 
 
 def assistant_message(parts: Iterable[Part]) -> dict[str, Any]:

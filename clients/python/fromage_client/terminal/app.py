@@ -6,7 +6,7 @@ import sys
 from typing import TextIO, cast
 
 from ..client import Client
-from ..errors import FromageError, NotReady
+from ..errors import FromageError, Unavailable
 from ..options import ChatOptions
 from .chat import ReadLine, TerminalChat
 from .graphics import Painter, choose_painter
@@ -87,7 +87,7 @@ def _wait_until_ready(client: Client, screen: Screen) -> None:
     """Waits for a server that is loading, not for one that isn't there."""
     try:
         client.ready()
-    except NotReady:
+    except Unavailable:
         told = "waiting for the server: {}".format
         client.wait_until_ready(_LONGEST_START_S, lambda said: screen.note(told(said)))
 
