@@ -61,6 +61,12 @@ class Row:
 class Table:
     title: str
     rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, line: str) -> None:
+        """Something that is told below the table, and has no target."""
+        self.notes.append(line)
+        print(line, flush=True)
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
@@ -73,7 +79,7 @@ class Table:
             target = "" if row.target is None else f"{sign}{row.target:g}"
             missed = "" if row.is_met else " **missed**"
             lines.append(f"| {row.name} | {row.value:.2f} | {target}{missed} | {row.detail} |")
-        return "\n".join(lines)
+        return "\n".join([*lines, "", *self.notes])
 
 
 def _line(row: Row) -> str:

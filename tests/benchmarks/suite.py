@@ -13,9 +13,11 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks import memory, offline, online
+from tests.benchmarks import memory, offline, online, profile, workloads
 from tests.benchmarks.measure import Table
 from tests.benchmarks.shapes import SHAPES
+
+_OTHERS = ("profile", "http", "loads", "memory")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,32 +26,38 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="runs of each row; medians are shown")
     parser.add_argument("--clients", type=int, default=16, help="of the rows over HTTP")
     parser.add_argument("--rate", type=float, help="Poisson arrivals per second, not closed loop")
+    parser.add_argument("--requests", type=int, default=10_000, help="of the row on memory")
     parser.add_argument(
         "--only",
         action="append",
-        choices=[*offline.PARTS, "http", "memory"],
+        choices=[*offline.PARTS, *_OTHERS],
         help="these rows alone; may be given several times",
     )
 
 
 def run(args: argparse.Namespace) -> Table:
     dtype = getattr(torch, args.dtype)
-    wanted = set(args.only or [*offline.PARTS, "http", "memory"])
+    wanted = set(args.only or [*offline.PARTS, *_OTHERS])
     table = Table(f"{args.shape}, {args.dtype}, {torch.get_num_threads()} threads, {_machine()}")
     print(table.title, flush=True)
     models = offline.Models.of(args.shape, dtype)
     for name, part in offline.PARTS.items():
         if name in wanted:
             part(models, table, args.rounds)
-    if "http" in wanted:
+    if "profile" in wanted:
+        profile.measure(models, table)
+    if {"http", "loads"} & wanted:
         with tempfile.TemporaryDirectory() as directory:
             bundle = Path(directory)
             online.write_bundle(bundle, args.shape, dtype)
             load = online.Load(args.clients, each=2, tokens=64, rate=args.rate)
-            online.against_engine(bundle, models, args.dtype, load, args.rounds, table)
-            online.against_transformers_serve(bundle, args.dtype, load, args.rounds, table)
+            if "http" in wanted:
+                online.against_engine(bundle, models, args.dtype, load, args.rounds, table)
+                online.against_transformers_serve(bundle, args.dtype, load, args.rounds, table)
+            if "loads" in wanted:
+                workloads.measure(bundle, args.dtype, args.clients, table)
     if "memory" in wanted:
-        memory.measure(table, 10_000)
+        memory.measure(table, args.requests)
     print("\n" + table.markdown())
     return table
 

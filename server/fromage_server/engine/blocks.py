@@ -68,8 +68,10 @@ class PrefixCache:
 class BlockPool:
     """``count`` blocks of ``size`` positions."""
 
-    def __init__(self, count: int, size: int) -> None:
+    def __init__(self, count: int, size: int, *, neighbours: bool = True) -> None:
+        """``neighbours`` False: where a block lies is all the same, as it is for page tables."""
         self.count, self.size = count, size
+        self._neighbours = neighbours
         self.prefixes = PrefixCache()
         self._holders = np.zeros(count, dtype=np.int32)
         # What taking a block costs: nothing where it is blank, else when it was last of use.
@@ -112,16 +114,23 @@ class BlockPool:
         """
         if count > self.free:
             return False
+        if not self._neighbours and count:
+            costs = np.where(self._holders > 0, _IN_USE, self._costs)
+            self._hold(blocks, np.argpartition(costs, count - 1)[:count].tolist())
+            return True
         while count:
             start, room = self._place(owner, blocks, max(count, expected))
             fresh = range(start, start + min(count, room))
-            for block in fresh:
-                self.prefixes.forget(block)
-                self._holders[block] = 1
-            blocks.extend(fresh)
+            self._hold(blocks, fresh)
             count -= len(fresh)
             expected -= len(fresh)
         return True
+
+    def _hold(self, blocks: list[int], fresh: Sequence[int]) -> None:
+        for block in fresh:
+            self.prefixes.forget(block)
+            self._holders[block] = 1
+        blocks.extend(fresh)
 
     def give_back(self, owner: str, blocks: Sequence[int], *, forget: bool = False) -> None:
         """One holder less; ``forget`` what they hold where it is not to be trusted."""

@@ -79,7 +79,7 @@ class Engine:
             self._runner.use_graphs(config.max_batch, pages, record=on_gpu)
         self._ahead = on_gpu if ahead is None else ahead
         self._flight = Flight([], None)  # launched, and nobody has been told yet
-        self._pool = BlockPool(blocks, BLOCK_SIZE)
+        self._pool = BlockPool(blocks, BLOCK_SIZE, neighbours=not on_gpu)
         self._pace = Pace(config.prefill_tokens)
         self._scheduler = Scheduler(
             config.max_batch, config.max_queue, self._pool, self._pace, _PIECE if fixed else None

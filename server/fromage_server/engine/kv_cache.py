@@ -50,6 +50,11 @@ class KVShape:
                 f"{type(lm).__name__} does not take its attention function from transformers' "
                 "attention interface; the engine needs that to store keys and values in blocks"
             )
+        if any(name.endswith("sinks") for name, _ in lm.named_parameters()):
+            raise UnsupportedModel(
+                f"{type(lm).__name__} has attention sinks (a learned weight beside each head's "
+                "scores), which the engine's attention does not know"
+            )
         heads = config.num_attention_heads
         return cls(
             layers=config.num_hidden_layers,

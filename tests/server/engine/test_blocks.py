@@ -141,3 +141,26 @@ def test_nothing_is_lost_or_doubled_in_a_long_life() -> None:
     for name, blocks in held.items():
         pool.give_back(name, blocks)
     pool.check()
+
+
+def test_where_blocks_lie_is_all_the_same_to_a_gpu() -> None:
+    """Blank blocks first, then what has not been of use for the longest time."""
+    pool = BlockPool(6, 2, neighbours=False)
+    old: list[int] = []
+    new: list[int] = []
+    assert pool.take("old", old, 2, expected=6)
+    assert pool.take("new", new, 2, expected=6)
+    remember(pool, old, [A, B])
+    remember(pool, new, [C, A])
+    pool.give_back("old", old)
+    pool.give_back("new", new)
+    taken: list[int] = []
+    assert pool.take("third", taken, 2, expected=2)
+    assert not set(taken) & {*old, *new}
+    assert pool.take("third", taken, 1, expected=1)
+    assert taken[-1] == old[-1]  # the end of a text before its beginning
+    assert pool.match([A, B]) == old[:1]
+    assert pool.match([C, A]) == new
+    assert not pool.take("third", taken, 4, expected=4)
+    pool.give_back("third", taken)
+    pool.check()

@@ -1,10 +1,12 @@
 """Who runs when."""
 
 import pytest
-from transformers import AutoModelForCausalLM, Qwen3NextConfig
+import torch
+from transformers import AutoModelForCausalLM, GptOssConfig, Qwen3NextConfig
 
 from fromage_server.engine import Engine, EngineConfig, ScoringRequest
 from fromage_server.engine.blocks import BlockPool
+from fromage_server.engine.kv_cache import KVShape
 from fromage_server.engine.pace import Pace
 from fromage_server.engine.sampling import Sampled
 from fromage_server.engine.scheduler import Scheduler
@@ -131,3 +133,19 @@ def test_a_model_without_a_kv_cache_in_every_layer_is_refused() -> None:
     model = GroundedModel(lm, Mappers(4, 32, 32, 1, 4, tied=False), tokenizer)
     with pytest.raises(UnsupportedModel, match="linear_attention"):
         Engine(model, EngineConfig())
+
+
+def test_attention_sinks_are_refused() -> None:
+    config = GptOssConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+        vocab_size=20,
+    )
+    lm = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    with pytest.raises(UnsupportedModel, match="GptOssForCausalLM has attention sinks"):
+        KVShape.of(lm, torch.float32)

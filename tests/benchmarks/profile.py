@@ -1,0 +1,77 @@
+"""What a decode step spends where.
+
+python -m tests.benchmarks.profile [--shape opt-125m] [--dtype float32]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from tests.benchmarks.measure import Table
+from tests.benchmarks.offline import STREAMS, Models, OurEngine, Prompts
+from tests.benchmarks.shapes import SHAPES
+
+_STEPS = 20
+# By the names of torch's operations, the first that fits; what is left is norms, activations, ….
+_KINDS = {
+    "matrix products": ("linear", "addmm", "::mm", "matmul", "bmm"),
+    "attention": ("attention", "flash", "logsumexp", "paged"),
+    "storing keys and values": ("index_copy",),
+    "sampling": ("argmax", "amax", "softmax", "sort"),
+}
+
+
+def measure(models: Models, table: Table) -> None:
+    for streams in (1, STREAMS):
+        shares = _shares(models, streams)
+        told = ", ".join(f"{name} {share:.0%}" for name, share in shares.most_common())
+        table.note(f"A decode step of {streams} streams of about 200 tokens: {told}.")
+
+
+def _shares(models: Models, streams: int) -> Counter[str]:
+    """Of a step's time; "Python and the rest" is what no operation accounts for."""
+    engine, prompts = OurEngine(models.ours, streams), Prompts(models.ours)
+    running = [engine.submit(prompts.one(192), 64) for _ in range(streams)]
+    while min(len(stream.times) for stream in running) < 4:
+        engine.engine.step()
+    on_gpu = models.ours.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as profiled, torch.profiler.record_function("steps"):
+        for _ in range(_STEPS):
+            engine.engine.step()
+    engine.drain()
+    spent: Counter[str] = Counter()
+    for event in profiled.key_averages():
+        if event.key == "steps":
+            whole = event.device_time_total if on_gpu else event.cpu_time_total
+            continue
+        time = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        spent[_kind(event.key)] += time
+    spent["Python and the rest"] = whole - sum(spent.values())
+    return Counter({name: time / whole for name, time in spent.items()})
+
+
+def _kind(operation: str) -> str:
+    for kind, parts in _KINDS.items():
+        if any(part in operation for part in parts):
+            return kind
+    return "norms, activations, copies"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="opt-125m")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    args = parser.parse_args(argv)
+    table = Table(f"{args.shape}, {args.dtype}, {torch.get_num_threads()} threads")
+    measure(Models.of(args.shape, getattr(torch, args.dtype)), table)
+    print(table.markdown())
+
+
+if __name__ == "__main__":
+    main()
