@@ -15,7 +15,7 @@ from fromage_server.state import State
 from fromage_web import START, static_files
 
 router = APIRouter(include_in_schema=False)
-_TYPES: Final = {
+TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -26,7 +26,7 @@ _POLICY: Final = (
     "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS: Final = {
+HEADERS: Final = {
     # Asked for anew each time, so that files of two versions never meet; 304 where unchanged.
     "Cache-Control": "no-cache",
     "Content-Security-Policy": _POLICY,
@@ -49,10 +49,10 @@ async def file(name: str, state: State, request: Request) -> Response:
     found = await state.workers.files(_read, name)
     if found is None:
         raise HTTPException(404)
-    return file_response(request, found, _HEADERS)
+    return file_response(request, found, HEADERS)
 
 
 def _read(name: str) -> ImageFile | None:
     file = static_files().get(name)
-    kind = _TYPES.get(PurePath(name).suffix)
+    kind = TYPES.get(PurePath(name).suffix)
     return ImageFile.of(file.read_bytes(), kind) if file is not None and kind is not None else None

@@ -5,10 +5,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
+from tests.clients.scripted import ScriptedServer
 from tests.clients.web import world
 from tests.clients.web.browser import DESKTOP, ChatPage, running_chromium
+from tests.clients.web.scripting import scripted_page
 from tests.server.process import start, wait_for
 
 PageMaker = Callable[..., ChatPage]
@@ -53,3 +55,17 @@ def open_page(chromium: Browser) -> Iterator[PageMaker]:
 @pytest.fixture
 def page(open_page: PageMaker, demo_server: str) -> ChatPage:
     return open_page(demo_server)
+
+
+@pytest.fixture
+def scripted() -> Iterator[ScriptedServer]:
+    with scripted_page() as server:
+        yield server
+
+
+@pytest.fixture
+def scripted_chat(open_page: PageMaker, scripted: ScriptedServer) -> ChatPage:
+    """The page of the scripted server, ready to be written in."""
+    page = open_page(scripted.url).open()
+    expect(page.examples.get_by_role("button")).to_have_count(4)
+    return page

@@ -17,7 +17,7 @@ SCENES = (
     Scene(("penguin", "rainbow"), 1, "white"),
 )
 SENT = Scene(("dog",), 2, "blue")
-MARKUP = "<img src=x onerror=document.title='broken'>"
+MARKUP = "<img src=x onerror=window.harmed=1>"
 
 
 def write_folder(folder: Path) -> None:

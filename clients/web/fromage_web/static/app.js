@@ -21,7 +21,10 @@ class App {
   #composer = new Composer();
   #shelf = new Shelf();
   #drawers = openDrawers();
-  #panel = new Panel(byId("settings-body"), () => this.#openShelf());
+  #panel = new Panel(byId("settings-body"), {
+    showShelf: () => this.#openShelf(),
+    reveal: () => this.#drawers.settings.show(),
+  });
   #viewer = new Viewer((image) => this.#composer.addImage(image));
   #greeting = null;
   #session;
@@ -30,7 +33,7 @@ class App {
     const store = await Store.open((refusal) => this.#composer.say(refusal));
     this.#session = new Session(store, this.#composer, new Scroller(), {
       options: () => this.#options(),
-      refuse: (error) => this.#refuse(error),
+      refuse: (error) => this.#panel.refuse(error),
       open: (part) => this.#viewer.open(part),
       welcome: () => this.#welcome(),
     });
@@ -88,14 +91,9 @@ class App {
     try {
       return this.#panel.options();
     } catch (error) {
-      this.#drawers.settings.show();
       this.#composer.say(error.message);
       return null;
     }
-  }
-
-  #refuse(error) {
-    if (this.#panel.refuse(error)) this.#drawers.settings.show();
   }
 
   /** Whose pictures these are: of the conversation, and of the examples. */

@@ -111,8 +111,11 @@ export class Composer extends EventTarget {
     this.focus();
   }
 
+  /** Those that are pictures are sent ahead at once. */
   addFiles(files) {
-    const added = [...files].map((file) => new Attachment({ blob: file, name: file.name }));
+    const pictures = imageFiles(files);
+    this.say(pictures.length < files.length ? "Only pictures can be sent." : "");
+    const added = pictures.map((file) => new Attachment({ blob: file, name: file.name }));
     this.#attachments.push(...added);
     this.#show();
     added.forEach((one) => this.#send(one));
@@ -150,13 +153,15 @@ export class Composer extends EventTarget {
     if (event.key === "Enter" && !event.shiftKey && !typing) {
       event.preventDefault();
       byId("composer").requestSubmit();
+    } else if (event.key === "Escape" && this.#busy) {
+      this.dispatchEvent(new Event("stop"));
     } else if (event.key === "ArrowUp" && this.empty) {
       this.dispatchEvent(new Event("edit-last"));
     }
   }
 
   #paste(event) {
-    const files = imageFiles(event.clipboardData);
+    const files = imageFiles(event.clipboardData?.files);
     if (!files.length || document.querySelector("dialog[open]")) return;
     event.preventDefault();
     this.addFiles(files);
@@ -178,10 +183,7 @@ export class Composer extends EventTarget {
       byId("drop").hidden = true;
       if (!carries(event)) return;
       event.preventDefault();
-      const files = imageFiles(event.dataTransfer);
-      if (document.querySelector("dialog[open]")) return;
-      if (files.length) this.addFiles(files);
-      else this.say("Only pictures can be sent.");
+      if (!document.querySelector("dialog[open]")) this.addFiles(event.dataTransfer.files);
     });
   }
 

@@ -47,9 +47,9 @@ export function announce(text) {
   byId("announcer").replaceChildren(el("p", {}, text));
 }
 
-/** The files of a drop or a paste that are pictures. */
-export function imageFiles(transfer) {
-  return [...(transfer?.files ?? [])].filter((file) => file.type.startsWith("image/"));
+/** The files that are pictures; where the system doesn't know, the server will. */
+export function imageFiles(files) {
+  return [...(files ?? [])].filter(({ type }) => !type || type.startsWith("image/"));
 }
 
 export const number = (value) => value.toLocaleString("en");

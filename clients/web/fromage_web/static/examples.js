@@ -6,7 +6,7 @@ const INTRODUCTION =
   "Ask for something, and pictures come with the answer, out of the collection that this server " +
   "searches. Send pictures of your own, too.";
 const DEMO =
-  "This small demo model knows a hundred and twenty-five things, up to three of them, on eight " +
+  "This small demo model knows 125 things, up to three of them, on eight " +
   "colours. Ask it to show you some, or show it a picture.";
 
 const OF_DEMO = [

@@ -6,8 +6,9 @@ import { Options } from "./settings.js";
 
 const COLOURS = { null: "As the system", light: "Light", dark: "Dark" };
 
-/** `onShelf()`: the user wants to see the pictures. */
+/** `act`: {showShelf(), reveal()}; the latter makes the panel visible. */
 export class Panel {
+  #act;
   #options = null;
   #collections = [];
   #choice = el("select", { id: "collection", on: { change: () => this.#choose() } });
@@ -15,8 +16,9 @@ export class Panel {
   #model = el("dl", { class: "facts" });
   #form = el("div", {}, el("p", { class: "hint" }, "Shown when the server is there."));
 
-  constructor(container, onShelf) {
-    const manage = button("Look at the pictures…", onShelf);
+  constructor(container, act) {
+    this.#act = act;
+    const manage = button("Look at the pictures…", act.showShelf);
     container.append(
       section("Pictures from", this.#labelled(), this.#size, manage),
       this.#form,
@@ -56,7 +58,7 @@ export class Panel {
     const cells = rows.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]);
     this.#model.replaceChildren(...cells);
     if (!this.#options) {
-      this.#options = new Options(schema.ChatRequest);
+      this.#options = new Options(schema.ChatRequest, this.#act.reveal);
       this.#form.replaceChildren(this.#options.element);
     }
   }
@@ -67,9 +69,9 @@ export class Panel {
     return { ...collection, ...this.#options?.options() };
   }
 
-  /** Shows what the server refused; whether it was one of these options. */
+  /** Shows what the server refused, if it was one of these options. */
   refuse({ param, message }) {
-    return this.#options?.refuse(param, message) ?? false;
+    this.#options?.refuse(param, message);
   }
 
   #labelled() {

@@ -20,7 +20,10 @@ export const addressOf = (image) =>
 export function picture(image, limit, { lazy = false } = {}) {
   const [width, height] = fitted(image, limit);
   const props = { alt: nameOf(image), width, height, decoding: "async" };
-  return el("img", { ...props, src: source(image, limit), loading: lazy ? "lazy" : null });
+  const shown = el("img", { ...props, src: source(image, limit), loading: lazy ? "lazy" : null });
+  // Whatever the file turns out to be, the box stays.
+  shown.style.aspectRatio = `${width} / ${height}`;
+  return shown;
 }
 
 /** In place of a picture of which only the address is known: this page loads nothing from there. */

@@ -1,6 +1,6 @@
 // The options of a request, with ranges, defaults and words from the server's own schema.
 
-import { el } from "./dom.js";
+import { button, el } from "./dom.js";
 import { remember, remembered } from "./prefs.js";
 
 const GROUPS = {
@@ -39,8 +39,8 @@ function inWords({ min, max, above }) {
   const large = (value) => (value > 1e9 ? null : value.toLocaleString("en"));
   const from = above !== undefined ? `above ${large(above)}` : min !== undefined ? large(min) : null;
   const to = max === undefined ? null : large(max);
-  if (from && to) return `${from} to ${to}. `;
-  return from ? `From ${from}. ` : "";
+  if (from && to) return `${from} to ${to}`;
+  return from ? `from ${from}` : "";
 }
 
 /** The value that was written, undefined for none; throws a RangeError that says what is wrong. */
@@ -51,7 +51,7 @@ export function valueOf(text, range, label) {
   const { min = -Infinity, max = Infinity, above = -Infinity } = range;
   const whole = range.type !== "integer" || Number.isSafeInteger(value);
   if (Number.isFinite(value) && whole && value >= min && value <= max && value > above) return value;
-  throw new RangeError(`${label} is ${text.trim()}; it can be ${inWords(range).replace(". ", "")}.`);
+  throw new RangeError(`${label} is ${text.trim()}; it can be ${inWords(range)}.`);
 }
 
 function filterOf(text, label) {
@@ -64,120 +64,166 @@ function filterOf(text, label) {
   throw new RangeError(`${label}: write JSON such as {"background": "green"}.`);
 }
 
+/** A line of the form. `changed()` is called when something was written. */
+class Field {
+  #range;
+  #label;
+  #problem = el("p", { class: "problem", role: "alert" });
+
+  constructor(name, label, schema, changed) {
+    this.#range = rangeOf(schema);
+    this.#label = label;
+    this.input = this.#entry(`option-${name}`, schema);
+    this.input.addEventListener("change", () => {
+      this.#look();
+      changed();
+    });
+    const row = el("div", { class: "row" }, el("label", { for: this.input.id }, label), this.input);
+    const hint = el("p", { class: "hint", id: `${this.input.id}-hint` }, this.#hint(schema));
+    const long = this.#range.type === "object";
+    this.element = el("div", { class: long ? "field long" : "field" }, row, hint, this.#problem);
+  }
+
+  get kept() {
+    return this.input.value;
+  }
+
+  set kept(value) {
+    this.input.value = value ?? "";
+    this.#look();
+  }
+
+  /** undefined where the default holds; throws a RangeError. */
+  read() {
+    return valueOf(this.input.value, this.#range, this.#label);
+  }
+
+  refuse(message) {
+    this.#say(message);
+    this.input.focus();
+  }
+
+  /** Says what is wrong, and leaves the focus where it is going. */
+  #look() {
+    try {
+      this.read();
+      this.#say("");
+    } catch (error) {
+      this.#say(error.message);
+    }
+  }
+
+  #say(problem) {
+    this.#problem.textContent = problem;
+    if (problem) this.input.setAttribute("aria-invalid", "true");
+    else this.input.removeAttribute("aria-invalid");
+  }
+
+  #entry(id, schema) {
+    const props = { id, autocomplete: "off", spellcheck: "false", "aria-describedby": `${id}-hint` };
+    if (this.#range.type === "object") {
+      return el("textarea", { ...props, rows: 2, placeholder: '{"background": "green"}' });
+    }
+    // The number pads of phones have no minus.
+    const inputmode = this.#range.min < 0 ? "text" : "decimal";
+    return el("input", { ...props, inputmode, placeholder: schema.default ?? "default" });
+  }
+
+  #hint({ description = "" }) {
+    const limits = inWords(this.#range);
+    return limits ? `${limits[0].toUpperCase()}${limits.slice(1)}. ${description}` : description;
+  }
+}
+
+/** The same for yes and no. */
+class Switch {
+  #usual;
+
+  constructor(name, label, schema, changed) {
+    this.#usual = schema.default;
+    const id = `option-${name}`;
+    this.input = el("input", { id, type: "checkbox", "aria-describedby": `${id}-hint` });
+    this.input.addEventListener("change", changed);
+    const row = el("div", { class: "row" }, el("label", { for: id }, label), this.input);
+    const hint = el("p", { class: "hint", id: `${id}-hint` }, schema.description ?? "");
+    this.element = el("div", { class: "field" }, row, hint);
+  }
+
+  get kept() {
+    return this.input.checked;
+  }
+
+  set kept(value) {
+    this.input.checked = value ?? this.#usual;
+  }
+
+  read() {
+    return this.input.checked === this.#usual ? undefined : this.input.checked;
+  }
+
+  refuse() {
+    this.input.focus();
+  }
+}
+
 /** The form; `options()` gives what was chosen, and nothing where the server's default holds. */
 export class Options {
   #fields = new Map();
+  #reveal;
   element = el("div", { class: "options" });
 
-  /** `schema`: of the chat request. */
-  constructor(schema) {
+  /** `schema`: of the chat request; `reveal()` makes the form visible. */
+  constructor(schema, reveal) {
+    this.#reveal = reveal;
     const kept = remembered("options", {});
     for (const [group, names] of Object.entries(GROUPS)) {
-      const known = Object.entries(names).filter(([name]) => schema.properties[name]);
-      const fields = known.map(([name, label]) =>
-        this.#field(name, label, schema.properties[name], kept[name]),
-      );
-      this.element.append(el("fieldset", {}, el("legend", {}, group), ...fields));
+      const fields = Object.entries(names)
+        .filter(([name]) => schema.properties[name])
+        .map(([name, label]) => this.#add(name, label, schema.properties[name], kept[name]));
+      const shown = fields.map(({ element }) => element);
+      this.element.append(el("fieldset", {}, el("legend", {}, group), ...shown));
     }
-    const reset = { type: "button", class: "plain", on: { click: () => this.#reset() } };
-    this.element.append(el("button", reset, "Back to the defaults"));
+    this.element.append(button("Back to the defaults", () => this.#reset()));
   }
 
-  /** Throws a RangeError, and shows where, when a value cannot be. */
+  /** Throws a RangeError, and leads to the field, when a value cannot be. */
   options() {
     const options = {};
     for (const [name, field] of this.#fields) {
-      const value = field.read();
-      if (value !== undefined) options[name] = value;
+      try {
+        const value = field.read();
+        if (value !== undefined) options[name] = value;
+      } catch (error) {
+        this.refuse(name, error.message);
+        throw error;
+      }
     }
     return options;
   }
 
-  /** Shows what the server said of a field; whether there is such a field. */
+  /** Leads to the field, if it is one of these, and shows what is wrong with it. */
   refuse(param, message) {
     const field = this.#fields.get(param?.split(".")[0]);
-    field?.refuse(message);
-    return Boolean(field);
+    if (!field) return;
+    this.#reveal();
+    field.refuse(message);
   }
 
-  #field(name, label, schema, kept) {
-    if (schema.type === "boolean") return this.#switch(name, label, schema, kept);
-    const range = rangeOf(schema);
-    const id = `option-${name}`;
-    const long = range.type === "object";
-    const input = el(long ? "textarea" : "input", {
-      id,
-      rows: long ? 2 : null,
-      inputmode: long ? null : range.min < 0 ? "text" : "decimal",
-      autocomplete: "off",
-      spellcheck: "false",
-      placeholder: long ? '{"background": "green"}' : (schema.default ?? "default"),
-      "aria-describedby": `${id}-hint`,
-    });
-    input.value = kept ?? "";
-    const problem = el("p", { class: "problem", role: "alert" });
-    const read = () => valueOf(input.value, range, label);
-    const refuse = (message) => {
-      problem.textContent = message;
-      input.setAttribute("aria-invalid", "true");
-      input.focus();
-    };
-    input.addEventListener("change", () => {
-      problem.textContent = "";
-      input.removeAttribute("aria-invalid");
-      this.#attempt(read, refuse);
-      this.#keep();
-    });
-    this.#fields.set(name, {
-      input,
-      read: () => this.#attempt(read, refuse, true),
-      refuse,
-      clear: () => {
-        input.value = "";
-        input.dispatchEvent(new Event("change"));
-      },
-    });
-    const hint = el("p", { class: "hint", id: `${id}-hint` }, inWords(range), schema.description ?? "");
-    const row = el("div", { class: "row" }, el("label", { for: id }, label), input);
-    return el("div", { class: long ? "field long" : "field" }, row, hint, problem);
-  }
-
-  #switch(name, label, schema, kept) {
-    const id = `option-${name}`;
-    const input = el("input", { id, type: "checkbox", "aria-describedby": `${id}-hint` });
-    input.checked = kept ?? schema.default;
-    input.addEventListener("change", () => this.#keep());
-    this.#fields.set(name, {
-      input,
-      read: () => (input.checked === schema.default ? undefined : input.checked),
-      refuse: () => input.focus(),
-      clear: () => (input.checked = schema.default),
-    });
-    const hint = el("p", { class: "hint", id: `${id}-hint` }, schema.description ?? "");
-    const row = el("div", { class: "row" }, el("label", { for: id }, label), input);
-    return el("div", { class: "field" }, row, hint);
-  }
-
-  #attempt(read, refuse, again = false) {
-    try {
-      return read();
-    } catch (error) {
-      refuse(error.message);
-      if (again) throw error;
-      return undefined;
-    }
+  #add(name, label, schema, kept) {
+    const Kind = schema.type === "boolean" ? Switch : Field;
+    const field = new Kind(name, label, schema, () => this.#keep());
+    field.kept = kept;
+    this.#fields.set(name, field);
+    return field;
   }
 
   #reset() {
-    this.#fields.forEach((field) => field.clear());
+    for (const field of this.#fields.values()) field.kept = undefined;
     this.#keep();
   }
 
   #keep() {
-    const values = {};
-    for (const [name, { input }] of this.#fields) {
-      values[name] = input.type === "checkbox" ? input.checked : input.value;
-    }
-    remember("options", values);
+    const fields = [...this.#fields];
+    remember("options", Object.fromEntries(fields.map(([name, { kept }]) => [name, kept])));
   }
 }

@@ -36,7 +36,7 @@ export class Shelf extends EventTarget {
     this.#dialog.addEventListener("dragover", (event) => event.preventDefault());
     this.#dialog.addEventListener("drop", (event) => {
       event.preventDefault();
-      if (!this.#add.disabled) this.#addAll(imageFiles(event.dataTransfer));
+      if (!this.#add.disabled) this.#addAll(imageFiles(event.dataTransfer.files));
     });
     const create = button("New collection…", () => this.#create());
     const close = iconButton("close", "Close", () => this.#dialog.close());

@@ -6,13 +6,15 @@ import { addressOf, isHere } from "./pictures.js";
 
 const FORMAT = "fromage-conversation";
 const VERSION = 1;
-const STYLE =
-  "body{font:17px/1.6 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem;" +
+const HEAD =
+  '<!doctype html>\n<html lang="en"><meta charset="utf-8">' +
+  '<meta name="viewport" content="width=device-width">' +
+  "<style>body{font:17px/1.6 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem;" +
   "color:#26221c;background:#fdfcf9}h1{font-size:1.5rem}.user{background:#f1ebdf;padding:.6rem 1rem;" +
   "border-radius:1rem;margin:1.5rem 0 1.5rem 20%}.reply{margin:1.5rem 0}p{margin:.4rem 0;" +
   "white-space:pre-wrap;overflow-wrap:anywhere}img{max-width:18rem;height:auto;border-radius:.7rem;" +
   "margin:.3rem .5rem .3rem 0;vertical-align:top}footer,figcaption{font-size:.85rem;color:#6a6156}" +
-  "figure{display:inline-block;margin:0}";
+  "figure{display:inline-block;margin:0}</style>";
 
 function save(name, type, text) {
   const url = URL.createObjectURL(new Blob([text], { type }));
@@ -77,24 +79,18 @@ function blobOf(uri) {
   return new Blob([Uint8Array.from(atob(data ?? ""), (char) => char.charCodeAt(0))], { type });
 }
 
-/** A page that needs nothing else: its pictures are inside. */
+/** A page that needs nothing else: its pictures are inside. Elements write themselves as HTML. */
 export async function exportHtml(conversation, store) {
-  const page = document.implementation.createHTMLDocument(conversation.title);
-  const charset = el("meta", { charset: "utf-8" });
-  const viewport = el("meta", { name: "viewport", content: "width=device-width" });
-  page.documentElement.lang = "en";
-  page.head.prepend(charset, viewport);
-  page.head.append(el("style", {}, STYLE));
-  page.body.append(el("h1", {}, conversation.title));
+  const main = el("main", {}, el("h1", {}, conversation.title));
   for (const message of conversation.messages) {
-    const parts = [];
-    for (const part of message.content) parts.push(await written(part, store));
-    page.body.append(el("article", { class: message.role === "user" ? "user" : "reply" }, ...parts));
+    const article = el("article", { class: message.role === "user" ? "user" : "reply" });
+    for (const part of message.content) article.append(await written(part, store));
+    main.append(article);
   }
   const credits = creditsOf(conversation).map((credit) => el("p", {}, `Pictures: ${credit}`));
-  page.body.append(el("footer", {}, ...credits));
-  const text = `<!doctype html>\n${page.documentElement.outerHTML}\n`;
-  save(fileName(conversation, "html"), "text/html", text);
+  const title = el("title", {}, conversation.title).outerHTML;
+  const body = main.outerHTML + el("footer", {}, ...credits).outerHTML;
+  save(fileName(conversation, "html"), "text/html", `${HEAD}${title}${body}\n`);
 }
 
 async function written(part, store) {
