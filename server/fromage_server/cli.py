@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from fromage_weights.errors import WeightsError
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 where it failed, 2 for wrong usage, 130 when interrupted."""
     args = _parser().parse_args(argv)
+    # Where torchao is installed transformers imports it, and torch then warns of torchao's enums.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     try:
         return int(args.run(args))
     except (ServiceError, WeightsError, IndexFailure, FromageError) as error:

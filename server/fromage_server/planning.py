@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -10,12 +11,14 @@ import torch
 from fromage_index.manifest import read_manifest
 from fromage_server.engine.attention import BLOCK_SIZE
 from fromage_server.engine.kv_cache import KVShape
-from fromage_server.engine.memory import free_bytes, storage_blocks
+from fromage_server.engine.memory import STORAGE_SHARE, free_bytes, storage_blocks
 from fromage_server.settings import Settings
 from fromage_weights.bundle import Bundle
 from fromage_weights.devices import choose_device, choose_dtype
+from fromage_weights.errors import UnsupportedModel
 from fromage_weights.language import context_length
 from fromage_weights.loading import bundle_directory
+from fromage_weights.quantization import language_model_bytes, largest_product
 from fromage_weights.sizes import (
     language_model_outline,
     language_model_parameters,
@@ -25,9 +28,14 @@ from fromage_weights.sizes import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from transformers import PreTrainedModel
+
+    from fromage_weights.quantization import Quantization
+
 _FLOAT32: Final = 4
-# Programs, kernels, activations of a step: seen with OPT on CUDA, and more than a CPU takes.
-_RUNNING: Final = 1 << 30
+# What a process takes beyond its parts: programs, kernels, activations of a step. On a CPU as
+# measured with the demo under load (1.1 GiB); on CUDA an assumption.
+RUNNING: Final = {"cpu": 5 << 28, "cuda": 1 << 30}
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,14 @@ class MemoryPlan:
     items: tuple[Item, ...]
     streams: float
     """Whole contexts that the keys and values hold."""
+    least: int
+    """Free bytes with which the keys and values hold one."""
     remedies: tuple[str, ...] = field(default=())
+    alternatives: tuple[tuple[str, int], ...] = field(default=())
+    """``least`` with other numbers for the language model."""
+
+    def bytes_of(self, name: str) -> int:
+        return next(item.bytes for item in self.items if item.name == name)
 
     @property
     def total(self) -> int:
@@ -72,6 +87,8 @@ class MemoryPlan:
             else f"It does not fit: {_size(self.total - self.free)} too much."
         )
         lines += [f"  {remedy}" for remedy in self.remedies]
+        lines += ["", "Free memory that serves one whole context at a time:"]
+        lines += [f"  {name:20}{_size(size):>10}" for name, size in self.alternatives]
         return "\n".join(lines)
 
 
@@ -79,45 +96,100 @@ def make_plan(settings: Settings) -> MemoryPlan:
     """Raises the typed errors of the packages where a model's configuration cannot be read."""
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
-    bundle = Bundle.load(bundle_directory(settings.bundle))
-    config = bundle.config
-    lm = language_model_outline(bundle.frozen_source(config.lm))
-    shape = KVShape.of(lm, dtype)
-    parameters, tower = (
-        language_model_parameters(lm),
-        tower_parameters(bundle.frozen_source(config.vision)),
+    parts = _Parts.of(settings, device)
+    plan = parts.plan(dtype, settings.quantize)
+    others = parts.alternatives(dtype)
+    return replace(
+        plan,
+        remedies=_remedies(plan, parts, dtype, others),
+        alternatives=tuple((_numbers(*chosen), other.least) for chosen, other in others.items()),
     )
-    context = min(settings.max_context or 1 << 62, context_length(lm.config))
-    weights = parameters * dtype.itemsize
-    mappers = sum(p.numel() for p in bundle.mappers.parameters()) * _FLOAT32
-    fixed = weights + tower * _FLOAT32 + mappers + _RUNNING
-    free = free_bytes(device)
-    block = BLOCK_SIZE * shape.position_bytes
-    left = max(block, free - fixed)
-    blocks = storage_blocks(
-        shape, device.type, left, settings.max_batch, context, settings.kv_cache_bytes
-    )
-    name = str(dtype).removeprefix("torch.")
-    items = [
-        Item(
+
+
+Numbers = tuple[torch.dtype, "Quantization"]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What is known before it is decided in which numbers the language model is held."""
+
+    settings: Settings
+    device: torch.device
+    free: int
+    lm: PreTrainedModel
+    others: tuple[Item, ...]
+    """Vision encoder, mappers and collections."""
+
+    @classmethod
+    def of(cls, settings: Settings, device: torch.device) -> _Parts:
+        bundle = Bundle.load(bundle_directory(settings.bundle))
+        lm = language_model_outline(bundle.frozen_source(bundle.config.lm))
+        tower = tower_parameters(bundle.frozen_source(bundle.config.vision))
+        mappers = sum(p.numel() for p in bundle.mappers.parameters()) * _FLOAT32
+        others = (
+            Item("vision encoder", f"{_count(tower)} parameters, float32", tower * _FLOAT32),
+            Item("mappers", "float32", mappers),
+            *(_collection(name, path) for name, path in settings.collections.items()),
+        )
+        return cls(settings, device, free_bytes(device), lm, others)
+
+    @property
+    def context(self) -> int:
+        return min(self.settings.max_context or 1 << 62, context_length(self.lm.config))
+
+    def kv_blocks(self, dtype: torch.dtype, left: int) -> int:
+        settings = self.settings
+        return storage_blocks(
+            KVShape.of(self.lm, dtype),
+            self.device.type,
+            left,
+            settings.max_batch,
+            self.context,
+            settings.kv_cache_bytes,
+        )
+
+    def whole_context(self, dtype: torch.dtype) -> int:
+        """Bytes of its keys and values."""
+        blocks = -(-self.context // BLOCK_SIZE)
+        return blocks * BLOCK_SIZE * KVShape.of(self.lm, dtype).position_bytes
+
+    def plan(self, dtype: torch.dtype, quantize: Quantization) -> MemoryPlan:
+        """Without remedies."""
+        model = Item(
             "language model",
-            f"{type(lm).__name__}, {_count(parameters)} parameters, {name}",
-            weights,
-        ),
-        Item("vision encoder", f"{_count(tower)} parameters, float32", tower * _FLOAT32),
-        Item("mappers", "float32", mappers),
-        Item(
+            f"{type(self.lm).__name__}, {_count(language_model_parameters(self.lm))} parameters, "
+            + _numbers(dtype, quantize),
+            language_model_bytes(self.lm, dtype, quantize),
+        )
+        scratch = largest_product(self.lm, dtype, quantize)
+        running = Item(
+            "running", "activations, kernels, programs", RUNNING[self.device.type] + scratch
+        )
+        fixed = sum(item.bytes for item in (model, *self.others, running))
+        position = KVShape.of(self.lm, dtype).position_bytes
+        block = BLOCK_SIZE * position
+        share = STORAGE_SHARE[self.device.type]
+        blocks = self.kv_blocks(dtype, max(int(block / share) + 1, self.free - fixed))
+        streams = blocks * BLOCK_SIZE / self.context
+        kv = Item(
             "keys and values",
-            f"{blocks * BLOCK_SIZE:,} tokens of {_size(shape.position_bytes)}: "
-            f"{blocks * BLOCK_SIZE / context:.1f} contexts of {context:,}",
+            f"{blocks * BLOCK_SIZE:,} tokens of {_size(position)}: "
+            f"{streams:.1f} contexts of {self.context:,}",
             blocks * block,
-        ),
-        *(_collection(name, path) for name, path in settings.collections.items()),
-        Item("running", "activations, kernels, programs", _RUNNING),
-    ]
-    plan = MemoryPlan(str(device), free, tuple(items), blocks * BLOCK_SIZE / context)
-    whole = block * -(-context // BLOCK_SIZE)
-    return replace(plan, remedies=_remedies(plan, dtype, parameters, blocks * block, whole))
+        )
+        least = fixed + int(self.whole_context(dtype) / share)
+        items = (model, *self.others, kv, running)
+        return MemoryPlan(str(self.device), self.free, items, streams, least)
+
+    def alternatives(self, dtype: torch.dtype) -> dict[Numbers, MemoryPlan]:
+        """The largest first; what the model cannot be held in is left out."""
+        full: tuple[Numbers, ...] = ((torch.float32, "none"), (torch.bfloat16, "none"))
+        small: tuple[Numbers, ...] = ((dtype, "int8"), (dtype, "int4"), (torch.bfloat16, "int4"))
+        found: dict[Numbers, MemoryPlan] = {}
+        for chosen in (*full, *small):
+            with suppress(UnsupportedModel):
+                found[chosen] = self.plan(*chosen)
+        return found
 
 
 def _collection(name: str, path: Path) -> Item:
@@ -127,27 +199,52 @@ def _collection(name: str, path: Path) -> Item:
 
 
 def _remedies(
-    plan: MemoryPlan, dtype: torch.dtype, parameters: int, kv: int, whole: int
+    plan: MemoryPlan, parts: _Parts, dtype: torch.dtype, others: dict[Numbers, MemoryPlan]
 ) -> tuple[str, ...]:
-    """What would make it fit, or hold a whole context; the mildest first."""
+    """What would make it fit and hold a whole context; the mildest first."""
+    if plan.fits and plan.streams >= 1:
+        return ()
     found: list[str] = []
-    excess = plan.total - plan.free
+    kv = plan.bytes_of("keys and values")
+    whole = parts.whole_context(dtype)
+    room = kv - max(0, plan.total - plan.free)
     if plan.streams < 1:
         found.append(
             f"a whole context needs {_size(whole)} for keys and values: a lower --max-context "
             "lets what fits be promised"
         )
-    if excess <= 0:
-        return tuple(found)
-    if kv - excess >= whole:
-        found.append(f"--kv-cache-bytes {(kv - excess) >> 20}MiB makes it fit")
-    if dtype == torch.float32:
-        saved = 2 * parameters + kv // 2
-        verdict = "makes it fit" if saved >= excess else "is not enough alone"
-        found.append(f"--dtype bfloat16 saves {_size(saved)} and {verdict}")
-    return tuple(found) or (
-        "no option makes it fit: a smaller model, or a device with more memory",
-    )
+    elif room >= whole:
+        found.append(f"--kv-cache-bytes {room >> 20}MiB makes it fit")
+    enough = bool(found) and plan.fits
+    for (numbers, quantize), other in others.items():
+        flags = _flags(dtype, parts.settings.quantize, numbers, quantize)
+        saved = plan.bytes_of("language model") - other.bytes_of("language model")
+        if saved <= 0:
+            continue
+        saved += kv - kv * numbers.itemsize // dtype.itemsize
+        fits = other.fits and other.streams >= 1
+        verdict = "makes it fit" if fits else "is not enough alone"
+        found.append(f"{flags} saves {_size(saved)} and {verdict}")
+        enough = enough or fits
+    if not enough and room < whole:
+        found.append("no option makes it fit: a smaller model, or a device with more memory")
+    return tuple(found)
+
+
+def _flags(dtype: torch.dtype, now: Quantization, numbers: torch.dtype, then: Quantization) -> str:
+    """What turns one choice into another."""
+    changes = [f"--quantize {then}"] if then != now else []
+    if numbers != dtype:
+        changes.append(f"--dtype {_name(numbers)}")
+    return " ".join(changes)
+
+
+def _numbers(dtype: torch.dtype, quantize: Quantization) -> str:
+    return _name(dtype) if quantize == "none" else f"{quantize} and {_name(dtype)}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _size(value: float) -> str:

@@ -1,5 +1,8 @@
 """What would go where, before anything is loaded."""
 
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,14 @@ from fromage_server.engine import Engine, EngineConfig
 from fromage_server.planning import make_plan
 from fromage_server.settings import Settings
 from fromage_weights.loading import load_grounded_model
+from fromage_weights.quantization import Quantization, quantized_layers
+from fromage_weights.sizes import language_model_outline
+from tests.benchmarks.shapes import SHAPES
+from tests.conftest import ROOT
 from tests.server.tiny import write_bundle
+from tests.weights.test_quantization import held
+
+RUNNING = planning.RUNNING["cpu"]
 
 
 def test_the_plan_is_what_the_engine_takes() -> None:
@@ -36,14 +46,16 @@ def test_the_command_prints_it_and_loads_nothing(
     told = capsys.readouterr().out
     assert "GPTNeoXForCausalLM, 7.8 M parameters, float32" in told
     assert "4,096 tokens" in told
-    assert told.endswith("It fits.\n")
+    assert "It fits." in told.splitlines()
 
 
 @pytest.mark.parametrize(
     ("free", "remedy"),
     [
-        ((1 << 30) + (180 << 20), "--kv-cache-bytes"),
-        ((1 << 30) + (30 << 20), "--dtype bfloat16 saves"),
+        (RUNNING + (180 << 20), "--kv-cache-bytes"),
+        (RUNNING + (30 << 20), "--dtype bfloat16 saves"),
+        (RUNNING + (30 << 20), "--quantize int4 saves"),
+        (RUNNING - 1, "no option makes it fit"),
     ],
 )
 def test_what_would_make_it_fit(
@@ -62,3 +74,74 @@ def test_a_bundle_of_any_family(tmp_path: Path) -> None:
     assert plan.fits
     assert plan.items[0].what.startswith("LlamaForCausalLM")
     assert torch.get_default_device().type == "cpu"
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_quantized_weights_are_what_is_loaded(tmp_path: Path, quantize: Quantization) -> None:
+    pytest.importorskip("torchao")
+    pytest.importorskip("bitsandbytes")
+    write_bundle(tmp_path, width=64)
+    settings = Settings(bundle=str(tmp_path), device="cpu", quantize=quantize)
+    plan = make_plan(settings)
+    assert f"{quantize} and float32" in plan.items[0].what
+    lm = load_grounded_model(tmp_path, device="cpu", quantize=quantize, vision=False).model.lm
+    outline = language_model_outline(str(tmp_path / "lm"))
+    loaded = sum(held(lm, layer) for layer in quantized_layers(outline, quantize))
+    loaded += sum(p.nbytes for p in lm.parameters() if type(p) is torch.nn.Parameter)
+    # The tokenizer has fewer tokens than the checkpoint rows, and [RET].
+    assert 0 <= plan.items[0].bytes - loaded <= 2 * 4 * 64 * 97
+
+
+def opt_6_7b(path: Path) -> Path:
+    """A bundle whose language model is there in outline only."""
+    bundle = write_bundle(path)
+    config = SHAPES["opt-6.7b"][1](SHAPES["opt-6.7b"][0])
+    shutil.rmtree(path / "lm")
+    config.architectures = ["OPTForCausalLM"]
+    config.save_pretrained(path / "lm")
+    tower = bundle.config.vision.model_copy(update={"id": "ViT-L-14/openai", "files": {}})
+    changed = bundle.config.model_copy(update={"vision": tower})
+    (path / "bundle.json").write_text(changed.model_dump_json())
+    return path
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Pretends to have a card with so many GiB free."""
+    monkeypatch.setattr(planning, "choose_device", lambda name: torch.device("cuda"))
+
+    def card(free: float) -> None:
+        monkeypatch.setattr(planning, "free_bytes", lambda device: int(free * (1 << 30)))
+
+    return card
+
+
+def test_the_published_model_on_a_card_with_12_gib(
+    tmp_path: Path, gpu: Callable[[float], None]
+) -> None:
+    settings = Settings(bundle=str(opt_6_7b(tmp_path)), dtype="bfloat16", max_context=2048)
+    gpu(11.5)
+    whole = make_plan(settings)
+    assert not whole.fits
+    told = whole.text()
+    assert re.search(r"--quantize int8 saves 6\.\d GiB and makes it fit", told)
+    assert re.search(r"--quantize int4 saves 8\.\d GiB and makes it fit", told)
+    quantized = [make_plan(settings.model_copy(update={"quantize": q})) for q in ("int8", "int4")]
+    for plan in quantized:
+        assert plan.fits
+        assert plan.streams >= 1
+        assert plan.remedies == ()
+    gpu(6)
+    small = make_plan(settings)
+    assert "no option makes it fit" in small.text()
+    assert "--quantize int4 saves" in small.text()
+
+
+def test_the_documentation_says_what_the_plan_says(
+    tmp_path: Path, gpu: Callable[[float], None]
+) -> None:
+    gpu(24)
+    plan = make_plan(Settings(bundle=str(opt_6_7b(tmp_path)), dtype="bfloat16"))
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    for name, least in plan.alternatives:
+        assert f"| {name.replace(' and bfloat16', '')} | {least / (1 << 30):.1f} GiB |" in page

@@ -21,7 +21,7 @@ from torch import nn
 
 from fromage_weights.errors import QuantizationUnavailable, UnsupportedModel
 from fromage_weights.language import load_language_model, output_head
-from fromage_weights.sizes import language_model_outline
+from fromage_weights.sizes import language_model_outline, language_model_parameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,8 +34,8 @@ _BLOCK: Final = 64  # numbers that share a scale in int4
 _LANES: Final = 32  # rows that bitsandbytes' kernel for CPUs takes at once
 _LEVELS: Final = 16
 _SCALE_BYTES: Final = 4
-# They warn, when imported, of parts that nothing here uses.
-_TALKATIVE: Final = ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops")
+# It warns, when imported, of a part that nothing here uses.
+_TALKATIVE: Final = "bitsandbytes.backends.cpu.ops"
 
 
 def load_quantized_model(
@@ -47,11 +47,6 @@ def load_quantized_model(
     with _quiet():
         outline = language_model_outline(source)
         chosen = quantized_layers(outline, name)
-        if not chosen:
-            raise UnsupportedModel(
-                f"{type(outline).__name__} has no layers that {name} can hold: it takes linear "
-                "layers" + (f" of {_BLOCK}n inputs and {_LANES}n outputs" * (name == "int4"))
-            )
         linear = (layer for layer, module in outline.named_modules() if _shape(module))
         config = _config(name, [layer for layer in linear if layer not in chosen], dtype)
         return load_language_model(
@@ -67,7 +62,7 @@ def original_digests(lm: PreTrainedModel) -> dict[str, bytes]:
 
 def quantized_layers(lm: PreTrainedModel, name: Quantization) -> dict[str, tuple[int, int]]:
     """Which layers of a model ``name`` quantizes, and their (rows, columns). The model may be an
-    outline; it isn't quantized yet."""
+    outline; it isn't quantized yet. Raises UnsupportedModel where there is none."""
     head = output_head(lm)
     found: dict[str, tuple[int, int]] = {}
     for layer, module in lm.named_modules():
@@ -75,7 +70,27 @@ def quantized_layers(lm: PreTrainedModel, name: Quantization) -> dict[str, tuple
         inside = any(part.isdigit() for part in layer.split("."))
         if shape and inside and module is not head and _takes(name, module, *shape):
             found[layer] = shape
+    if not found and name != "none":
+        raise UnsupportedModel(
+            f"{type(lm).__name__} has no layers that {name} can hold: it takes linear layers"
+            + (f" of {_BLOCK}n inputs and {_LANES}n outputs" if name == "int4" else "")
+        )
     return found
+
+
+def language_model_bytes(lm: PreTrainedModel, dtype: torch.dtype, name: Quantization) -> int:
+    """Of a model's weights once loaded."""
+    total = language_model_parameters(lm) * dtype.itemsize
+    for rows, columns in quantized_layers(lm, name).values():
+        total += quantized_bytes(name, rows, columns) - rows * columns * dtype.itemsize
+    return total
+
+
+def largest_product(lm: PreTrainedModel, dtype: torch.dtype, name: Quantization) -> int:
+    """Bytes of the largest quantized matrix as numbers of ``dtype``, which it becomes while many
+    rows are multiplied with it."""
+    sizes = (rows * columns for rows, columns in quantized_layers(lm, name).values())
+    return max(sizes, default=0) * dtype.itemsize
 
 
 def quantized_bytes(name: Quantization, rows: int, columns: int) -> int:
@@ -135,12 +150,10 @@ def _check_installed(name: Quantization) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    logger = logging.getLogger(_TALKATIVE)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logger.setLevel(level)

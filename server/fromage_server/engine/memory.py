@@ -8,7 +8,8 @@ from fromage_server.engine.attention import BLOCK_SIZE
 from fromage_server.engine.errors import InvalidRequest
 from fromage_server.engine.kv_cache import KVShape
 
-_SHARE = {"cpu": 0.3, "cuda": 0.9}  # of the memory that is free once the model is loaded
+# Of the memory that is free once the model is loaded.
+STORAGE_SHARE = {"cpu": 0.3, "cuda": 0.9}
 
 
 def storage_blocks(
@@ -17,7 +18,7 @@ def storage_blocks(
     """Blocks for ``streams`` whole contexts, within ``limit`` bytes (None: within a share of the
     ``free`` ones). InvalidRequest where not even one block fits."""
     block = BLOCK_SIZE * shape.position_bytes
-    room = limit if limit is not None else int(_SHARE[device_type] * free)
+    room = limit if limit is not None else int(STORAGE_SHARE[device_type] * free)
     if room < block:
         raise InvalidRequest("kv_cache_bytes", room, f"{block} (one block of {BLOCK_SIZE} tokens)")
     if limit is not None:  # used up: what no stream needs keeps earlier prompts
