@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fromage_server import drift
 from fromage_server.arguments import add_split, positive
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _register_vist(verbs)
     _register_visdial(verbs)
     _register_captions(verbs)
+    _register_drift(verbs)
 
 
 def _register_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -88,6 +90,18 @@ def _register_captions(verbs: argparse._SubParsersAction[argparse.ArgumentParser
     captions.set_defaults(run=run_captions)
 
 
+def _register_drift(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser(
+        "drift",
+        help="what int8, int4 or another dtype changes in a model's answers",
+        description="Lets a language model answer as it is, and then quantized: how many tokens "
+        "and pictures stay the same. Prints a table.",
+    )
+    drift.add_arguments(parser)
+    _add_running(parser, quantize=False)
+    parser.set_defaults(run=drift.run, parser=parser)
+
+
 def _add_common(parser: argparse.ArgumentParser, *, images: str, compat: bool = True) -> None:
     parser.add_argument("--images", type=Path, required=compat, metavar="DIR", help=images)
     parser.add_argument("--bundle", required=True, metavar="BUNDLE", help="what to measure")
@@ -101,16 +115,23 @@ def _add_common(parser: argparse.ArgumentParser, *, images: str, compat: bool = 
     _add_running(parser)
 
 
-def _add_running(parser: argparse.ArgumentParser) -> None:
+def _add_running(parser: argparse.ArgumentParser, *, quantize: bool = True) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: auto)"
     )
     parser.add_argument(
         "--dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        choices=("auto", "float32", "bfloat16"),
         default="auto",
         help="of the language model (default: auto)",
     )
+    if quantize:
+        parser.add_argument(
+            "--quantize",
+            choices=("none", "int8", "int4"),
+            default="none",
+            help="the language model's weights (default: none)",
+        )
     parser.add_argument(
         "--json", type=_writable, metavar="FILE", help="also write the result as JSON"
     )
@@ -217,7 +238,9 @@ def _check_chat(args: argparse.Namespace) -> None:
 def _load(args: argparse.Namespace) -> LoadedBundle:
     from fromage_weights.loading import load_grounded_model
 
-    return load_grounded_model(args.bundle, device=args.device, dtype=args.dtype)
+    return load_grounded_model(
+        args.bundle, device=args.device, dtype=args.dtype, quantize=args.quantize
+    )
 
 
 def _need(found: Sequence[object], file: Path) -> None:
@@ -251,6 +274,7 @@ def _write_json(args: argparse.Namespace, loaded: LoadedBundle, rows: list[dict[
         "hash": loaded.bundle.hash,
         "language_model": loaded.bundle.config.lm.hash,
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "quantize": args.quantize,
         "options": {name: getattr(args, name) for name in names if hasattr(args, name)},
         "results": rows,
     }

@@ -62,7 +62,7 @@ class Evaluation:
         self._responder = Responder(loaded)
         self._rng = np.random.default_rng([0, 31])
         scenes = draw_pool(split, pool)
-        features = self._features(scenes, "crop")
+        features = self.features(scenes, "crop")
         self.pool = Pool(scenes, self._mappers.image_embeddings(features).cpu())
         self.queries = [Queries(split, scenes, seed=seed) for seed in seeds]
         self._count = -(-queries // len(seeds))
@@ -70,7 +70,7 @@ class Evaluation:
     def _drawn(self, draw: Callable[[Queries, int], list[T]]) -> list[T]:
         return [one for queries in self.queries for one in draw(queries, self._count)]
 
-    def _features(self, scenes: Sequence[Scene], mode: str, artist: Artist = openmoji) -> Tensor:
+    def features(self, scenes: Sequence[Scene], mode: str, artist: Artist = openmoji) -> Tensor:
         """Drawn large, then through the server's own preprocessing."""
         assert mode in ("crop", "squash")
         parts = []
@@ -100,7 +100,7 @@ class Evaluation:
         chats: list[list[Message]] = [[] for _ in queries]
         replies: list[Reply] = []
         uploads = [q.upload for q in queries if q.upload]
-        features = iter([*self._features(uploads, "squash")] if uploads else [])
+        features = iter([*self.features(uploads, "squash")] if uploads else [])
         for depth in range(max(len(q.turns) for q in queries)):
             for chat, query in zip(chats, queries, strict=True):
                 shown = next(features) if query.upload and depth == 0 else None
@@ -177,7 +177,7 @@ class Evaluation:
         protocol, asked in the chat template, the same candidates for every input)."""
         drawn = [s for q in self.queries for s in q.stories(-(-STORIES // len(self.queries)))]
         scenes = list(dict.fromkeys(scene for story in drawn for scene in story.scenes))
-        rows = self._features(scenes, "squash")
+        rows = self.features(scenes, "squash")
         features = {_name(scene): row for scene, row in zip(scenes, rows, strict=True)}
         told = [
             Story(str(i), story.captions, tuple(_name(scene) for scene in story.scenes))
@@ -237,7 +237,7 @@ class Evaluation:
         artist = noto_artist()
         if artist is None:
             return []
-        features = self._features(self.pool.scenes, "crop", artist)
+        features = self.features(self.pool.scenes, "crop", artist)
         pool = Pool(self.pool.scenes, self._mappers.image_embeddings(features).cpu())
         captions = self._drawn(_captions_of("single"))
         queries = self._responder.caption_queries([text for text, _ in captions])

@@ -38,7 +38,8 @@ class Reply:
 
 
 class Responder:
-    """Greedy replies of a bundle's model, up to the first [RET] or the end of the answer."""
+    """Greedy replies of a bundle's model, up to the first [RET] or the end of the answer: one of
+    the token ids ``ends``."""
 
     def __init__(self, loaded: LoadedBundle, *, max_tokens: int = 60) -> None:
         self._model, self._template = loaded.model, loaded.bundle.config.chat_template
@@ -51,7 +52,7 @@ class Responder:
                 f"the stop string {several[0]!r} is {len(ends[several[0]])} tokens; evaluation in "
                 "a chat knows those of one token only"
             )
-        self._stop = {ids[0] for ids in ends.values()} | set(self._model.eos_token_ids)
+        self.ends = {ids[0] for ids in ends.values()} | set(self._model.eos_token_ids)
 
     def segments(self, messages: Sequence[Message]) -> list[Segment]:
         """A chat in the bundle's template, tokenised item by item."""
@@ -87,7 +88,7 @@ class Responder:
     def _answer(self, prompts: list[Tensor]) -> Iterator[Reply]:
         ret = self._model.ret_token_id
         written = greedy(
-            self._model.lm, prompts, stop={ret, *self._stop}, max_tokens=self._max_tokens
+            self._model.lm, prompts, stop={ret, *self.ends}, max_tokens=self._max_tokens
         )
         shows = [i for i, ids in enumerate(written) if ids[-1] == ret]
         whole = [
@@ -95,7 +96,7 @@ class Responder:
         ]
         queries = dict(zip(shows, query_embeddings(self._model, whole), strict=True))
         for i, ids in enumerate(written):
-            text = self._tokenizer.decode([t for t in ids if t != ret and t not in self._stop])
+            text = self._tokenizer.decode([t for t in ids if t != ret and t not in self.ends])
             yield Reply(text, queries.get(i))
 
     def caption_queries(self, captions: Sequence[str]) -> Tensor:
