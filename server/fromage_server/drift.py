@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # (figure, what the table calls it, how it is written); {length} is the replies' mean.
 _ROWS: Final = (
-    ("same_token", "same likeliest token, on the base's replies, %", ".1f"),
+    ("same_token", "the base's replies, token by token: same choice, %", ".1f"),
     ("same_reply", "replies equal to the end, %", ".1f"),
     ("common", "tokens before the first difference, of {length:.1f}", ".1f"),
     ("divergence", "KL divergence a token, nats", ".5f"),

@@ -175,7 +175,7 @@ class _Parts:
             "keys and values",
             f"{blocks * BLOCK_SIZE:,} tokens of {_size(position)}: "
             f"{streams:.1f} contexts of {self.context:,}",
-            blocks * block,
+            (blocks + 1) * block,  # and one of the engine's own
         )
         least = fixed + int(self.whole_context(dtype) / share)
         items = (model, *self.others, kv, running)

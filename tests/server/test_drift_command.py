@@ -48,7 +48,7 @@ def test_the_table_and_the_json(
     assert "3 prompts, 3 queries" in told
     for name in ("float32", "bfloat16", "int8, bfloat16", "int4, bfloat16"):
         assert name in told
-    for line in ("same likeliest token", "KL divergence", "same first picture", "R@5"):
+    for line in ("same choice", "KL divergence", "same first picture", "R@5"):
         assert line in told
     written = json.loads(out.read_text())
     assert (written["what"], written["against"], written["prompts"]) == ("drift", "float32", 3)

@@ -42,8 +42,8 @@ class Probe:
 
 @dataclass(frozen=True)
 class Forced:
-    """The distributions over a reply's n tokens: ``tokens`` (n, K) the likeliest, best first, and
-    their ``logs`` (n, K), natural logarithms."""
+    """The distributions over a reply's n tokens: ``tokens`` (n, K) the likeliest, and their
+    ``logs`` (n, K), natural logarithms."""
 
     tokens: Tensor
     logs: Tensor
@@ -61,13 +61,13 @@ class Base:
 
 @dataclass(frozen=True)
 class Drift:
-    """``same_token``: share of the positions of the base's replies at which the same token is the
-    likeliest. ``same_reply``: replies that are equal to their end, ``common`` tokens of ``length``
-    on average before the first difference. ``divergence``: Kullback-Leibler, base to other, in
-    nats per token, the base's likeliest hundred apart and all others as one. ``cosine`` of the
-    queries. ``same_first`` and ``shared_five``: of the pictures found. ``recall_1`` and
-    ``recall_5``: how often a right one is among them. Shares are in percent, None where nothing was
-    searched or nothing is known to be right."""
+    """``same_token``: share of the tokens of the base's replies than which none is likelier.
+    ``same_reply``: replies that are equal to their end, ``common`` tokens of ``length`` on average
+    before the first difference. ``divergence``: Kullback-Leibler, base to other, in nats per token,
+    the base's likeliest hundred apart and all others as one. ``cosine`` of the queries.
+    ``same_first`` and ``shared_five``: of the pictures found. ``recall_1`` and ``recall_5``: how
+    often a right one is among them. Shares are in percent, None where nothing was searched or
+    nothing is known to be right."""
 
     same_token: float
     same_reply: float
@@ -102,7 +102,9 @@ class DriftMeter:
         """The base itself can be compared, too: what is left is the reach of batching."""
         own = self._replies(loaded)
         positions = self._forced(
-            loaded, base.replies, lambda i, logs: _against(base.forced[i], logs)
+            loaded,
+            base.replies,
+            lambda i, logs: (_agrees(base.replies[i], logs), _divergence(base.forced[i], logs)),
         )
         same, divergence = (torch.cat(parts) for parts in zip(*positions, strict=True))
         common = [_common(*pair) for pair in zip(own, base.replies, strict=True)]
@@ -207,14 +209,20 @@ def _likeliest(logs: Tensor) -> tuple[Tensor, Tensor]:
     return best.indices, best.values
 
 
-def _against(base: Forced, logs: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) whether the likeliest token is the base's, and (n,) the divergence from it."""
+def _agrees(reply: Sequence[int], logs: Tensor) -> Tensor:
+    """(n,) whether no token is likelier than the reply's; in bfloat16 some are as likely."""
+    own = logs.gather(-1, torch.tensor(reply)[:, None])[:, 0]
+    return own >= logs.amax(-1)
+
+
+def _divergence(base: Forced, logs: Tensor) -> Tensor:
+    """(n,)"""
     p, q = base.logs.double(), logs.gather(-1, base.tokens).double()
     rest_p, rest_q = (
         (1 - some.exp().sum(-1, keepdim=True)).clamp(min=1e-12).log() for some in (p, q)
     )
     p, q = torch.cat([p, rest_p], -1), torch.cat([q, rest_q], -1)
-    return logs.argmax(-1) == base.tokens[:, 0], (p.exp() * (p - q)).sum(-1)
+    return (p.exp() * (p - q)).sum(-1)
 
 
 def _percent(hits: Sequence[bool]) -> float:
