@@ -220,9 +220,12 @@ class _Draft:
         segments, changes = before.segments, before.changes
         if self._added:
             writer = SegmentWriter(directory, f"{SEGMENT}{name}", before.next_serial)
-            for id, addition in self._added.items():
-                writer.add(_record(id, addition), addition.vector, addition.data)
-            segments += (writer.finish(),)
+            try:
+                for id, addition in self._added.items():
+                    writer.add(_record(id, addition), addition.vector, addition.data)
+                segments += (writer.finish(),)
+            finally:
+                writer.abandon()
         if self._amended or self._removed:
             by_row = {**self._amended, **dict.fromkeys(self._removed)}
             by_serial = {self._store.serial(row): by_row[row] for row in sorted(by_row)}

@@ -109,7 +109,7 @@ class SegmentWriter:
 
     def __init__(self, directory: Path, name: str, first: int) -> None:
         self.rows = 0
-        self._first = first
+        self.first = first
         self._directory = directory
         self._name = name
         self._vectors: list[Float32] = []
@@ -135,7 +135,7 @@ class SegmentWriter:
         np.save(vectors, np.stack(self._vectors).astype("<f4"), allow_pickle=False)
         return SegmentEntry(
             rows=self.rows,
-            first=self._first,
+            first=self.first,
             vectors=vectors.finish(),
             records=self._records.finish(),
             images=self._images.finish() if self._images is not None else None,

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from fromage_index.collection import Collection
+from fromage_index.compact import compact, due
 from fromage_index.editor import Change, Outcome, edit
 from fromage_index.errors import IndexFailure
 from fromage_index.manifest import MANIFEST
@@ -45,9 +46,10 @@ class LiveCollection:
         self.droppable = droppable
         self._snapshot = collection
         self._seen = b""
-        self._lock = threading.Lock()  # guards the two above, and the three below
+        self._lock = threading.Lock()  # guards the two above, and the four below
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._compacting: threading.Thread | None = None
         self._closed = False
 
     @property
@@ -122,6 +124,33 @@ class LiveCollection:
         for job in jobs:
             mine, outcomes = outcomes[: len(job.changes)], outcomes[len(job.changes) :]
             job.done.set_result(Commit(collection, mine))
+        self._compact_in_time(collection)
+
+    def _compact_in_time(self, collection: Collection) -> None:
+        """In a thread of its own: the next change doesn't wait for it."""
+        if due(collection.store) is None:
+            return
+        with self._lock:
+            if self._compacting is None and not self._closed:
+                self._compacting = threading.Thread(
+                    target=self._compact, name=f"fromage-compact-{self.name}", daemon=True
+                )
+                self._compacting.start()
+
+    def _compact(self) -> None:
+        try:
+            while not self._closed:
+                collection = self.latest()
+                run = due(collection.store)
+                if run is None or not compact(collection, run):
+                    break
+        except (IndexFailure, OSError) as error:
+            if not self._closed:
+                log.warning("collection %s could not be compacted: %s", self.name, error)
+        finally:
+            with self._lock:
+                self._compacting = None
+            self.latest()
 
     def _publish(self, collection: Collection) -> None:
         new = collection.manifest
