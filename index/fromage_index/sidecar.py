@@ -28,13 +28,18 @@ def read_sidecar(folder: Path) -> dict[str, Metadata]:
         raise BadMetadata(f"{folder} has both {' and '.join(SIDECARS)}; keep one")
     if not found:
         return {}
-    lines = _jsonl(found[0]) if found[0].suffix == ".jsonl" else _csv(found[0])
+    return read_metadata_file(found[0])
+
+
+def read_metadata_file(file: Path) -> dict[str, Metadata]:
+    """Relative path to metadata, of a .jsonl or .csv file; raises BadMetadata."""
+    lines = _jsonl(file) if file.suffix == ".jsonl" else _csv(file)
     metadata: dict[str, Metadata] = {}
     for number, fields in lines:
         name = next((fields.pop(name) for name in _NAMES if name in fields), None)
         if not isinstance(name, str) or not name:
             raise BadMetadata(
-                f"{found[0]}, line {number}: there is no {' or '.join(_NAMES)} to name the image"
+                f"{file}, line {number}: there is no {' or '.join(_NAMES)} to name the image"
             )
         metadata[PurePosixPath(name).as_posix()] = fields
     return metadata

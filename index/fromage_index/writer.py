@@ -206,6 +206,12 @@ def created_with() -> str:
     return f"fromage-server {importlib.metadata.version('fromage-server')}"
 
 
+def was_changed(directory: Path) -> bool:
+    """Whether the collection there holds more than its build put in, manifest or not: what is
+    written later has its version in its name."""
+    return any(directory.glob(f"{SEGMENT}*-v*")) or any(directory.glob(f"{CHANGES}*-v*"))
+
+
 def check_target(out: Path, *, overwrite: bool) -> None:
     """Raises CollectionExists unless a collection may be put at `out`."""
     if out.exists() and not out.is_dir():

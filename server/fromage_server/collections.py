@@ -17,7 +17,9 @@ from fromage_index.build import BuildReport, Item, Progress, build_from_folder, 
 from fromage_index.collection import Collection
 from fromage_index.errors import CollectionDamaged, CollectionNotFound, IndexFailure
 from fromage_index.manifest import MANIFEST, Provenance
+from fromage_index.writer import was_changed
 from fromage_server.curator import DROPPED
+from fromage_server.demo_world import DEMO, warning_for
 from fromage_server.errors import StartupError
 from fromage_server.live import LiveCollection
 from fromage_server.settings import Settings
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Build = Callable[[Path, Progress], BuildReport]
-DEMO: Final = "demo"
 _LOG_EVERY_S: Final = 5.0
 
 
@@ -40,7 +41,7 @@ def open_collections(
     """The default first. Raises StartupError where one belongs to another bundle."""
     faiss_build.check()
     device = str(loaded.model.device)
-    builder = _Builder(settings.cache_dir / "collections", loaded, embedder, report)
+    builder = _Builder(settings, loaded, embedder, report)
     found = {
         name: _open(name, path, loaded.bundle, device)
         for name, path in settings.collections.items()
@@ -99,9 +100,10 @@ class _Builder:
     """Collections that the server makes itself, kept in the cache by bundle and source."""
 
     def __init__(
-        self, cache: Path, loaded: LoadedBundle, embedder: ImageEmbedder, report: Report
+        self, settings: Settings, loaded: LoadedBundle, embedder: ImageEmbedder, report: Report
     ) -> None:
-        self._cache = cache
+        self._cache = settings.cache_dir / "collections"
+        self._bundle_name = settings.bundle
         self._bundle = loaded.bundle
         self._device = str(loaded.model.device)
         self._embedder = embedder
@@ -109,6 +111,9 @@ class _Builder:
         self._provenance = provenance_of(loaded.bundle)
 
     def of_folder(self, name: str, folder: Path) -> Collection:
+        warning = warning_for(self._bundle_name)
+        if warning is not None:
+            log.warning("images folder %s: %s", folder, warning)
         source = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
 
         def build(out: Path, progress: Progress) -> BuildReport:
@@ -154,6 +159,11 @@ class _Builder:
         except CollectionNotFound:
             log.info("building the collection %s in %s", name, out)
         except CollectionDamaged as error:
+            if was_changed(out):  # what was added since can't be built again
+                raise StartupError(
+                    f"{error} Images were added or removed since it was built: `fromage index "
+                    f"repair {out}` keeps what is sound; or move the directory away"
+                ) from error
             log.warning("%s Building it again", error)
         with _progress(name, self._report) as progress:
             built = build(out, progress)

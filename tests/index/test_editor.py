@@ -17,6 +17,7 @@ from fromage_index.compact import compact, due, everything
 from fromage_index.editor import (
     Addition,
     Amendment,
+    Change,
     Done,
     Removal,
     create_collection,
@@ -97,7 +98,7 @@ def test_random_changes(empty: Collection, seed: int) -> None:
     chance = random.Random(seed)
     model, collection = Model(), empty
     for step in range(60):
-        changes: list[Addition | Amendment | Removal] = []
+        changes: list[Change] = []
         for _ in range(chance.choice([1, 1, 1, 6])):
             kind = chance.random()
             if kind < 0.5 or not model.images:
@@ -137,7 +138,7 @@ def test_changes_of_one_commit_see_each_other(empty: Collection) -> None:
     collection, (first, second) = edit(empty, [addition(1), addition(1, a=1)])
     assert isinstance(first, Done)
     assert second == Done(first.id, changed=False)
-    changes = [
+    changes: list[Change] = [
         Removal(first.id),
         Amendment(first.id, {"x": 1}),
         Removal(first.id),
@@ -159,7 +160,7 @@ def test_changes_of_one_commit_see_each_other(empty: Collection) -> None:
 def test_what_cannot_be_done_does_not_touch_the_rest(empty: Collection) -> None:
     nothing = Addition(FILES[5], np.zeros(DIM, np.float32), (1, 1))
     bad = addition(6, a={"b": 1})
-    changes = [Removal("nobody"), nothing, bad, addition(7), Amendment("nobody", {})]
+    changes: list[Change] = [Removal("nobody"), nothing, bad, addition(7), Amendment("nobody", {})]
     collection, outcomes = edit(empty, changes)
     kinds = [type(outcome) for outcome in outcomes]
     assert kinds == [ImageNotFound, BadVectors, BadMetadata, Done, ImageNotFound]
@@ -169,7 +170,11 @@ def test_what_cannot_be_done_does_not_touch_the_rest(empty: Collection) -> None:
 def test_what_changes_nothing_is_no_commit(empty: Collection) -> None:
     collection, _ = edit(empty, [addition(1, a=1)])
     before = collection.manifest
-    same = [addition(1), Amendment(collection.ids[0], {"a": 1, "b": None}), Removal("nobody")]
+    same: list[Change] = [
+        addition(1),
+        Amendment(collection.ids[0], {"a": 1, "b": None}),
+        Removal("nobody"),
+    ]
     assert edit(collection, same)[0].manifest == before
     assert edit(collection, [])[0] is not empty
 

@@ -86,7 +86,11 @@ def _in_child(work: Callable[[Callable[..., None]], None]) -> list[list[Any]]:
     child = os.fork()
     if child == 0:
         os.close(reading)
-        work(lambda *words: os.write(writing, json.dumps(words).encode() + b"\n") and None)
+
+        def say(*words: Any) -> None:
+            os.write(writing, json.dumps(words).encode() + b"\n")
+
+        work(say)
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as said:

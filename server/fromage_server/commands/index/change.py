@@ -1,0 +1,267 @@
+"""``fromage index add``, ``remove``, ``repair`` and ``compact``: a collection that changes.
+
+A server that has the collection open sees the changes with its next search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fromage_server.commands.index.shared import (
+    DEVICES,
+    add_collection,
+    add_model,
+    check_bundle,
+    progress_bar,
+)
+from fromage_server.demo_world import warning_for
+
+if TYPE_CHECKING:
+    from fromage_index.collection import Collection
+    from fromage_index.editor import Change, Outcome
+    from fromage_index.record import Metadata
+    from fromage_index.repair import EmbedOne
+    from fromage_weights.image_embedder import ImageEmbedder
+
+_BATCH = 32
+
+
+def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    add = verbs.add_parser(
+        "add",
+        help="add images to a collection, which keeps them",
+        description="What is there already, byte for byte, is left as it is. The exit status is 1 "
+        "where a file could not be added; the others are.",
+    )
+    add_collection(add)
+    add.add_argument(
+        "files", metavar="FILE", type=Path, nargs="+", help="images, or folders of them"
+    )
+    add.add_argument(
+        "--metadata",
+        metavar="JSON|FILE",
+        help="an object for all images, or a .jsonl or .csv file with a line for each, which "
+        "names it as file_name",
+    )
+    add_model(add)
+    add.set_defaults(run=run_add)
+    remove = verbs.add_parser("remove", help="take images out of a collection")
+    add_collection(remove)
+    remove.add_argument("images", metavar="ID_OR_KEY", nargs="+", help="as `list` prints them")
+    remove.set_defaults(run=run_remove)
+    repairing = verbs.add_parser(
+        "repair",
+        help="keep what is sound of a damaged collection",
+        description="With --bundle, images whose vectors are damaged are embedded again. What is "
+        "lost is named; the exit status is 1 then.",
+    )
+    add_collection(repairing)
+    repairing.add_argument(
+        "--bundle", metavar="demo|PATH|HUB_ID", help="the model that the collection was made for"
+    )
+    repairing.add_argument("--device", choices=DEVICES, default="auto", help="default: auto")
+    repairing.set_defaults(run=run_repair)
+    compacting = verbs.add_parser(
+        "compact",
+        help="merge a collection's segments, and take what was removed from the disk",
+        description="Adding does this in small steps by itself; removed images stay on the disk "
+        "until their segment is merged.",
+    )
+    add_collection(compacting)
+    compacting.set_defaults(run=run_compact)
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    key: str
+
+
+def run_add(args: argparse.Namespace) -> int:
+    from fromage_index.collection import Collection
+    from fromage_weights.loading import load_image_embedder
+
+    collection = Collection.open(args.collection, device="cpu")
+    metadata = _Metadata(args.metadata)
+    files = list(_files(args.files, args.collection))
+    bundle = check_bundle(args.collection, collection.provenance, args.bundle)
+    warning = warning_for(args.bundle)
+    if warning is not None:
+        print(f"fromage: {warning}", file=sys.stderr)
+    adding = _Adding(collection, load_image_embedder(bundle, device=args.device), metadata)
+    with progress_bar("adding") as progress:
+        for start in range(0, len(files), _BATCH):
+            adding.take(files[start : start + _BATCH])
+            progress(min(start + _BATCH, len(files)), len(files))
+    print(
+        f"{adding.added:,} added, {adding.there:,} there already; {adding.collection.size:,} images"
+    )
+    for name, problem in adding.failed:
+        print(f"fromage: {name}: {problem}", file=sys.stderr)
+    return 1 if adding.failed else 0
+
+
+def run_remove(args: argparse.Namespace) -> int:
+    from fromage_index.collection import Collection
+    from fromage_index.editor import Removal
+    from fromage_index.errors import ImageNotFound
+
+    collection = Collection.open(args.collection, device="cpu")
+    store = collection.store
+    by_key = {store.record(row).key: store.id(row) for row in store.live_rows.tolist()}
+    unknown = [name for name in args.images if name not in collection and name not in by_key]
+    if unknown:
+        raise ImageNotFound(f"{args.collection} has no image {unknown[0]!r}; nothing is removed")
+    gone = {name if name in collection else by_key[name] for name in args.images}
+    collection, _ = _edit(collection, [Removal(id) for id in gone])
+    print(f"{len(gone):,} removed; {collection.size:,} images")
+    return 0
+
+
+def run_compact(args: argparse.Namespace) -> int:
+    from fromage_index.collection import Collection
+    from fromage_index.compact import compact, everything
+
+    collection = Collection.open(args.collection, device="cpu")
+    before = sum(entry.bytes for entry in collection.manifest.files())
+    run = everything(collection.store)
+    if run is None or not compact(collection, run):
+        print(f"{args.collection}: nothing to do")
+        return 0
+    manifest = collection.refreshed().manifest
+    after = sum(entry.bytes for entry in manifest.files())
+    print(
+        f"{len(manifest.segments):,} segments instead of {len(collection.manifest.segments):,}, "
+        f"{after / 1e6:,.1f} MB instead of {before / 1e6:,.1f} MB"
+    )
+    return 0
+
+
+def run_repair(args: argparse.Namespace) -> int:
+    from fromage_index.repair import repair
+
+    report = repair(args.collection, _embed_one(args) if args.bundle is not None else None)
+    for name in report.guessed:
+        print(f"fromage: {name} was altered: what it says may be wrong", file=sys.stderr)
+    for key in report.lost:
+        print(f"fromage: lost: {key}", file=sys.stderr)
+    print(
+        f"{report.images:,} images, {report.embedded:,} embedded again, {len(report.lost):,} lost"
+    )
+    return 1 if report.lost else 0
+
+
+def _embed_one(args: argparse.Namespace) -> EmbedOne:
+    from fromage_index.manifest import read_manifest
+    from fromage_weights.loading import load_image_embedder
+
+    provenance = read_manifest(args.collection).provenance
+    bundle = check_bundle(args.collection, provenance, args.bundle)
+    embedder = load_image_embedder(bundle, device=args.device)
+    return lambda picture: embedder.embed([embedder.prepare(picture)])[0]
+
+
+class _Adding:
+    """Adds files batch by batch; each batch is durable when it is done."""
+
+    def __init__(
+        self, collection: Collection, embedder: ImageEmbedder, metadata: _Metadata
+    ) -> None:
+        self.collection = collection
+        self.added = self.there = 0
+        self.failed: list[tuple[Path, str]] = []
+        self._embedder = embedder
+        self._metadata = metadata
+
+    def take(self, files: list[_File]) -> None:
+        from fromage_index.editor import Addition, Done
+
+        loaded = list(self._load(files))
+        if not loaded:
+            return
+        vectors = self._embedder.embed([prepared for *_, prepared in loaded])
+        changes: list[Change] = [
+            Addition(data, vector, size, file.key, self._metadata.of(file))
+            for (file, data, size, _), vector in zip(loaded, vectors, strict=True)
+        ]
+        self.collection, outcomes = _edit(self.collection, changes)
+        for (file, *_), outcome in zip(loaded, outcomes, strict=True):
+            if not isinstance(outcome, Done):
+                self.failed.append((file.path, str(outcome)))
+            elif outcome.changed:
+                self.added += 1
+            else:
+                self.there += 1
+
+    def _load(self, files: list[_File]) -> Iterator[tuple[_File, bytes, tuple[int, int], Any]]:
+        """What is readable and new: its bytes, its size and what the tower takes."""
+        import hashlib
+
+        from fromage_index.decode import decode_image
+        from fromage_index.errors import UnreadableImage
+        from fromage_index.files import read_image_file
+
+        for file in files:
+            try:
+                data = read_image_file(file.path)
+                if self.collection.with_content(hashlib.sha256(data).hexdigest()) is not None:
+                    self.there += 1
+                    continue
+                picture = decode_image(data)
+            except UnreadableImage as error:
+                self.failed.append((file.path, str(error)))
+                continue
+            yield file, data, picture.size, self._embedder.prepare(picture)
+
+
+class _Metadata:
+    """What --metadata says of each file."""
+
+    def __init__(self, given: str | None) -> None:
+        import json
+
+        from fromage_index.errors import BadMetadata
+        from fromage_index.metadata import checked
+        from fromage_index.sidecar import read_metadata_file
+
+        self._all: Metadata = {}
+        self._by_name: dict[str, Metadata] = {}
+        if given is not None and given.lstrip().startswith("{"):
+            try:
+                self._all = checked(json.loads(given))
+            except ValueError as error:
+                raise BadMetadata(f"--metadata is not JSON: {error}") from error
+        elif given is not None:
+            self._by_name = read_metadata_file(Path(given))
+
+    def of(self, file: _File) -> Metadata:
+        names = (file.key, file.path.as_posix(), file.path.name)
+        found = (self._by_name[name] for name in names if name in self._by_name)
+        return {**self._all, **next(found, {})}
+
+
+def _files(paths: Iterable[Path], collection: Path) -> Iterator[_File]:
+    from fromage_index.folder import find_images
+
+    for path in paths:
+        if path.is_dir():
+            for found in find_images(path, without=collection):
+                yield _File(path / found.path, found.key)
+        else:
+            yield _File(path, path.name)
+
+
+def _edit(collection: Collection, changes: Sequence[Change]) -> tuple[Collection, list[Outcome]]:
+    """`edit`, and what merging is due then."""
+    from fromage_index.compact import compact, due
+    from fromage_index.editor import edit
+
+    collection, outcomes = edit(collection, changes)
+    while (run := due(collection.store)) is not None and compact(collection, run):
+        collection = collection.refreshed()
+    return collection, outcomes
