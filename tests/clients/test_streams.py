@@ -127,6 +127,27 @@ async def test_a_cancelled_task_hangs_up(scripted: ScriptedServer) -> None:
         assert await asyncio.to_thread(scripted.left.wait, 5)
 
 
+async def test_a_task_that_is_cancelled_in_the_middle_hangs_up(scripted: ScriptedServer) -> None:
+    delta = frame("text.delta", index=0, text="half")
+    scripted.script["/v1/chat"] = [stream(START_FRAME, delta, stay=True)]
+    async with AsyncClient(scripted.url) as client:
+        events = client.stream(HELLO)
+        heard = asyncio.Event()
+
+        async def listen() -> None:
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    heard.set()
+
+        listening = asyncio.ensure_future(listen())
+        await heard.wait()
+        listening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await listening
+        assert await asyncio.to_thread(scripted.left.wait, 5)
+    assert events.content == (TextPart("half"),)
+
+
 async def test_replies_come_side_by_side(scripted: ScriptedServer) -> None:
     """The second is whole while the first is still being waited for."""
     scripted.script["/v1/chat"] = [stream(START_FRAME, stay=True), reply_stream("second")]

@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Unpack
 
 from .calls import Calls
-from .client import LOCAL
 from .collection import AsyncCollection, CollectionCalls
 from .conversation import AsyncConversation
 from .images import ImageRef, absolute
@@ -27,7 +26,9 @@ class AsyncClient:
     up, and the server stops generating.
     """
 
-    def __init__(self, base_url: str = LOCAL, *, timeout: float = 300, retries: int = 3) -> None:
+    def __init__(
+        self, base_url: str = "http://127.0.0.1:8000", *, timeout: float = 300, retries: int = 3
+    ) -> None:
         self._calls = Calls(base_url, AsyncWire(base_url, timeout), retries)
 
     @property

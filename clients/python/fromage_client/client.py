@@ -18,8 +18,6 @@ from .wire import BlockingWire, run
 if TYPE_CHECKING:
     from .messages import Content, Messages, OwnImage, Upload
 
-LOCAL = "http://127.0.0.1:8000"
-
 
 class Client:
     """Talks to one server. Safe to share between threads; close it, or use it in a `with`.
@@ -36,7 +34,9 @@ class Client:
     Every method raises a `FromageError`: see `fromage_client.errors`.
     """
 
-    def __init__(self, base_url: str = LOCAL, *, timeout: float = 300, retries: int = 3) -> None:
+    def __init__(
+        self, base_url: str = "http://127.0.0.1:8000", *, timeout: float = 300, retries: int = 3
+    ) -> None:
         self._calls = Calls(base_url, BlockingWire(base_url, timeout), retries)
 
     @property

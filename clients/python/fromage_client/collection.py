@@ -167,17 +167,16 @@ class Pages:
         return image_refs(data["images"], self._calls.base_url), data["next"]
 
 
-class _Named:
+class Collection:
+    """The images of one collection. `client.collection(name)` makes one."""
+
     def __init__(self, calls: CollectionCalls) -> None:
         self._calls = calls
 
     @property
     def name(self) -> str:
+        """The collection's name."""
         return self._calls.name
-
-
-class Collection(_Named):
-    """The images of one collection. `client.collection(name)` makes one."""
 
     def add(
         self, images: Addition | Iterable[Addition], *, metadata: Mapping[str, Any] | None = None
@@ -226,8 +225,16 @@ class Collection(_Named):
         run(self._calls.drop())
 
 
-class AsyncCollection(_Named):
+class AsyncCollection:
     """`Collection` for asyncio."""
+
+    def __init__(self, calls: CollectionCalls) -> None:
+        self._calls = calls
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self._calls.name
 
     async def add(
         self, images: Addition | Iterable[Addition], *, metadata: Mapping[str, Any] | None = None

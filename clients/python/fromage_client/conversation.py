@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from .messages import ContentPart
 
 Message = dict[str, Any]
-Kept = TypeVar("Kept", bound="_History")
+Kept = TypeVar("Kept", bound="History")
 _FORMAT: Final = {"format": "fromage-conversation", "version": 1}
 _DEFAULTS: Final[Mapping[str, Any]] = {"truncation": "oldest_turns"}
 
 
-class _History:
+class History:
     """`messages` and `options` of a conversation; a turn is a question and what came back.
 
     A question is in the history from the moment there is something of an answer: one that came to
@@ -119,7 +119,7 @@ class _History:
             raise IndexError(f"turn {turn}: there are {len(self)}") from None
 
 
-class Conversation(_History):
+class Conversation(History):
     """A conversation that keeps its history. `client.conversation()` begins one."""
 
     def send(self, *content: ContentPart, **options: Unpack[ChatOptions]) -> Reply:
@@ -141,7 +141,7 @@ class Conversation(_History):
         return run(self._send(self._before(turn), content, options))
 
 
-class AsyncConversation(_History):
+class AsyncConversation(History):
     """A conversation that keeps its history, for asyncio; else as `Conversation`."""
 
     async def send(self, *content: ContentPart, **options: Unpack[ChatOptions]) -> Reply:

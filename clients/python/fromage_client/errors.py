@@ -1,4 +1,4 @@
-"""Everything this package raises.
+"""Everything this package raises, but for the OSError of a file that can't be read or written.
 
 FromageError
 ├── TransportFailed             no whole answer came back

@@ -74,7 +74,9 @@ class EventReader:
             self._frames.extend(self._parser.feed(chunk))
 
 
-class _Folded:
+class StreamedReply:
+    """What has come of a reply."""
+
     def __init__(self, reader: EventReader) -> None:
         self._reader = reader
 
@@ -89,7 +91,7 @@ class _Folded:
         return self._reader.builder.reply()
 
 
-class ReplyStream(_Folded):
+class ReplyStream(StreamedReply):
     """A reply as it comes: iterate over its events.
 
     Breaking out of the loop, `close()` or leaving a `with` hangs up, and the server stops
@@ -111,7 +113,7 @@ class ReplyStream(_Folded):
         run(self._reader.close())
 
 
-class AsyncReplyStream(_Folded):
+class AsyncReplyStream(StreamedReply):
     """A reply as it comes, for `async for`; the same as `ReplyStream` otherwise.
 
     After a `break` the event loop closes it soon; `async with` or `aclose()` closes it at once.
