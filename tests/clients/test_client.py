@@ -191,6 +191,14 @@ def test_an_upload_that_expires_soon_or_was_dropped_is_sent_again(
     assert [part["image"]["upload"] for part in asked] == ["short", "long", "long", "again"]
 
 
+def test_what_else_is_not_found_is_not_sent_again(scripted: ScriptedServer, client: Client) -> None:
+    scripted.script["/v1/uploads"] = [held("first")]
+    scripted.script["/v1/chat"] = [error(404, "not_found_error", code="collection_not_found")]
+    with pytest.raises(NotFound):
+        client.chat([{"role": "user", "content": [LARGE]}])
+    assert len(scripted.asked_for("/v1/chat")) == 1
+
+
 @pytest.mark.parametrize(
     ("blocking", "other"),
     [

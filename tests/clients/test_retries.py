@@ -107,14 +107,16 @@ def test_a_server_that_stays_full(face: Face, scripted: ScriptedServer) -> None:
     assert len(scripted.asked) == 3
 
 
-def test_a_wait_that_is_too_long_is_not_waited(scripted: ScriptedServer, client: Client) -> None:
+def test_a_wait_that_is_too_long_is_not_waited(
+    scripted: ScriptedServer, client: Client, slept: list[float]
+) -> None:
     scripted.script["/v1/chat"] = [
         error(503, "unavailable_error", code="not_ready", **{"retry-after": "3600"})
     ]
     with pytest.raises(NotReady) as caught:
         client.chat(HELLO)
     assert caught.value.retry_after == 3600
-    assert len(scripted.asked) == 1
+    assert slept == []
 
 
 def test_a_server_that_failed_is_not_asked_again(scripted: ScriptedServer, client: Client) -> None:
@@ -256,7 +258,7 @@ def test_waiting_for_one_that_dies(
 ) -> None:
     scripted.script["/readyz"] = [error(503, "unavailable_error"), Answer(reset=True)]
     with pytest.raises(Interrupted):
-        client.wait_until_ready()
+        client.wait_until_ready(within=3)
     scripted.script["/readyz"] = [error(503, "server_error", "the engine has stopped")]
     with pytest.raises(ServerFailure, match="stopped"):
         client.wait_until_ready()

@@ -36,15 +36,11 @@ class EventReader:
         self._closed = False
 
     async def next(self) -> Event | None:
-        """The next event; None after the last. What fails ends the stream."""
+        """The next event; None after the last. Whatever it raises, the stream is to be closed."""
         if self._closed:
             return None
-        try:
-            event = await self._event()
-            self.builder.add(event)
-        except BaseException:
-            await self.close()
-            raise
+        event = await self._event()
+        self.builder.add(event)
         if isinstance(event, MessageEnd):
             await self.close()
         return event
