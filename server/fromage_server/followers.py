@@ -62,11 +62,16 @@ class Followers:
                 process.wait(_LEAVING_S)
             except subprocess.TimeoutExpired:
                 log.warning("process %s does not stop: killed", process.pid)
-        self.kill()
+        self._kill()
         if self._folder is not None:
             self._folder.cleanup()
 
-    def kill(self) -> None:
+    def abandon(self, kind: object, error: object, trace: object) -> None:
+        """As the end of a context: where something failed, nobody waits for them."""
+        if kind is not None:
+            self._kill()
+
+    def _kill(self) -> None:
         for process in self._processes:
             process.kill()
 
@@ -113,3 +118,4 @@ class Followers:
             self._lost = self._lost or f"rank {rank}, process {process.pid}, ended with {status}"
         if first:
             self._on_loss(self._lost)
+            self._kill()  # no one can go on without the others

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -83,6 +84,9 @@ def together(place: Place, device: torch.device, check: Callable[[], None]) -> I
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        os.environ["LOCAL_RANK"] = str(place.local_rank)  # where transformers looks
+    else:
+        torch.set_num_threads(max(1, torch.get_num_threads() // place.world))
     store = None
     if place.store is not None:
         store = FileStore(str(place.store), place.world)

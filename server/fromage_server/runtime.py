@@ -103,6 +103,7 @@ def _load_model(
         return loaded, None
     place = followers.place
     device = device_of(settings.device, place)
+    held.push(followers.abandon)
     held.enter_context(together(place, device, followers.check))
     loaded = load_grounded_model(
         settings.bundle, device=str(device), dtype=settings.dtype, world=place.world

@@ -52,17 +52,14 @@ class Pair:
     status: list[int]
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """Two processes over gloo."""
-    folder = tmp_path_factory.mktemp("ranks")
+def run_pair(folder: Path, *device: str, **env: str) -> Pair:
     for family in FAMILIES:
         write_bundle(folder / family, family)
     write_bundle(folder / "wrong", "llama", hash="f" * 64)
-    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.server.engine.together", str(folder)]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.server.engine.together", str(folder), str(rank)], env=env
+            [*command, str(rank), *device], env={**os.environ, "OMP_NUM_THREADS": "1", **env}
         )
         for rank in range(WORLD)
     ]
@@ -78,6 +75,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 @pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Two processes on the CPU, over gloo."""
+    return run_pair(tmp_path_factory.mktemp("ranks"), CUDA_VISIBLE_DEVICES="")
+
+
+@pytest.fixture(scope="module")
 def alone() -> dict[tuple[str, str], Results]:
     return {
         (family, scenario): run_engine(grounded(family, TIED), scenario, requests(family))
@@ -85,11 +88,7 @@ def alone() -> dict[tuple[str, str], Results]:
     }
 
 
-@pytest.mark.parametrize(("family", "scenario"), CASES)
-def test_two_ranks_say_what_one_says(
-    pair: Pair, alone: dict[tuple[str, str], Results], family: str, scenario: str
-) -> None:
-    found, whole = pair.leader[family][scenario], alone[family, scenario]
+def check(found: Results, whole: Results, family: str) -> None:
     expected = expected_of(family, TIED)
     assert found["ids"][: len(expected)] == expected  # transformers' own loop
     assert found["ids"] == whole["ids"]
@@ -99,6 +98,23 @@ def test_two_ranks_say_what_one_says(
     assert found["logprobs"] == pytest.approx(whole["logprobs"], abs=1e-3)
     for ours, theirs in zip(found["score queries"], whole["score queries"], strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.parametrize(("family", "scenario"), CASES)
+def test_two_ranks_say_what_one_says(
+    pair: Pair, alone: dict[tuple[str, str], Results], family: str, scenario: str
+) -> None:
+    check(pair.leader[family][scenario], alone[family, scenario], family)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < WORLD, reason="needs two GPUs")
+def test_two_gpus(alone: dict[tuple[str, str], Results], tmp_path: Path) -> None:
+    """Over NCCL, with the kernels of GPUs."""
+    pair = run_pair(tmp_path, "cuda")
+    assert pair.status == [0, 0]
+    for family, scenario in CASES:
+        check(pair.leader[family][scenario], alone[family, scenario], family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

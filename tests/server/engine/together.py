@@ -1,5 +1,5 @@
 """What two processes run for ``test_parallel``: ``python -m tests.server.engine.together FOLDER
-RANK``. Rank 0 writes what it has seen to ``results.json``, rank 1 to ``follower.json``."""
+RANK [cuda]``. Rank 0 writes what it has seen to ``results.json``, rank 1 to ``follower.json``."""
 
 import json
 import os
@@ -86,23 +86,24 @@ def run_engine(
     }
 
 
-def load(bundle: Path) -> GroundedModel:
-    return load_grounded_model(bundle, device="cpu", vision=False, world=WORLD).model
+def load(bundle: Path, device: torch.device) -> GroundedModel:
+    return load_grounded_model(
+        bundle, device=str(device), dtype="float32", vision=False, world=WORLD
+    ).model
 
 
-def refused(bundle: Path) -> str:
+def refused(bundle: Path, device: torch.device) -> str:
     try:
-        load(bundle)
+        load(bundle, device)
     except BundleMismatch as error:
         return str(error)
     return "not at all"
 
 
-def lead(folder: Path) -> dict[str, Any]:
-    device = torch.device("cpu")
-    results: dict[str, Any] = {"refused": refused(folder / "wrong")}
+def lead(folder: Path, device: torch.device) -> dict[str, Any]:
+    results: dict[str, Any] = {"refused": refused(folder / "wrong", device)}
     for family in FAMILIES:
-        model = _beginning(family, folder)
+        model = _beginning(family, folder, device)
         results[family] = {
             scenario: run_engine(model, scenario, requests(family), Leader(device))
             for name, scenario in CASES
@@ -111,14 +112,14 @@ def lead(folder: Path) -> dict[str, Any]:
     return results
 
 
-def follow_on(folder: Path) -> dict[str, Any]:
-    results = {"refused": refused(folder / "wrong")}
+def follow_on(folder: Path, device: torch.device) -> dict[str, Any]:
+    results = {"refused": refused(folder / "wrong", device)}
     for family in FAMILIES:
-        model = _beginning(family, folder)
+        model = _beginning(family, folder, device)
         for name, _ in CASES:
             if name == family:
                 follow(model, _follower(model))
-    model = load(folder / FAMILIES[0])
+    model = load(folder / FAMILIES[0], device)
     try:
         follow(model, _follower(model))
     except RanksLost as error:
@@ -126,15 +127,15 @@ def follow_on(folder: Path) -> dict[str, Any]:
     return results
 
 
-def leave(folder: Path) -> None:
+def leave(folder: Path, device: torch.device) -> None:
     """The leader is gone in the middle, as its death would have it."""
-    Engine(load(folder / FAMILIES[0]), EngineConfig(), leader=Leader(torch.device("cpu")))
+    Engine(load(folder / FAMILIES[0], device), leader=Leader(device))
 
 
-def lose(folder: Path) -> dict[str, Any]:
+def lose(folder: Path, device: torch.device) -> dict[str, Any]:
     """A follower dies while a reply runs."""
-    model = load(folder / "llama")
-    engine = Engine(model, leader=Leader(torch.device("cpu")))
+    model = load(folder / "llama", device)
+    engine = Engine(model, leader=Leader(device))
     engine.start()
     heard = Heard()
     engine.submit(reply("long", (text(model, "x"),), 100, ignore_eos=True), heard)
@@ -156,35 +157,37 @@ class Doomed(Follower):
         return super().next_pass()
 
 
-def _beginning(family: str, folder: Path) -> GroundedModel:
+def _beginning(family: str, folder: Path, device: torch.device) -> GroundedModel:
     engine_ranks._HEAD = 16 if family == SHORT_HEAD else 1024  # type: ignore[misc]
-    return load(folder / family)
+    return load(folder / family, device)
 
 
 def _follower(model: GroundedModel, kind: type[Follower] = Follower) -> Follower:
     return kind(model.device, model.dtype, model.mappers.embed_dim)
 
 
-def main(folder: Path, rank: int) -> None:
-    device = torch.device("cpu")
-
+def main(folder: Path, rank: int, device: torch.device) -> None:
     def place(meeting: str) -> Place:
         return Place(rank, WORLD, rank, store=folder / meeting)
 
-    with together(place("first"), device, lambda: None):
-        results = lead(folder) if rank == 0 else follow_on(folder)
-        if rank == 0:
-            leave(folder)
     name = "results.json" if rank == 0 else "follower.json"
+    with together(place("first"), device, lambda: None):
+        results = lead(folder, device) if rank == 0 else follow_on(folder, device)
+        if rank == 0:
+            leave(folder, device)
     (folder / name).write_text(json.dumps(results))
+    if device.type == "cuda":  # NCCL waits for the dead until its patience ends
+        return
     with together(place("second"), device, lambda: None):
         if rank == 0:
-            results["killed"] = lose(folder)
+            results["killed"] = lose(folder, device)
         else:
-            model = load(folder / "llama")
+            model = load(folder / "llama", device)
             follow(model, _follower(model, Doomed))
     (folder / name).write_text(json.dumps(results))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    rank = int(sys.argv[2])
+    on_gpu = sys.argv[3:] == ["cuda"]
+    main(Path(sys.argv[1]), rank, torch.device("cuda", rank) if on_gpu else torch.device("cpu"))
