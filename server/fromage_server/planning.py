@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import torch
+from torch.cuda import device_count
 
 from fromage_index.manifest import read_manifest
 from fromage_server.engine.attention import BLOCK_SIZE
@@ -15,10 +16,11 @@ from fromage_server.engine.memory import STORAGE_SHARE, free_bytes, storage_bloc
 from fromage_server.settings import Settings
 from fromage_weights.bundle import Bundle
 from fromage_weights.devices import choose_device, choose_dtype
-from fromage_weights.errors import UnsupportedModel
+from fromage_weights.errors import ParallelUnavailable, UnsupportedModel
 from fromage_weights.language import context_length
 from fromage_weights.loading import bundle_directory
 from fromage_weights.quantization import language_model_bytes, largest_product
+from fromage_weights.sharding import Division
 from fromage_weights.sizes import (
     language_model_outline,
     language_model_parameters,
@@ -119,6 +121,8 @@ class _Parts:
     lm: PreTrainedModel
     others: tuple[Item, ...]
     """Vision encoder, mappers and collections."""
+    division: Division | None = None
+    """Planned is then the first device, which holds all that is not divided."""
 
     @classmethod
     def of(cls, settings: Settings, device: torch.device) -> _Parts:
@@ -131,16 +135,26 @@ class _Parts:
             Item("mappers", "float32", mappers),
             *(_collection(name, path) for name, path in settings.collections.items()),
         )
-        return cls(settings, device, free_bytes(device), lm, others)
+        world = settings.tensor_parallel
+        division = Division.of(lm, world) if world > 1 else None
+        return cls(settings, device, free_bytes(device), lm, others, division)
 
     @property
     def context(self) -> int:
         return min(self.settings.max_context or 1 << 62, context_length(self.lm.config))
 
+    def divided(self, world: int) -> _Parts:
+        """Raises ParallelUnavailable."""
+        return replace(self, division=Division.of(self.lm, world))
+
+    def shape(self, dtype: torch.dtype) -> KVShape:
+        whole = KVShape.of(self.lm, dtype)
+        return whole if self.division is None else replace(whole, heads=self.division.kv_heads)
+
     def kv_blocks(self, dtype: torch.dtype, left: int) -> int:
         settings = self.settings
         return storage_blocks(
-            KVShape.of(self.lm, dtype),
+            self.shape(dtype),
             self.device.type,
             left,
             settings.max_batch,
@@ -151,25 +165,27 @@ class _Parts:
     def whole_context(self, dtype: torch.dtype) -> int:
         """Bytes of its keys and values."""
         blocks = -(-self.context // BLOCK_SIZE)
-        return blocks * BLOCK_SIZE * KVShape.of(self.lm, dtype).position_bytes
+        return blocks * BLOCK_SIZE * self.shape(dtype).position_bytes
 
     def plan(self, dtype: torch.dtype, quantize: Quantization) -> MemoryPlan:
         """Without remedies."""
-        model = Item(
-            "language model",
-            f"{type(self.lm).__name__}, {_count(language_model_parameters(self.lm))} parameters, "
-            + _numbers(dtype, quantize),
-            language_model_bytes(self.lm, dtype, quantize),
-        )
+        parameters, device = _count(language_model_parameters(self.lm)), str(self.device)
+        held = language_model_bytes(self.lm, dtype, quantize)
+        if self.division is not None:
+            share = self.division.parameters(self.lm)
+            parameters, held = f"{_count(share)} of {parameters}", share * dtype.itemsize
+            device += f", each of {self.division.world}"
+        what = f"{type(self.lm).__name__}, {parameters} parameters, {_numbers(dtype, quantize)}"
+        model = Item("language model", what, held)
         scratch = largest_product(self.lm, dtype, quantize)
         running = Item(
             "running", "activations, kernels, programs", RUNNING[self.device.type] + scratch
         )
         fixed = sum(item.bytes for item in (model, *self.others, running))
-        position = KVShape.of(self.lm, dtype).position_bytes
+        position = self.shape(dtype).position_bytes
         block = BLOCK_SIZE * position
-        share = STORAGE_SHARE[self.device.type]
-        blocks = self.kv_blocks(dtype, max(int(block / share) + 1, self.free - fixed))
+        usable = STORAGE_SHARE[self.device.type]
+        blocks = self.kv_blocks(dtype, max(int(block / usable) + 1, self.free - fixed))
         streams = blocks * BLOCK_SIZE / self.context
         kv = Item(
             "keys and values",
@@ -177,16 +193,16 @@ class _Parts:
             f"{streams:.1f} contexts of {self.context:,}",
             (blocks + 1) * block,  # and one of the engine's own
         )
-        least = fixed + int(self.whole_context(dtype) / share)
+        least = fixed + int(self.whole_context(dtype) / usable)
         items = (model, *self.others, kv, running)
-        return MemoryPlan(str(self.device), self.free, items, streams, least)
+        return MemoryPlan(device, self.free, items, streams, least)
 
     def alternatives(self, dtype: torch.dtype) -> dict[Numbers, MemoryPlan]:
         """The largest first; what the model cannot be held in is left out."""
         full: tuple[Numbers, ...] = ((torch.float32, "none"), (torch.bfloat16, "none"))
         small: tuple[Numbers, ...] = ((dtype, "int8"), (dtype, "int4"), (torch.bfloat16, "int4"))
         found: dict[Numbers, MemoryPlan] = {}
-        for chosen in (*full, *small):
+        for chosen in full if self.division else (*full, *small):
             with suppress(UnsupportedModel):
                 found[chosen] = self.plan(*chosen)
         return found
@@ -226,9 +242,23 @@ def _remedies(
         verdict = "makes it fit" if fits else "is not enough alone"
         found.append(f"{flags} saves {_size(saved)} and {verdict}")
         enough = enough or fits
-    if not enough and room < whole:
+    if divided := _enough_devices(parts, dtype):
+        found.append(f"--tensor-parallel {divided} makes it fit, with as much free on each GPU")
+    if not (enough or divided) and room < whole:
         found.append("no option makes it fit: a smaller model, or a device with more memory")
     return tuple(found)
+
+
+def _enough_devices(parts: _Parts, dtype: torch.dtype) -> int:
+    """How many of this machine's GPUs hold a divided model; 0 where all do not."""
+    if parts.division is not None or parts.settings.quantize != "none":
+        return 0
+    for world in range(2, device_count() + 1):
+        with suppress(ParallelUnavailable):
+            plan = parts.divided(world).plan(dtype, "none")
+            if plan.fits and plan.streams >= 1:
+                return world
+    return 0
 
 
 def _flags(dtype: torch.dtype, now: Quantization, numbers: torch.dtype, then: Quantization) -> str:

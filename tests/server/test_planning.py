@@ -137,6 +137,25 @@ def test_the_published_model_on_a_card_with_12_gib(
     assert "--quantize int4 saves" in small.text()
 
 
+def test_divided_among_gpus(
+    tmp_path: Path, gpu: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(bundle=str(opt_6_7b(tmp_path)), dtype="bfloat16", max_context=2048)
+    gpu(12)
+    monkeypatch.setattr(planning, "device_count", lambda: 3)
+    whole = make_plan(settings)
+    assert "--tensor-parallel 2 makes it fit, with as much free on each GPU" in whole.remedies
+    half = make_plan(settings.model_copy(update={"tensor_parallel": 2}))
+    assert half.fits
+    assert "3.4 B of 6.7 B parameters, bfloat16" in half.items[0].what
+    assert "free on cuda, each of 2" in half.text()
+    # All but embeddings and norms is halved.
+    kept = 2 * (50272 + 2050) * 4096
+    assert 2 * half.items[0].bytes - whole.items[0].bytes == pytest.approx(kept, rel=0.01)
+    gpu(4)
+    assert "no option makes it fit" in make_plan(settings).text()
+
+
 def test_the_documentation_says_what_the_plan_says(
     tmp_path: Path, gpu: Callable[[float], None]
 ) -> None:

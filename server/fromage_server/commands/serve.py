@@ -64,9 +64,9 @@ def run(args: argparse.Namespace) -> int:
     """Serves until it is told to stop; 1 where the model or a collection cannot be loaded."""
     flags = {name: getattr(args, name) for name in (*Settings.model_fields, CONFIG_KEY)}
     settings = load_settings(flags, os.environ)
+    place = place_of(settings, os.environ)
     if args.plan:
         return _plan(settings)
-    place = place_of(settings, os.environ)
     if place.rank > 0:
         from fromage_server.follower import follow
 

@@ -118,12 +118,16 @@ def test_two_gpus(alone: dict[tuple[str, str], Results], tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_each_rank_stores_its_own_heads(
+def test_each_rank_holds_its_own_part(
     pair: Pair, alone: dict[tuple[str, str], Results], family: str
 ) -> None:
     whole = alone[family, "few blocks"]["position bytes"]
     assert pair.leader[family]["few blocks"]["position bytes"] * WORLD == whole
     assert pair.leader[family]["few blocks"]["preempted"] > 0
+    lm = grounded(family, TIED).lm
+    division = Division.of(lm, WORLD)
+    assert pair.leader[family]["parameters"] == division.parameters(lm)
+    assert division.parameters(lm) < sum(p.numel() for p in lm.parameters())
 
 
 def test_the_wrong_model_is_refused_by_all(pair: Pair) -> None:

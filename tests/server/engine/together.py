@@ -109,6 +109,7 @@ def lead(folder: Path, device: torch.device) -> dict[str, Any]:
             for name, scenario in CASES
             if name == family
         }
+        results[family]["parameters"] = sum(p.numel() for p in model.lm.parameters())
     return results
 
 
