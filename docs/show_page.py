@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
-SIZE = {"width": 1180, "height": 1000}
+SIZE = {"width": 1180, "height": 1040}
 COLOURS = 256
 PATIENCE_MS = 60_000
 

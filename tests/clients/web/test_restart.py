@@ -41,3 +41,5 @@ def test_the_page_goes_on_where_it_was(open_page: PageMaker, tmp_path: Path) -> 
         page.button("Try again").click()
         expect(page.finished(1)).to_contain_text("two")
         expect(page.asked).to_have_count(2)
+    log = next(tmp_path.glob("server-*.log")).read_text()
+    assert f"The chat page: {url}/" in log
