@@ -80,7 +80,7 @@ class Leader(_Ranks):
     def together(self, step: Pass) -> Iterator[None]:
         """Within it the leader makes the pass, too."""
         try:
-            self._tell(_packed(step))
+            self._tell(pack(step))
             dist.broadcast(step.embedded.contiguous(), 0)
             yield
         except BaseException:
@@ -124,7 +124,7 @@ class Follower(_Ranks):
         numbers = self._hear()
         if not numbers:
             return None
-        size, spans, kept = _unpacked(numbers)
+        size, spans, kept = unpack(numbers)
         rows = torch.empty(size, self._width, dtype=self._dtype, device=self._device)
         _receive(rows)
         return Pass(spans, kept, rows)
@@ -148,14 +148,14 @@ def _receive(into: Tensor, group: dist.ProcessGroup | None = None) -> None:
         raise RanksLost("the leading process is gone") from error
 
 
-def _packed(step: Pass) -> list[int]:
+def pack(step: Pass) -> list[int]:
     numbers = [len(step.embedded), len(step.kept), *step.kept]
     for span in step.spans:
         numbers += [span.count, span.past, len(span.blocks), *span.blocks]
     return numbers
 
 
-def _unpacked(numbers: list[int]) -> tuple[int, tuple[Span, ...], tuple[int, ...]]:
+def unpack(numbers: list[int]) -> tuple[int, tuple[Span, ...], tuple[int, ...]]:
     size, kept_count = numbers[:2]
     at = 2 + kept_count
     kept = tuple(numbers[2:at])

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fromage_server.engine.attention import Span
-from fromage_server.engine.ranks import Pass, _packed, _unpacked
+from fromage_server.engine.ranks import Pass, pack, unpack
 from fromage_weights.bundle import FrozenModel, save_bundle
 from fromage_weights.errors import ParallelUnavailable
 from fromage_weights.fingerprint import fingerprint
@@ -165,5 +165,5 @@ def test_what_cannot_be_divided_is_refused(family: str, world: int, numbers: str
 def test_a_pass_arrives_as_it_was_sent() -> None:
     spans = (Span(0, 3, 17, (4, 9)), Span(3, 4, 0, (2,)), Span(4, 9, 40, (1, 3, 5)))
     step = Pass(spans, (2, 3, 8), torch.zeros(12, 1))
-    assert _unpacked(_packed(step)) == (12, spans, (2, 3, 8))
+    assert unpack(pack(step)) == (12, spans, (2, 3, 8))
     assert step.positions == [17, 18, 19, 0, 40, 41, 42, 43, 44, 0, 0, 0]
