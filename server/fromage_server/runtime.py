@@ -20,6 +20,7 @@ from fromage_server.gallery import Gallery
 from fromage_server.ingest import Ingest
 from fromage_server.media import MediaReader
 from fromage_server.ranks import device_of, together
+from fromage_server.schema.answers import BundleCard
 from fromage_server.service import Service
 from fromage_server.settings import Settings
 from fromage_server.startup import Loaded, Report
@@ -71,6 +72,7 @@ def load(
         warm_up(engine, encoder, gallery)
         service = Service(
             model_name=config.name,
+            bundle_card=_card(loaded, engine, settings),
             engine=engine,
             limits=limits,
             tokenizer=model.tokenizer,
@@ -113,11 +115,29 @@ def _load_model(
 
 
 def _say(loaded: LoadedBundle, settings: Settings) -> None:
-    model = loaded.model
-    numbers = str(model.dtype).removeprefix("torch.")
-    if settings.quantize != "none":
-        numbers = f"{settings.quantize}, computing in {numbers}"
-    log.info("%s on %s in %s", loaded.bundle.config.name, model.device, numbers)
+    name, device = loaded.bundle.config.name, loaded.model.device
+    log.info("%s on %s in %s", name, device, _numbers(loaded, settings))
+
+
+def _numbers(loaded: LoadedBundle, settings: Settings) -> str:
+    numbers = str(loaded.model.dtype).removeprefix("torch.")
+    return (
+        numbers if settings.quantize == "none" else f"{settings.quantize}, computing in {numbers}"
+    )
+
+
+def _card(loaded: LoadedBundle, engine: Engine, settings: Settings) -> BundleCard:
+    config = loaded.bundle.config
+    return BundleCard(
+        language_model=config.lm.id,
+        architecture=loaded.model.lm.config.model_type,
+        vision_encoder=config.vision.id,
+        context=engine.max_context,
+        soft_tokens=config.n_visual_tokens,
+        shared_dim=config.shared_dim,
+        device=str(loaded.model.device),
+        numbers=_numbers(loaded, settings),
+    )
 
 
 def _running(engine: Engine, held: ExitStack) -> Callable[[], None]:

@@ -19,6 +19,7 @@ from fromage_server.prompt import Prompt
 from fromage_server.ranking import Ranker
 from fromage_server.reply import Reply
 from fromage_server.running import LiveReply, PromptReply, ReferenceReply, ReplyPlan
+from fromage_server.schema.answers import BundleCard
 from fromage_server.schema.options import SEEDS, GenerationOptions
 from fromage_server.schema.parts import ImagePart, Part
 from fromage_server.schema.requests import (
@@ -46,6 +47,7 @@ class Service:
         self,
         *,
         model_name: str,
+        bundle_card: BundleCard,
         engine: Engine,
         limits: EngineConfig,
         tokenizer: FromageTokenizer,
@@ -57,6 +59,7 @@ class Service:
         workers: Workers,
     ) -> None:
         self.model_name = model_name
+        self.bundle_card = bundle_card
         self.created = int(time.time())
         self.gallery = gallery
         self.curator = curator

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from tests.server.sizes import PICTURES
+from tests.server.sizes import CONTEXT, PICTURES, SOFT_TOKENS
 from tests.server.test_replies import IMAGE, post
 
 
@@ -41,3 +41,7 @@ def test_models(server: httpx.Client) -> None:
     (card,) = answer["data"]
     assert (card["id"], card["object"], card["owned_by"]) == ("tiny", "model", "fromage")
     assert isinstance(card["created"], int)
+    bundle = card["bundle"]
+    assert (bundle["language_model"], bundle["vision_encoder"]) == ("./lm", "./vision")
+    assert (bundle["architecture"], bundle["numbers"]) == ("llama", "float32")
+    assert (bundle["context"], bundle["soft_tokens"]) == (CONTEXT, SOFT_TOKENS)

@@ -14,4 +14,6 @@ router = APIRouter(tags=["server"])
 async def models(state: State) -> ModelList:
     """The one model that this server runs."""
     service = state.service
-    return ModelList(data=[ModelCard(id=service.model_name, created=service.created)])
+    return ModelList(
+        data=[ModelCard(id=service.model_name, created=service.created, bundle=service.bundle_card)]
+    )

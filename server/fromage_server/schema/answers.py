@@ -184,18 +184,48 @@ class UploadAnswer(AnswerModel):
     expires_at: int = Field(description="Unix time in seconds.")
 
 
+class BundleCard(AnswerModel):
+    """What stands behind a model's name."""
+
+    language_model: str = Field(description="As the bundle names it: a hub id or a folder in it.")
+    architecture: str = Field(description="The language model's, as transformers calls it.")
+    vision_encoder: str
+    context: int = Field(description="Tokens of a prompt and its reply together.")
+    soft_tokens: int = Field(description="What a picture takes of the context.")
+    shared_dim: int = Field(description="Numbers in a query and in a picture's vector.")
+    device: str
+    numbers: str = Field(description="What it computes with, such as bfloat16.")
+
+
 class ModelCard(AnswerModel):
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "fromage"
+    bundle: BundleCard
+
+
+_BUNDLE: Final[dict[str, Any]] = {
+    "language_model": "facebook/opt-6.7b",
+    "architecture": "opt",
+    "vision_encoder": "openai/clip-vit-large-patch14",
+    "context": 2048,
+    "soft_tokens": 1,
+    "shared_dim": 256,
+    "device": "cuda",
+    "numbers": "bfloat16",
+}
+_MODEL: Final[dict[str, Any]] = {
+    "id": "fromage",
+    "object": "model",
+    "created": 1795000000,
+    "owned_by": "fromage",
+    "bundle": _BUNDLE,
+}
 
 
 class ModelList(AnswerModel):
-    model_config = _example(
-        object="list",
-        data=[{"id": "demo", "object": "model", "created": 1795000000, "owned_by": "fromage"}],
-    )
+    model_config = _example(object="list", data=[_MODEL])
 
     object: Literal["list"] = "list"
     data: list[ModelCard]

@@ -15,7 +15,13 @@ from tests.clients.scripted import Answer, ScriptedServer, frame, serving
 
 JSON = {"content-type": "application/json"}
 CARD = {"name": "demo", "size": 3, "dim": 8, "default": True, "writable": True, "droppable": False}
-MODEL = {"id": "scripted", "object": "model", "created": 1_795_000_000, "owned_by": "fromage"}
+MODEL: dict[str, Any] = {
+    "id": "scripted",
+    "object": "model",
+    "created": 1_795_000_000,
+    "owned_by": "fromage",
+}
+MODEL["bundle"] = {"language_model": "./lm", "soft_tokens": 4, "context": 2048}
 
 
 def answer(status: int = 200, **content: Any) -> Answer:

@@ -1,5 +1,6 @@
 """Options, the collection, the colours: what is chosen goes with the next request, and stays."""
 
+import re
 from typing import Any
 
 import pytest
@@ -114,7 +115,8 @@ def test_an_option_that_the_server_refuses_is_shown(
 
 
 def test_the_model_is_named(settings: ChatPage) -> None:
-    expect(settings.page.get_by_role("definition").first).to_have_text("scripted")
+    shown = settings.page.locator("#settings").get_by_role("definition")
+    expect(shown).to_have_text(["scripted", re.compile("20"), "./lm", "4", "2,048"])
 
 
 def test_colours(settings: ChatPage) -> None:
