@@ -86,6 +86,11 @@ class Curator:
         self._place = place
         self._read_only = read_only
 
+    @property
+    def directory(self) -> Path:
+        """Where new collections are made."""
+        return self._place.directory
+
     def writable(self, live: LiveCollection) -> bool:
         return not self._read_only and os.access(live.snapshot.directory, os.W_OK | os.X_OK)
 
@@ -220,9 +225,10 @@ class Curator:
         except IndexFailure as error:
             raise refusal(error) from error
         except asyncio.CancelledError:
-            if done.cancelled():
-                raise _stopping() from None
-            raise
+            if not done.cancelled():
+                raise  # it is the request that was
+            self._gallery.live(live.name)  # raises, where the collection was dropped
+            raise _stopping() from None
 
     def _page(self, name: str, limit: int, after: int | None) -> Json:
         collection = self._gallery.collection(name)

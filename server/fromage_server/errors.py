@@ -36,6 +36,7 @@ ERROR_TABLE: Final[dict[str, ErrorKind]] = {
     "context_length_exceeded": ErrorKind(_INVALID, 400),
     "bad_request": ErrorKind(_INVALID, 400),
     "read_only": ErrorKind(_FORBIDDEN, 403),
+    "cross_site": ErrorKind(_FORBIDDEN, 403),
     "not_droppable": ErrorKind(_FORBIDDEN, 403),
     "route_not_found": ErrorKind(_MISSING, 404),
     "collection_not_found": ErrorKind(_MISSING, 404),

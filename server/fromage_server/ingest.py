@@ -64,7 +64,7 @@ class Ingest:
                     retry_after=2,
                 )
             self._waiting_bytes += len(image.data)
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._work, name="fromage-ingest", daemon=True
                 )
@@ -98,6 +98,8 @@ class Ingest:
     def _embed(self, jobs: list[_Job]) -> None:
         good, prepared, sizes = [], [], []
         for job in jobs:
+            if not job.done.set_running_or_notify_cancel():
+                continue  # nobody waits for it any more
             try:
                 picture = decode_image(job.image.data)
                 prepared.append(self._embedder.prepare(picture))

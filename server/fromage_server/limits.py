@@ -38,6 +38,7 @@ class BodyLimits:
         try:
             headers = Headers(scope=scope)
             kind = check_content_type(scope["method"], scope["path"], headers.get("content-type"))
+            _check_site(kind, headers.get("sec-fetch-site"))
             self._check_length(headers.get("content-length"))
             body = await self._read(receive)
             if body is not None and kind == "application/json":
@@ -84,6 +85,16 @@ def _check_values(body: bytes) -> None:
         raise ApiError(
             "body_too_large",
             f"the body has about {values:,} values; at most {_MAX_VALUES:,} are accepted",
+        )
+
+
+def _check_site(kind: str, site: str | None) -> None:
+    """Browsers let any page send forms anywhere, unlike JSON; and they say which page it is."""
+    if kind != "application/json" and site == "cross-site":
+        raise ApiError(
+            "cross_site",
+            "a page of another site may not send forms here",
+            param="sec-fetch-site",
         )
 
 

@@ -78,7 +78,7 @@ class LiveCollection:
             if self._closed:
                 job.done.cancel()
                 return job.done
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._work, name=f"fromage-edit-{self.name}", daemon=True
                 )
@@ -113,6 +113,7 @@ class LiveCollection:
                 return
 
     def _commit(self, jobs: Sequence[_Job]) -> None:
+        jobs = [job for job in jobs if job.done.set_running_or_notify_cancel()]
         try:
             changes = [change for job in jobs for change in job.changes]
             collection, outcomes = edit(self._snapshot, changes)

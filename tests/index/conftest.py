@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fromage_index.collection import Collection
 from fromage_index.writer import CollectionWriter
+from tests.index.editing import make_empty
 from tests.index.pictures import PROVENANCE
 
 MakeCollection = Callable[..., Collection]
@@ -41,3 +42,9 @@ def make_collection(tmp_path: Path) -> MakeCollection:
         return Collection.open(out)
 
     return make
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Collection:
+    """To be filled; see editing.py."""
+    return make_empty(tmp_path / "mine")

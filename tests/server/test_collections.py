@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.server.collections import add, add_numbers, card, data_uri, listed, retrieved
 from tests.server.pictures import encoded, picture, write_pictures
 from tests.server.process import serving
 from tests.server.sizes import PICTURES
@@ -39,48 +40,6 @@ def name(client: httpx.Client, request: pytest.FixtureRequest) -> str:
     answer = client.post("/v1/collections", json={"name": name})
     assert answer.status_code == 201, answer.text
     return name
-
-
-def data_uri(number: int) -> Json:
-    data = base64.b64encode(encoded(picture(number))).decode()
-    return {"image_url": {"url": f"data:image/png;base64,{data}"}}
-
-
-def add(client: httpx.Client, name: str, *images: Json) -> Json:
-    answer = client.post(f"/v1/collections/{name}/images", json={"images": list(images)})
-    assert answer.status_code == 200, answer.text
-    found: Json = answer.json()
-    return found
-
-
-def add_numbers(client: httpx.Client, name: str, numbers: range) -> list[str]:
-    images = [data_uri(n) | {"key": f"{n}", "metadata": {"n": n}} for n in numbers]
-    return [one["image"]["id"] for one in add(client, name, *images)["images"]]
-
-
-def listed(client: httpx.Client, name: str, limit: int = 200) -> list[Json]:
-    images: list[Json] = []
-    after: Json = {}
-    while True:
-        answer = client.get(f"/v1/collections/{name}/images", params={"limit": limit, **after})
-        assert answer.status_code == 200, answer.text
-        images += answer.json()["images"]
-        if answer.json()["next"] is None:
-            assert answer.json()["total"] == len(images)
-            return images
-        after = {"after": answer.json()["next"]}
-
-
-def retrieved(client: httpx.Client, name: str, **options: Any) -> list[str]:
-    body = {"prompt": "a", "k": 50, "collection": name, **options}
-    answer = client.post("/v1/retrieve", json=body)
-    assert answer.status_code == 200, answer.text
-    return [image["key"] for image in answer.json()["images"]]
-
-
-def card(client: httpx.Client, name: str) -> Json | None:
-    cards = client.get("/v1/collections").json()["collections"]
-    return next((card for card in cards if card["name"] == name), None)
 
 
 def test_a_collection_is_made_filled_searched_and_dropped(client: httpx.Client) -> None:
@@ -184,85 +143,6 @@ def test_a_form(client: httpx.Client, name: str) -> None:
     answer = client.post(url, files=third, data={"metadata": '{"n": 3}'})
     assert answer.json()["images"][0]["image"]["metadata"] == {"n": 3}
     assert retrieved(client, name, filter={"tags": "b"}) == ["1.png"]
-
-
-@pytest.mark.parametrize(
-    ("files", "data", "param", "told"),
-    [
-        ([], {"metadata": "{}"}, "file", "no file"),
-        (["file"], {"metadata": "{"}, None, "not JSON"),
-        (["file"], {"metadata": "[{}, {}]"}, "metadata", "2 objects for 1 files"),
-        (["file"], {"metadata": '{"a": {"b": 1}}'}, "metadata", "'a' is a dict"),
-        (["file"], {"metadata": "3"}, "metadata", "dictionary"),
-        (["file", "photo"], {}, "photo", "takes file and metadata"),
-        (["file"], {"n": "1"}, "n", "takes file and metadata"),
-    ],
-)
-def test_forms_that_are_refused(
-    client: httpx.Client, files: list[str], data: Json, param: str | None, told: str
-) -> None:
-    parts = [(field, ("1.png", encoded(picture(1)))) for field in files]
-    parts += [(field, (None, value)) for field, value in data.items()]  # type: ignore[misc]
-    answer = client.post("/v1/collections/box/images", files=parts)
-    assert answer.status_code == 400, answer.text
-    assert answer.json()["error"]["param"] == param
-    assert told in answer.json()["error"]["message"]
-
-
-@pytest.mark.parametrize(
-    ("body", "code", "param"),
-    [
-        ({"images": []}, "invalid_value", "images"),
-        ({"images": [{}]}, "invalid_value", "images.0"),
-        ({"images": [data_uri(1) | {"image": {"upload": "x"}}]}, "invalid_value", "images.0"),
-        ({"images": [data_uri(1) | {"name": "x"}]}, "unknown_field", "images.0.name"),
-        ({"images": [data_uri(1) | {"key": ""}]}, "invalid_value", "images.0.key"),
-        ({"images": [data_uri(1) | {"key": "\ud800"}]}, "invalid_value", "images.0.key"),
-        (
-            {"images": [data_uri(1) | {"metadata": {"a": [[1]]}}]},
-            "invalid_value",
-            "images.0.metadata",
-        ),
-        (
-            {"images": [data_uri(1) | {"metadata": {"a": "x" * 70_000}}]},
-            "invalid_value",
-            "images.0.metadata",
-        ),
-        ({"images": [data_uri(1)] * 257}, "invalid_value", "images"),
-        ({"pictures": []}, "missing_field", "images"),
-    ],
-)
-def test_bodies_that_are_refused(client: httpx.Client, body: Json, code: str, param: str) -> None:
-    answer = client.post(
-        "/v1/collections/box/images",
-        content=json.dumps(body),
-        headers={"content-type": "application/json"},
-    )
-    assert refused(answer, 400, code)["param"] == param
-
-
-@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "../up", "x" * 65, "ä", "a b"])
-def test_names_that_are_refused(client: httpx.Client, name: str) -> None:
-    answer = client.post("/v1/collections", json={"name": name})
-    assert refused(answer, 400, "invalid_value")["param"] == "name"
-
-
-def test_what_bodies_are_taken(client: httpx.Client, name: str) -> None:
-    url = f"/v1/collections/{name}/images"
-    error = refused(client.post(url, content=b"x"), 415, "unsupported_media_type")
-    assert "application/json or multipart/form-data" in error["message"]
-    assert (
-        "not JSON"
-        in refused(
-            client.post(url, content=b"{", headers={"content-type": "application/json"}),
-            400,
-            "invalid_json",
-        )["message"]
-    )
-    patch = client.patch(f"{url}/x", content=b"{}", headers={"content-type": "text/plain"})
-    refused(patch, 415, "unsupported_media_type")
-    large = {"images": [{"image_url": {"url": "x" * (33 << 20)}}]}
-    refused(client.post(url, json=large), 413, "body_too_large")
 
 
 def test_metadata_is_merged(client: httpx.Client, name: str) -> None:

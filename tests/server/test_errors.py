@@ -21,6 +21,7 @@ STATUSES = {
     "context_length_exceeded": 400,
     "bad_request": 400,
     "read_only": 403,
+    "cross_site": 403,
     "not_droppable": 403,
     "route_not_found": 404,
     "collection_not_found": 404,

@@ -1,13 +1,6 @@
 """Collections over the life of a server: beside running replies, after a kill, at a restart."""
 
-import random
-import signal
-import subprocess
 import threading
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,91 +9,23 @@ import pytest
 
 from fromage_index.collection import Collection
 from fromage_index.editor import Removal, edit
+from fromage_index.locking import writing
 from fromage_index.store import verify
 from fromage_server.cli import main
 from fromage_server.settings import Settings
+from tests.server.collections import (
+    add,
+    add_numbers,
+    card,
+    data_uri,
+    listed,
+    retrieved,
+    send,
+    served,
+)
 from tests.server.local import Local, local_server
-from tests.server.pictures import encoded, picture, write_pictures
-from tests.server.process import start, wait_for
+from tests.server.pictures import write_pictures
 from tests.server.test_bad_requests import refused
-from tests.server.test_collections import add, add_numbers, card, data_uri, listed, retrieved
-
-Json = dict[str, Any]
-
-
-def send(client: httpx.Client, number: int, name: str = "mine") -> str:
-    (one,) = add(client, name, data_uri(number) | {"key": f"{number}"})["images"]
-    return str(one["image"]["id"])
-
-
-def test_kill_9_in_the_middle_of_additions(tiny_bundle: Path, tmp_path: Path) -> None:
-    """What was acknowledged before is there after, and serves its bytes."""
-    acknowledged: dict[int, str] = {}
-    removed: set[int] = set()
-    with start(tmp_path, "--bundle", str(tiny_bundle)) as (process, url):
-        wait_for(process, url, "/readyz")
-        with httpx.Client(base_url=url, timeout=60) as client:
-            client.post("/v1/collections", json={"name": "mine"})
-            fill_until_killed(client, process, acknowledged, removed)
-    verify(tmp_path / "created" / "mine")
-    with served(tiny_bundle, tmp_path) as client:
-        check(client, acknowledged, removed)
-        assert send(client, 5000)
-    verify(tmp_path / "created" / "mine")
-
-
-@contextmanager
-def served(bundle: Path, cache: Path, **settings: Any) -> Iterator[httpx.Client]:
-    with (
-        local_server(
-            Settings(bundle=str(bundle), device="cpu", cache_dir=cache, **settings)
-        ) as local,
-        httpx.Client(base_url=local.url, timeout=60) as client,
-    ):
-        yield client
-
-
-def fill_until_killed(
-    client: httpx.Client,
-    process: subprocess.Popen[str],
-    acknowledged: dict[int, str],
-    removed: set[int],
-) -> None:
-    """Four clients add and remove until the server is killed, after some have been answered."""
-    enough = threading.Event()
-
-    def work(worker: int) -> None:
-        for number in range(worker, 1000, 4):
-            try:
-                acknowledged[number] = send(client, number)
-                if number % 5 == 0:
-                    removed.add(number)  # from now on it may be gone
-                    client.delete(f"/v1/collections/mine/images/{acknowledged[number]}")
-            except httpx.TransportError:
-                return
-            if len(acknowledged) >= 30:
-                enough.set()
-
-    with ThreadPoolExecutor(4) as pool:
-        workers = [pool.submit(work, worker) for worker in range(4)]
-        assert enough.wait(120)
-        time.sleep(random.random() / 10)
-        process.kill()
-        for one in workers:
-            one.result()
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
-
-
-def check(client: httpx.Client, acknowledged: dict[int, str], removed: set[int]) -> None:
-    found = {image["key"]: image for image in listed(client, "mine")}
-    for number, id in acknowledged.items():
-        image = found.get(f"{number}")
-        if number in removed and image is None:
-            continue
-        assert image is not None, number
-        assert image["id"] == id
-        assert client.get(image["url"]).content == encoded(picture(number))
 
 
 def test_a_restart_finds_what_was_made(
@@ -179,7 +104,7 @@ def test_streams_go_on_while_pictures_are_added(local: Local) -> None:
         adding = threading.Event()
 
         def reply() -> None:
-            body = {"prompt": "a", "max_tokens": 3000, "ignore_eos": True, "stream": True}
+            body = {"prompt": "a", "max_tokens": 1500, "ignore_eos": True, "stream": True}
             body |= {"collection": "mine", "max_num_rets": 0}
             with client.stream("POST", "/v1/generate", json=body) as response:
                 for line in response.iter_lines():
@@ -195,8 +120,8 @@ def test_streams_go_on_while_pictures_are_added(local: Local) -> None:
         added = 0
         while local.service.stats().running == 2 and added < 40:
             before = len(events)
-            add(client, "mine", *[data_uri(number) for number in range(added, added + 8)])
-            added += 8
+            add(client, "mine", *[data_uri(number) for number in range(added, added + 4)])
+            added += 4
             events.append("added")
             assert len(events) > before
         for thread in threads:
@@ -208,23 +133,62 @@ def test_streams_go_on_while_pictures_are_added(local: Local) -> None:
 
 
 def test_a_running_reply_finds_what_was_added_since_it_began(local: Local) -> None:
-    """Its [RET] comes after so many words that the picture is there by then."""
+    """Its search is held up until the picture is there, and the one it would have found is not."""
+    gate = threading.Event()
     with httpx.Client(base_url=local.url, timeout=60) as client:
         client.post("/v1/collections", json={"name": "mine"})
         doomed = send(client, 1)
-        body = {"prompt": "a", "max_tokens": 2000, "ignore_eos": True, "stream": True}
-        body |= {"collection": "mine", "min_word_tokens": 1500, "ret_scale_factor": 100}
-        body |= {"max_num_rets": 1, "max_img_per_ret": 4}
-        text = ""
+        body = {"prompt": "a", "max_tokens": 40, "ignore_eos": True, "stream": True}
+        body |= {"collection": "mine", "ret_scale_factor": 100, "max_num_rets": 1}
+        body |= {"max_img_per_ret": 4}
+        local.service._workers._search.submit(gate.wait)
         with client.stream("POST", "/v1/generate", json=body) as response:
-            for line in response.iter_lines():
-                if not text:
-                    added = send(client, 2)
-                    client.delete(f"/v1/collections/mine/images/{doomed}")
-                text += line + "\n"
+            lines = response.iter_lines()
+            text = next(lines)
+            added = send(client, 2)
+            client.delete(f"/v1/collections/mine/images/{doomed}")
+            gate.set()
+            text += "\n".join(lines)
         assert "event: image" in text
         assert added in text
         assert doomed not in text
+
+
+def test_a_caller_who_leaves_does_not_stop_the_others(local: Local) -> None:
+    with httpx.Client(base_url=local.url, timeout=60) as client:
+        client.post("/v1/collections", json={"name": "mine"})
+        live = local.service.gallery.live("mine")
+        with writing(live.snapshot.directory):
+            first = live.submit([Removal("nobody")])
+            local.until(first.running)  # it waits for the lock, and the next two for it
+            left, stays = (live.submit([Removal("nobody")]) for _ in range(2))
+            assert left.cancel()
+        assert stays.result(30).outcomes
+        assert send(client, 1)
+
+
+def test_dropped_while_something_is_added(local: Local, tmp_path: Path) -> None:
+    with httpx.Client(base_url=local.url, timeout=60) as client:
+        client.post("/v1/collections", json={"name": "mine"})
+        url, statuses = "/v1/collections/mine/images", set()
+
+        def work() -> None:
+            for number in range(1000):
+                answer = client.post(url, json={"images": [data_uri(number)]})
+                statuses.add(answer.status_code)
+                if answer.status_code != 200:
+                    refused(answer, 404, "collection_not_found")
+                    return
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        local.until(lambda: 200 in statuses)
+        assert client.delete("/v1/collections/mine").status_code == 200
+        for thread in threads:
+            thread.join()
+        assert statuses == {200, 404}
+        assert not (tmp_path / "created" / "mine").exists()
 
 
 def test_what_another_process_changes_is_seen(local: Local, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from fromage_server.prompt import Picture
 from fromage_server.routes.collections import Name
 from fromage_server.schema.collections import (
     MAX_ADDED,
+    MAX_KEY,
     AddImagesAnswer,
     AddImagesRequest,
     AmendImageRequest,
@@ -167,7 +168,9 @@ async def _from_form(form: FormData) -> list[NewPicture]:
         data = await file.read()
         param = f"file.{i}"
         image = SourceImage(data, hashlib.sha256(data).hexdigest(), param)
-        pictures.append(NewPicture(image, param, file.filename or None, metadata[i]))
+        pictures.append(
+            NewPicture(image, param, (file.filename or "")[-MAX_KEY:] or None, metadata[i])
+        )
     return pictures
 
 

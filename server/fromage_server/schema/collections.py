@@ -14,6 +14,8 @@ from fromage_server.schema.parts import ImageRef, ImageUrl
 from fromage_server.settings import COLLECTION_NAME
 
 MAX_ADDED: Final = 256
+# Replies bring up to four keys in a frame.
+MAX_KEY: Final = 256
 _IMAGE: Final[dict[str, Any]] = {
     "id": "5f2b8c1d9e0a47b3c6d1",
     "collection": "holidays",
@@ -68,8 +70,10 @@ class NewImage(RequestModel):
         default=None, description='{"upload": ID}, or {"collection", "id"} to copy an image.'
     )
     image_url: ImageUrl | None = Field(default=None, description="A data URI with base64.")
-    key: Annotated[Text, Field(min_length=1, max_length=1024)] | None = Field(
-        default=None, description="Your name for it, as replies show it. Default: its id."
+    key: Annotated[Text, Field(min_length=1, max_length=MAX_KEY)] | None = Field(
+        default=None,
+        description=f"Your name for it, as replies show it, up to {MAX_KEY} characters. "
+        "Default: its id.",
     )
     metadata: Metadata = Field(default_factory=dict, description=f"{_METADATA_TEXT} Default: none.")
 

@@ -1,0 +1,113 @@
+"""What the endpoints of collections refuse, and how they say so."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.collections import data_uri, served
+from tests.server.pictures import encoded, picture
+from tests.server.test_bad_requests import refused
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def client(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """Of a server with a collection `box` that nothing is added to."""
+    with served(tiny_bundle, tmp_path_factory.mktemp("cache")) as client:
+        assert client.post("/v1/collections", json={"name": "box"}).status_code == 201
+        yield client
+        assert client.get("/v1/collections/box/images").json()["total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "param", "told"),
+    [
+        ([], {"metadata": "{}"}, "file", "no file"),
+        (["file"], {"metadata": "{"}, None, "not JSON"),
+        (["file"], {"metadata": "[{}, {}]"}, "metadata", "2 objects for 1 files"),
+        (["file"], {"metadata": '{"a": {"b": 1}}'}, "metadata", "'a' is a dict"),
+        (["file"], {"metadata": "3"}, "metadata", "dictionary"),
+        (["file", "photo"], {}, "photo", "takes file and metadata"),
+        (["file"], {"n": "1"}, "n", "takes file and metadata"),
+    ],
+)
+def test_forms_that_are_refused(
+    client: httpx.Client, files: list[str], data: Json, param: str | None, told: str
+) -> None:
+    parts = [(field, ("1.png", encoded(picture(1)))) for field in files]
+    parts += [(field, (None, value)) for field, value in data.items()]  # type: ignore[misc]
+    answer = client.post("/v1/collections/box/images", files=parts)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param
+    assert told in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        ({"images": []}, "invalid_value", "images"),
+        ({"images": [{}]}, "invalid_value", "images.0"),
+        ({"images": [data_uri(1) | {"image": {"upload": "x"}}]}, "invalid_value", "images.0"),
+        ({"images": [data_uri(1) | {"name": "x"}]}, "unknown_field", "images.0.name"),
+        ({"images": [data_uri(1) | {"key": ""}]}, "invalid_value", "images.0.key"),
+        ({"images": [data_uri(1) | {"key": "\ud800"}]}, "invalid_value", "images.0.key"),
+        (
+            {"images": [data_uri(1) | {"metadata": {"a": [[1]]}}]},
+            "invalid_value",
+            "images.0.metadata",
+        ),
+        (
+            {"images": [data_uri(1) | {"metadata": {"a": "x" * 70_000}}]},
+            "invalid_value",
+            "images.0.metadata",
+        ),
+        ({"images": [data_uri(1)] * 257}, "invalid_value", "images"),
+        ({"pictures": []}, "missing_field", "images"),
+    ],
+)
+def test_bodies_that_are_refused(client: httpx.Client, body: Json, code: str, param: str) -> None:
+    answer = client.post(
+        "/v1/collections/box/images",
+        content=json.dumps(body),
+        headers={"content-type": "application/json"},
+    )
+    assert refused(answer, 400, code)["param"] == param
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "../up", "x" * 65, "ä", "a b"])
+def test_names_that_are_refused(client: httpx.Client, name: str) -> None:
+    answer = client.post("/v1/collections", json={"name": name})
+    assert refused(answer, 400, "invalid_value")["param"] == "name"
+
+
+def test_what_bodies_are_taken(client: httpx.Client) -> None:
+    url = "/v1/collections/box/images"
+    error = refused(client.post(url, content=b"x"), 415, "unsupported_media_type")
+    assert "application/json or multipart/form-data" in error["message"]
+    assert (
+        "not JSON"
+        in refused(
+            client.post(url, content=b"{", headers={"content-type": "application/json"}),
+            400,
+            "invalid_json",
+        )["message"]
+    )
+    patch = client.patch(f"{url}/x", content=b"{}", headers={"content-type": "text/plain"})
+    refused(patch, 415, "unsupported_media_type")
+    large = {"images": [{"image_url": {"url": "x" * (33 << 20)}}]}
+    refused(client.post(url, json=large), 413, "body_too_large")
+
+
+def test_a_page_of_another_site_sends_no_forms(client: httpx.Client) -> None:
+    """A browser would send it without asking the server first."""
+    form = {"file": ("1.png", encoded(picture(60)))}
+    for path in ("/v1/collections/box/images", "/v1/uploads"):
+        answer = client.post(path, files=form, headers={"sec-fetch-site": "cross-site"})
+        refused(answer, 403, "cross_site")
+    own = client.post("/v1/uploads", files=form, headers={"sec-fetch-site": "same-origin"})
+    assert own.status_code == 200
