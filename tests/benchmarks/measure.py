@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Run = Callable[[], float]  # does its work and returns how much it did
 
@@ -60,6 +60,7 @@ class Row:
 @dataclass
 class Table:
     title: str
+    judged: bool = True  # else the targets are for something else, and left out
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -69,6 +70,7 @@ class Table:
         print(line, flush=True)
 
     def add(self, row: Row) -> None:
+        row = row if self.judged else replace(row, target=None)
         self.rows.append(row)
         print(_line(row), flush=True)
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,10 @@ async def ask_fromage(
 
 
 async def ask_openai(
-    client: httpx.AsyncClient, prompt: str, tokens: int
+    client: httpx.AsyncClient, prompt: str, tokens: int, *, model: str
 ) -> AsyncIterator[tuple[bool, int]]:
     body = {
-        "model": "bench",
+        "model": model,
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": tokens,
         "stream": True,
@@ -255,9 +256,10 @@ def against_transformers_serve(
 ) -> None:
     """One after the other in every round: two servers at once would share the cores."""
     ours, theirs = Measured(), Measured()
+    ask_theirs = partial(ask_openai, model=str(bundle / "lm"))
     for name, (command, url), ready, ask, measured in (
         ("ours", fromage(bundle, dtype, load.clients), "/readyz", ask_fromage, ours),
-        ("theirs", transformers_serve(bundle, dtype), "/health", ask_openai, theirs),
+        ("theirs", transformers_serve(bundle, dtype), "/health", ask_theirs, theirs),
     ):
         with process(command, url, ready, HF_HUB_OFFLINE="1"):
             asyncio.run(load.run(url, ask, seed=0))

@@ -17,7 +17,8 @@ from tests.benchmarks.shapes import build
 def reference_step(model: GroundedModel, length: int) -> None:
     """One token as the reference makes it: no cache, the whole sequence and all its logits."""
     lm: Any = model.lm
-    embedded = torch.zeros(1, length, model.mappers.embed_dim, dtype=model.dtype)
+    shape = (1, length, model.mappers.embed_dim)
+    embedded = torch.zeros(shape, dtype=model.dtype, device=model.device)
     with torch.inference_mode():
         logits = lm(inputs_embeds=embedded, use_cache=False, output_hidden_states=True).logits
         logits[:, -1].argmax(-1)
@@ -43,10 +44,10 @@ class ContinuousBatching:
     """transformers' `generate_batch`, greedy, in a process of its own: it computes in a thread, and
     what that leaves behind would slow the others down (OpenMP's helpers, see `workers`)."""
 
-    def __init__(self, shape: str, dtype: torch.dtype) -> None:
+    def __init__(self, shape: str, dtype: torch.dtype, device: str = "cpu") -> None:
         self._here, there = multiprocessing.get_context("spawn").Pipe()
         self._process = multiprocessing.get_context("spawn").Process(
-            target=_serve_batches, args=(there, shape, dtype), daemon=True
+            target=_serve_batches, args=(there, shape, dtype, device), daemon=True
         )
 
     def __enter__(self) -> Self:
@@ -63,11 +64,11 @@ class ContinuousBatching:
         return int(self._here.recv())
 
 
-def _serve_batches(pipe: Any, shape: str, dtype: torch.dtype) -> None:
+def _serve_batches(pipe: Any, shape: str, dtype: torch.dtype, device: str) -> None:
     from transformers import GenerationConfig
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-    lm: Any = build(shape, dtype).lm
+    lm: Any = build(shape, dtype, device).lm
     pipe.send("ready")
     while (task := pipe.recv()) is not None:
         inputs, tokens = task

@@ -13,16 +13,17 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks import memory, offline, online, profile, workloads
+from tests.benchmarks import accelerator, memory, offline, online, profile, workloads
 from tests.benchmarks.measure import Table
 from tests.benchmarks.shapes import SHAPES
 
-_OTHERS = ("profile", "http", "loads", "memory")
+_OTHERS = ("gpu", "profile", "http", "loads", "memory")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", choices=sorted(SHAPES), default="opt-125m")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each row; medians are shown")
     parser.add_argument("--clients", type=int, default=16, help="of the rows over HTTP")
     parser.add_argument("--rate", type=float, help="Poisson arrivals per second, not closed loop")
@@ -38,9 +39,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Table:
     dtype = getattr(torch, args.dtype)
     wanted = set(args.only or [*offline.PARTS, *_OTHERS])
-    table = Table(f"{args.shape}, {args.dtype}, {torch.get_num_threads()} threads, {_machine()}")
+    on_gpu = torch.device(args.device).type == "cuda"
+    table = Table(
+        f"{args.shape}, {args.dtype}, {_machine(args.device)}",
+        judged=args.shape == ("opt-6.7b" if on_gpu else "opt-125m"),
+    )
     print(table.title, flush=True)
-    models = offline.Models.of(args.shape, dtype)
+    models = offline.Models.of(args.shape, dtype, args.device)
+    if on_gpu and "gpu" in wanted:
+        accelerator.measure(models, table, args.rounds)
+    if on_gpu:  # the rows below have targets for a CPU
+        table.judged = False
     for name, part in offline.PARTS.items():
         if name in wanted:
             part(models, table, args.rounds)
@@ -62,12 +71,16 @@ def run(args: argparse.Namespace) -> Table:
     return table
 
 
-def _machine() -> str:
+def _machine(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = f"{torch.get_num_threads()} threads"
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.machine()
-    return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+        return f"{platform.machine()}, {threads}"
+    name = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    return f"{name}, {threads}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
