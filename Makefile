@@ -30,7 +30,12 @@ $(VENV)/.dev: $(VENV)/.serve
 serve: $(VENV)/.serve
 	@$(BIN)/fromage serve $(ARGS)
 
-test: $(VENV)/.dev
+# Where it fails, the tests that need it are skipped (or fail: FROMAGE_REQUIRE).
+$(VENV)/.clients: $(VENV)/.dev tests/server/completions/clients.txt
+	@echo "Installing clients of OpenAI's API, which the tests use, into $(VENV)/openai-clients ..."
+	@$(BIN)/python -m tests.server.completions.environment && touch $@ || true
+
+test: $(VENV)/.clients
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.dev

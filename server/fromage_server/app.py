@@ -17,6 +17,7 @@ from fromage_server.routes import (
     chat,
     collection_images,
     collections,
+    completions,
     generate,
     health,
     images,
@@ -35,6 +36,7 @@ from fromage_server.workers import Workers
 
 _ROUTES: Final = (
     chat,
+    completions,
     generate,
     retrieve,
     score,

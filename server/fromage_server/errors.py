@@ -34,11 +34,13 @@ ERROR_TABLE: Final[dict[str, ErrorKind]] = {
     "image_url_not_allowed": ErrorKind(_INVALID, 400),
     "too_many_images": ErrorKind(_INVALID, 400),
     "context_length_exceeded": ErrorKind(_INVALID, 400),
+    "unsupported_value": ErrorKind(_INVALID, 400),
     "bad_request": ErrorKind(_INVALID, 400),
     "read_only": ErrorKind(_FORBIDDEN, 403),
     "cross_site": ErrorKind(_FORBIDDEN, 403),
     "not_droppable": ErrorKind(_FORBIDDEN, 403),
     "route_not_found": ErrorKind(_MISSING, 404),
+    "model_not_found": ErrorKind(_MISSING, 404),
     "collection_not_found": ErrorKind(_MISSING, 404),
     "image_not_found": ErrorKind(_MISSING, 404),
     "image_unavailable": ErrorKind(_MISSING, 404),
@@ -90,6 +92,10 @@ class ApiError(ServiceError):
     @property
     def headers(self) -> dict[str, str]:
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def about(self, param: str) -> ApiError:
+        """The same, of another field."""
+        return ApiError(self.code, self.message, param=param, retry_after=self.retry_after)
 
     def envelope(self) -> dict[str, Any]:
         return {

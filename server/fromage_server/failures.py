@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from fromage_server.errors import ApiError
 from fromage_server.limits import takes_form
+from fromage_server.schema.base import UNSUPPORTED
 from fromage_server.streaming import ClientLeft
 
 _SHOWN: Final = 80
@@ -117,6 +118,8 @@ def _explain(error: Mapping[str, Any], param: str) -> tuple[str, str]:
         return "unknown_field", f"{where} is not a field here; see /docs"
     if kind == "missing":
         return "missing_field", f"{where} is missing"
+    if kind == UNSUPPORTED:
+        return "unsupported_value", f"{where}: {message}; it is {_show(error.get('input'))}"
     message = message[:1].lower() + message[1:]
     return "invalid_value", f"{where}: {message}; it is {_show(error.get('input'))}"
 

@@ -21,9 +21,9 @@ from fromage_server.errors import ApiError
 from fromage_server.live import LiveCollection
 from fromage_server.schema.answers import METADATA_BYTES
 from fromage_server.schema.options import RetrievalOptions
+from fromage_server.schema.parts import IMAGES_PATH
 
 Json = dict[str, Any]
-IMAGES_PATH: Final = "/v1/images"
 # A data URI has to fit into a frame: tried from the largest.
 _INLINE_SIZES: Final = (512, 256, 128)
 _INLINE_BYTES: Final = 30_000

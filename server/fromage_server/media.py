@@ -50,11 +50,19 @@ class MediaReader:
         source = picture.source
         if isinstance(source, ImageUrlPart):
             param = f"{picture.param}.image_url.url"
-            data = _from_url(source.image_url.url, param)
+            data = self._from_url(source, param)
         else:
             param = f"{picture.param}.image"
             data = self._from_ref(source.image, param)
         return SourceImage(data, hashlib.sha256(data).hexdigest(), param)
+
+    def _from_url(self, source: ImageUrlPart, param: str) -> bytes:
+        if source.ref is None:
+            return _decoded(source.image_url.url, param)
+        try:
+            return self._from_ref(source.ref, param)
+        except ApiError as error:
+            raise error.about(param) from None
 
     def _from_ref(self, ref: ImageRef, param: str) -> bytes:
         if ref.upload is not None:
@@ -72,7 +80,7 @@ class MediaReader:
         return self._gallery.image_bytes(ref.collection, ref.id, param=param).data
 
 
-def _from_url(url: str, param: str) -> bytes:
+def _decoded(url: str, param: str) -> bytes:
     found = _DATA_URI.match(url)
     if found is None:
         scheme = url.partition(":")[0][:20] if ":" in url[:20] else ""
@@ -80,7 +88,7 @@ def _from_url(url: str, param: str) -> bytes:
             "image_url_not_allowed",
             f"{scheme + ' addresses are' if scheme else 'this is'} not accepted: the server "
             "fetches nothing. Send the image as a data URI (data:image/png;base64,…), or upload "
-            "it with POST /v1/uploads",
+            "it with POST /v1/uploads and send upload:ID",
             param=param,
         )
     if ";base64" not in found["parameters"].lower():

@@ -18,8 +18,11 @@ class MessageStart:
 
 @dataclass(frozen=True)
 class TextDelta:
+    """``logprobs``: where asked for, of the tokens since the last delta, as in the ending."""
+
     index: int
     text: str
+    logprobs: tuple[Json, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def event_data(event: ReplyEvent) -> tuple[str, Json]:
     match event:
         case MessageStart(id, model):
             return "message.start", {"id": id, "model": model}
-        case TextDelta(index, text):
+        case TextDelta(index, text, _):
             return "text.delta", {"index": index, "text": text}
         case ImageShown(index, part):
             return "image", {"index": index, **part}
@@ -125,9 +128,9 @@ def fold(events: Iterable[ReplyEvent]) -> Json:
         match event:
             case MessageStart(id, model):
                 folded = {"id": id, "model": model, "content": content}
-            case TextDelta(index, text) if index < len(content):
+            case TextDelta(index, text, _) if index < len(content):
                 content[index]["text"] += text
-            case TextDelta(_, text):
+            case TextDelta(_, text, _):
                 content.append({"type": "text", "text": text})
             case ImageShown(_, part):
                 content.append(part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fromage_server import reference
@@ -75,6 +75,7 @@ class _EngineReply:
         self._content = ContentBuilder()
         self._token_ids: list[int] = []
         self._logprobs: list[Json] = []
+        self._told = 0  # of the logprobs, how many went with a delta
 
     def cancel(self) -> None:
         self._stream.cancel()
@@ -86,6 +87,11 @@ class _EngineReply:
         self._token_ids.append(event.token_id)
         if event.logprob is not None:
             self._logprobs.append(logprob_json(event.logprob, self._plan.tokenizer))
+
+    def _untold(self) -> tuple[Json, ...]:
+        new = tuple(self._logprobs[self._told :])
+        self._told += len(new)
+        return new
 
     async def _images(self, query: Query, ret_index: int) -> list[ImageShown]:
         parts = await self._plan.image_parts(query, ret_index)
@@ -129,7 +135,7 @@ class LiveReply(_EngineReply):
                     text = event.text.lstrip() if trim else event.text
                     trim = trim and not text
                     for delta in self._content.text(text):
-                        yield delta
+                        yield replace(delta, logprobs=self._untold())
                 case RetEvent():
                     trim = False
                     for image in await self._images(event.query, event.ret_index):

@@ -21,7 +21,7 @@ from fromage_server.reply import Reply
 from fromage_server.running import LiveReply, PromptReply, ReferenceReply, ReplyPlan
 from fromage_server.schema.answers import BundleCard
 from fromage_server.schema.options import SEEDS, GenerationOptions
-from fromage_server.schema.parts import ImagePart, Part
+from fromage_server.schema.parts import ImagePart, ImageUrlPart, Part
 from fromage_server.schema.requests import (
     ChatRequest,
     GenerateRequest,
@@ -190,13 +190,13 @@ class Service:
 
 def shown_ids(parts: Sequence[Part], scope: Scope | None) -> set[str]:
     """Ids of the collection that is searched, among the images that the parts refer to."""
+    if scope is None:
+        return set()
+    refs = (part.ref for part in parts if isinstance(part, ImagePart | ImageUrlPart))
     return {
-        part.image.id
-        for part in parts
-        if isinstance(part, ImagePart)
-        and scope is not None
-        and part.image.collection == scope.name
-        and part.image.id is not None
+        ref.id
+        for ref in refs
+        if ref is not None and ref.id is not None and ref.collection == scope.name
     }
 
 

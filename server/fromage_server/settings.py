@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
 from fromage_server.errors import SettingsError
+from fromage_server.schema.completions import ImageDelivery
 
 PREFIX: Final = "FROMAGE_"
 CONFIG_KEY: Final = "config"
@@ -87,6 +88,16 @@ class Settings(BaseModel):
     upload_ttl_s: int = Field(default=3600, ge=1, description="seconds for which an upload is kept")
     upload_store_mib: int = Field(
         default=256, ge=1, description="memory for uploads, the oldest go first"
+    )
+    image_delivery: ImageDelivery = Field(
+        default="both",
+        description="how /v1/chat/completions brings pictures: field, markdown, both or none",
+    )
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="address that clients reach the server at, in front of the pictures' paths in "
+        "/v1/chat/completions (default: what the request says)",
     )
     keepalive_s: float = Field(
         default=15.0, gt=0, description="seconds of silence before a keep-alive"

@@ -9,6 +9,7 @@ from typing import Any
 KEEP_ALIVE = b": keep-alive\n\n"
 # Of the JSON: with the event's name and id a frame stays under 64 KiB.
 FRAME_LIMIT = 60_000
+DONE = b"data: [DONE]\n\n"
 
 
 class SseEncoder:
@@ -23,3 +24,9 @@ class SseEncoder:
         frame = f"event: {event}\nid: {self._next_id}\ndata: {text}\n\n"
         self._next_id += 1
         return frame.encode()
+
+
+def data_frame(data: Mapping[str, Any]) -> bytes:
+    """The JSON alone, as OpenAI's clients read it: in ASCII, since some split lines at every
+    character that Unicode calls a line's end."""
+    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()

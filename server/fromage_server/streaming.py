@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -38,18 +38,46 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await _cancel(task)
 
 
+class FrameSource(Protocol):
+    """What a stream sends; ``cancel`` is called when nobody reads on, and does nothing after the
+    end."""
+
+    def frames(self) -> AsyncGenerator[bytes]: ...
+    def failed(self, error: ApiError) -> bytes: ...
+    def cancel(self) -> None: ...
+
+
+class ReplyFrames:
+    """A reply as this server's own events."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self._encoder = SseEncoder()
+
+    async def frames(self) -> AsyncGenerator[bytes]:
+        async for event in self._reply.events():
+            for part in in_frames(event, FRAME_LIMIT):
+                yield self._encoder.frame(*event_data(part))
+
+    def failed(self, error: ApiError) -> bytes:
+        return self._encoder.frame("error", error.envelope())
+
+    def cancel(self) -> None:
+        self._reply.cancel()
+
+
 class EventStreamResponse(Response):
-    """A reply as server-sent events. The reply is cancelled when the client leaves; an error after
-    the first byte is an `error` event, since the status has gone out."""
+    """Server-sent events. What makes them is cancelled when the client leaves; an error after the
+    first byte is an event, since the status has gone out."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, reply: Reply, keepalive_s: float) -> None:
+    def __init__(self, source: FrameSource, keepalive_s: float) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._reply = reply
+        self._source = source
         self._keepalive_s = keepalive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +88,7 @@ class EventStreamResponse(Response):
             if pump.done():
                 pump.result()
         finally:
-            self._reply.cancel()
+            self._source.cancel()
             await _cancel(gone)
             await _cancel(pump)
 
@@ -73,17 +101,17 @@ class EventStreamResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _frames(self) -> AsyncGenerator[bytes]:
-        encoder = SseEncoder()
         try:
-            async for event in self._reply.events():
-                for part in in_frames(event, FRAME_LIMIT):
-                    yield encoder.frame(*event_data(part))
+            async with aclosing(self._source.frames()) as frames:
+                async for frame in frames:
+                    yield frame
         except ApiError as error:
-            yield encoder.frame("error", error.envelope())
+            yield self._source.failed(error)
         except Exception:
             log.exception("a stream failed")
-            failure = ApiError("internal_error", "the server failed; its log says why")
-            yield encoder.frame("error", failure.envelope())
+            yield self._source.failed(
+                ApiError("internal_error", "the server failed; its log says why")
+            )
 
 
 async def _with_keepalive(frames: AsyncGenerator[bytes], seconds: float) -> AsyncGenerator[bytes]:

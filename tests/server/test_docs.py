@@ -11,6 +11,7 @@ from fromage_server.schema.collections import (
     AmendImageRequest,
     CreateCollectionRequest,
 )
+from fromage_server.schema.completions import CompletionRequest
 from fromage_server.schema.requests import (
     ChatRequest,
     GenerateRequest,
@@ -21,12 +22,14 @@ from fromage_server.settings import Settings
 
 ENDPOINTS = {
     "/v1/chat": {"post"},
+    "/v1/chat/completions": {"post"},
     "/v1/generate": {"post"},
     "/v1/retrieve": {"post"},
     "/v1/score": {"post"},
     "/v1/uploads": {"post"},
     "/v1/images/{collection}/{id}": {"get"},
     "/v1/models": {"get"},
+    "/v1/models/{id}": {"get"},
     "/v1/collections": {"get", "post"},
     "/v1/collections/{collection}": {"delete"},
     "/v1/collections/{collection}/images": {"get", "post"},
@@ -36,6 +39,7 @@ ENDPOINTS = {
 }
 BODIES = (
     ChatRequest,
+    CompletionRequest,
     GenerateRequest,
     RetrieveRequest,
     ScoreRequest,
@@ -96,5 +100,5 @@ def test_answers_have_examples(openapi: dict[str, Any]) -> None:
     names = ("ChatAnswer", "GenerateAnswer", "RetrieveAnswer", "ScoreAnswer", "UploadAnswer")
     more = ("ModelList", "CollectionList", "Health", "ErrorEnvelope", "CollectionCard")
     live = ("AddImagesAnswer", "ImagePage", "ImageAnswer", "DeletedImage", "DroppedCollection")
-    for name in (*names, *more, *live):
+    for name in (*names, *more, *live, "CompletionAnswer"):
         assert openapi["components"]["schemas"][name].get("examples"), name

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from fromage_server.reply import Reply, whole
 from fromage_server.state import ServerState
-from fromage_server.streaming import EventStreamResponse, unless_gone
+from fromage_server.streaming import EventStreamResponse, ReplyFrames, unless_gone
 
 Json = dict[str, Any]
 _STREAM_EXAMPLE: Final = """\
@@ -54,6 +54,6 @@ async def answer(
     shape: Callable[[Json], Json],
 ) -> Response:
     if stream:
-        return EventStreamResponse(reply, state.settings.keepalive_s)
+        return EventStreamResponse(ReplyFrames(reply), state.settings.keepalive_s)
     folded: Awaitable[Json] = unless_gone(request, whole(reply))
     return JSONResponse(shape(await folded))

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from fromage_server.gallery import IMAGES_PATH
 from fromage_server.routes.conditional import file_response
+from fromage_server.schema.parts import IMAGES_PATH
 from fromage_server.state import State
 
 router = APIRouter(tags=["images"])

@@ -1,8 +1,13 @@
 """What every body has in common."""
 
-from typing import Annotated
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast
+from pydantic_core import PydanticCustomError
+
+UNSUPPORTED: Final = "unsupported"
 
 
 class RequestModel(BaseModel):
@@ -35,3 +40,23 @@ def _encodable(text: str) -> str:
 
 # JSON can spell lone surrogates; tokenizers cannot take them.
 Text = Annotated[str, AfterValidator(_encodable)]
+
+
+def only(*values: Any, why: str) -> Callable[[Any], Any]:
+    """A check for a field that cannot be followed: the values that change nothing are taken, others
+    are an error of the type UNSUPPORTED that says ``why``."""
+    told = f" or be {' or '.join(json.dumps(value) for value in values)}" if values else ""
+
+    def check(value: Any) -> Any:
+        if value not in values:
+            raise PydanticCustomError(UNSUPPORTED, f"{why}; it has to be left out{told}")
+        return value
+
+    return check
+
+
+def without_nulls(value: object) -> object:
+    """For a `before` validator, where a client sends null for what it leaves out."""
+    if isinstance(value, dict):
+        return {key: item for key, item in value.items() if item is not None}
+    return value

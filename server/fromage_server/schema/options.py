@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, field_validator
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from fromage_server.schema.base import STOP_AT_FIRST, RequestModel, Text
 
 DEFAULT_MAX_TOKENS = 256
 DEFAULT_MAX_RETS = 4
+MAX_TOKENS_LIMIT = 131_072
+MAX_TOKENS_TEXT = (
+    f"Most tokens to generate. Default: {DEFAULT_MAX_TOKENS}, less where the context is full. "
+    "The model's context is a further limit."
+)
 
 ONE_OR_MORE = BeforeValidator(
     lambda value: [value] if isinstance(value, str) else value,
@@ -17,6 +22,17 @@ ONE_OR_MORE = BeforeValidator(
 )
 SEEDS: Final = 2**63  # from 0 to this, excluded
 StopString = Annotated[Text, StringConstraints(min_length=1, max_length=64)]
+MAX_TOP_LOGPROBS: Final = 20
+Logprobs = Annotated[
+    int | None,
+    Field(
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="Add `logprobs`, of the distribution sampled from, with this many likeliest "
+        "tokens each. Default: none.",
+    ),
+    BeforeValidator(lambda value: (1 if value else None) if isinstance(value, bool) else value),
+]
 FILTER_EXAMPLE = {"license": "CC BY-SA 4.0", "count": {"gte": 2, "lt": 4}}
 
 
@@ -87,17 +103,19 @@ class GenerationOptions(RetrievalOptions):
     image_format: Literal["url", "base64"] = Field(
         default="url", description="How a reply brings pictures: by address, or as small data URIs."
     )
-    logprobs: int | None = Field(
-        default=None,
-        ge=0,
-        le=20,
-        description="Add `logprobs`, of the distribution sampled from, with this many likeliest "
-        "tokens each. Default: none.",
-    )
 
-    @field_validator("logprobs", mode="before")
-    @classmethod
-    def _switch(cls, value: object) -> object:
-        if isinstance(value, bool):
-            return 1 if value else None
-        return value
+
+class ChatOptions(GenerationOptions):
+    """What a chat adds to them."""
+
+    max_tokens: int | None = Field(
+        default=None, ge=1, le=MAX_TOKENS_LIMIT, description=MAX_TOKENS_TEXT
+    )
+    exclude_shown: bool = Field(
+        default=True, description="Don't show a picture that the history has already shown."
+    )
+    truncation: Literal["error", "oldest_turns"] = Field(
+        default="error",
+        description="When the history is longer than the context: refuse, or leave out the oldest "
+        "turns (usage.dropped_turns says how many).",
+    )

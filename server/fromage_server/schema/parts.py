@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import unquote
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from fromage_server.schema.base import STOP_AT_FIRST, RequestModel, Text
+
+IMAGES_PATH: Final = "/v1/images"
+_UPLOAD: Final = re.compile(r"upload:(?P<id>\S+)")
+_OWN_IMAGE: Final = re.compile(
+    r"(?:https?://[^/?#\s]+)?(?:/[^?#\s]*)?"
+    rf"{IMAGES_PATH}/(?P<collection>[^/?#\s]+)/(?P<id>[^?#\s]+)(?:\?[^#\s]*)?"
+)
 
 
 class TextPart(RequestModel):
@@ -17,14 +26,15 @@ class TextPart(RequestModel):
 class ImageUrl(RequestModel):
     url: str = Field(
         min_length=1,
-        description="A data URI with base64, such as `data:image/png;base64,iVBORw0…`. "
-        "http(s) addresses are refused: the server fetches nothing.",
+        description="A data URI with base64, such as `data:image/png;base64,iVBORw0…`; "
+        "`upload:ID`, with an id that POST /v1/uploads gave; or the address of a picture that a "
+        f"reply showed, `…{IMAGES_PATH}/COLLECTION/ID` on whichever host. Other http(s) addresses "
+        "are refused: the server fetches nothing.",
     )
-
-
-class ImageUrlPart(RequestModel):
-    type: Literal["image_url"]
-    image_url: ImageUrl
+    detail: Literal["auto", "low", "high"] | None = Field(
+        default=None,
+        description="OpenAI's. Known and not used: the vision encoder has one size.",
+    )
 
 
 class ImageRef(RequestModel):
@@ -51,12 +61,34 @@ class ImageRef(RequestModel):
         return self
 
 
+def ref_of(url: str) -> ImageRef | None:
+    """The upload or the picture that an address names; None where it names neither."""
+    if upload := _UPLOAD.fullmatch(url):
+        return ImageRef(upload=upload["id"])
+    if own := _OWN_IMAGE.fullmatch(url):
+        return ImageRef(collection=unquote(own["collection"]), id=unquote(own["id"]))
+    return None
+
+
+class ImageUrlPart(RequestModel):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+    @property
+    def ref(self) -> ImageRef | None:
+        return ref_of(self.image_url.url)
+
+
 class ImagePart(RequestModel):
     type: Literal["image"]
     image: ImageRef
     ret_index: int | None = Field(default=None, description="As it stood in the reply.")
     alternatives: Any = None
     query_embedding: Any = None
+
+    @property
+    def ref(self) -> ImageRef:
+        return self.image
 
 
 Part = Annotated[TextPart | ImageUrlPart | ImagePart, Field(discriminator="type")]

@@ -7,15 +7,17 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from fromage_server.schema.base import STOP_AT_FIRST, RequestModel, Text
-from fromage_server.schema.options import DEFAULT_MAX_TOKENS, GenerationOptions, RetrievalOptions
+from fromage_server.schema.options import (
+    MAX_TOKENS_LIMIT,
+    MAX_TOKENS_TEXT,
+    ChatOptions,
+    GenerationOptions,
+    Logprobs,
+    RetrievalOptions,
+)
 from fromage_server.schema.parts import Part, Parts, TextPart
 
-MAX_TOKENS_LIMIT = 131_072
 _PICTURE = "data:image/png;base64,iVBORw0KGgo…"
-_MAX_TOKENS_TEXT = (
-    f"Most tokens to generate. Default: {DEFAULT_MAX_TOKENS}, less where the context is full. "
-    "The model's context is a further limit."
-)
 
 
 class Message(RequestModel):
@@ -36,7 +38,7 @@ class Message(RequestModel):
         return self
 
 
-class ChatRequest(GenerationOptions):
+class ChatRequest(ChatOptions):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
@@ -61,17 +63,7 @@ class ChatRequest(GenerationOptions):
     messages: Annotated[list[Message], STOP_AT_FIRST] = Field(
         min_length=1, max_length=4096, description="The history; the last message is the user's."
     )
-    max_tokens: int | None = Field(
-        default=None, ge=1, le=MAX_TOKENS_LIMIT, description=_MAX_TOKENS_TEXT
-    )
-    exclude_shown: bool = Field(
-        default=True, description="Don't show a picture that the history has already shown."
-    )
-    truncation: Literal["error", "oldest_turns"] = Field(
-        default="error",
-        description="When the history is longer than the context: refuse, or leave out the oldest "
-        "turns (usage.dropped_turns says how many).",
-    )
+    logprobs: Logprobs = None
 
     @field_validator("messages")
     @classmethod
@@ -108,13 +100,14 @@ class GenerateRequest(GenerationOptions):
         default=None,
         ge=0,
         le=MAX_TOKENS_LIMIT,
-        description=_MAX_TOKENS_TEXT + " 0 reads the [RET]s of the prompt itself.",
+        description=MAX_TOKENS_TEXT + " 0 reads the [RET]s of the prompt itself.",
     )
     exclude_shown: bool = Field(
         default=False,
         description="Don't show a picture that the prompt refers to by collection and id.",
     )
     return_token_ids: bool = Field(default=False, description="Add `token_ids`: all generated ids.")
+    logprobs: Logprobs = None
     return_query_embedding: bool = Field(
         default=False, description="Add the [RET]'s unit-norm query beside each image."
     )
