@@ -50,6 +50,27 @@ def test_leaving_a_stream_cancels_it(local: Local) -> None:
     assert after.generated_tokens - before.generated_tokens < 4000
 
 
+def test_leaving_cancels_every_choice(local: Local) -> None:
+    local.until_idle()
+    before = local.service.stats().counts.cancelled
+    body = {
+        **{"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "n": 2},
+        **{"max_tokens": 4000, "min_word_tokens": 4000, "max_num_rets": 0, "ignore_eos": True},
+    }
+    url = f"{local.url}/v1/chat/completions"
+    with httpx.stream("POST", url, json=body | {"stream": True}, timeout=60) as response:
+        chunks = response.iter_bytes()
+        assert next(chunks)
+        local.until(lambda: local.service.stats().running == 2)
+    local.until(lambda: local.service.stats().counts.cancelled == before + 2)
+    with (
+        httpx.Client(timeout=httpx.Timeout(60, read=0.5)) as hasty,
+        pytest.raises(httpx.ReadTimeout),
+    ):
+        hasty.post(url, json=body)
+    local.until(lambda: local.service.stats().counts.cancelled == before + 4)
+
+
 def test_leaving_before_the_answer_cancels_it(local: Local) -> None:
     local.until_idle()
     before = local.service.stats().counts.cancelled

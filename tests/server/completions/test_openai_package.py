@@ -97,6 +97,17 @@ def test_a_stream_is_the_same_reply(client: openai.OpenAI) -> None:
     assert all(chunk.choices for chunk in plain)
 
 
+def test_the_packages_own_folding(client: openai.OpenAI) -> None:
+    """Its stream helper puts the chunks together as it understands them."""
+    whole = create(client).choices[0].message
+    with client.chat.completions.stream(model="demo", messages=ASKED) as stream:
+        for _ in stream:
+            pass
+        message = stream.get_final_completion().choices[0].message
+    assert (message.role, message.content) == ("assistant", whole.content)
+    assert urls(message) == urls(whole)
+
+
 async def test_the_async_client(demo: Demo) -> None:
     async with openai.AsyncOpenAI(base_url=f"{demo.url}/v1", api_key="none") as client:
         whole = await client.chat.completions.create(model="demo", messages=ASKED)
