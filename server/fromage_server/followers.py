@@ -21,6 +21,7 @@ from fromage_server.settings import Settings
 
 log = logging.getLogger(__name__)
 _LEAVING_S: Final = 10
+_LAST_WORDS_S: Final = 5  # mostly the leader fails for the same reason, and says it better
 
 
 class Followers:
@@ -28,14 +29,15 @@ class Followers:
     then looks after them.
 
     ``place`` is the leader's. Followers are told to stop by the engine (``engine.ranks``); what
-    still runs at the end is killed.
+    still runs at the end is killed. One that is lost while the model is loaded ends this process.
     """
 
     def __init__(self, settings: Settings, place: Place) -> None:
         self._settings = settings
         self._lock = threading.Lock()
         self._lost: str | None = None
-        self._on_loss: Callable[[str], None] = lambda reason: None
+        self._on_loss: Callable[[str], None] = self._give_up
+        self._loaded = threading.Event()  # or has failed to
         self._processes: list[subprocess.Popen[str]] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.place = place
@@ -57,6 +59,7 @@ class Followers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._loaded.set()
         for process in self._processes:
             try:
                 process.wait(_LEAVING_S)
@@ -79,6 +82,7 @@ class Followers:
         """``on_loss`` is called once, in another thread, when one has ended that was needed."""
         for rank, process in enumerate(self._processes, 1):
             log.info("rank %s is process %s", rank, process.pid)
+        self._loaded.set()
         with self._lock:
             self._on_loss = on_loss
             lost = self._lost
@@ -119,3 +123,10 @@ class Followers:
         if first:
             self._on_loss(self._lost)
             self._kill()  # no one can go on without the others
+
+    def _give_up(self, reason: str) -> None:
+        """The thread that loads may wait, where nothing interrupts it, for what will not come."""
+        if not self._loaded.wait(_LAST_WORDS_S):
+            print(f"fromage: {reason}", file=sys.stderr, flush=True)
+            self._kill()
+            os._exit(1)

@@ -1,10 +1,12 @@
 """`fromage serve` with a language model divided between processes."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -48,12 +50,46 @@ def test_one_command_and_the_end_of_a_rank(tiny_bundle: Path, tmp_path: Path) ->
         assert reply.status_code == 200
         assert reply.json()["usage"]["completion_tokens"] == 12
         (follower,) = children(process.pid)
-        subprocess.run(["kill", "-9", str(follower)], check=True)
+        os.kill(follower, signal.SIGKILL)
         until(lambda: httpx.get(f"{url}/healthz").status_code == 503)
         assert chat(url).json()["error"]["code"] == "engine_dead"
     assert process.returncode in (0, -signal.SIGTERM)
     (log,) = tmp_path.glob("server-*.log")
     assert f"rank 1, process {follower}, ended with -9" in log.read_text()
+
+
+def test_a_rank_that_does_not_come(tiny_bundle: Path, tmp_path: Path) -> None:
+    flags = ("--bundle", str(tiny_bundle), "--tensor-parallel", "2")
+    with start(tmp_path, *flags, **NO_GPU) as (process, _):
+        until(lambda: bool(children(process.pid)))
+        (follower,) = children(process.pid)
+        os.kill(follower, signal.SIGKILL)
+        assert process.wait(timeout=120) == 1
+    (log,) = tmp_path.glob("server-*.log")
+    assert f"fromage: rank 1, process {follower}, ended with -9" in log.read_text()
+
+
+def test_a_leader_that_waits_in_vain() -> None:
+    """Nothing interrupts a thread that waits for another process's numbers; the process ends."""
+    code = """
+import time
+from fromage_server.followers import Followers
+from fromage_server.ranks import Place
+from fromage_server.settings import Settings
+
+with Followers(Settings(bundle="./none", device="cpu"), Place(0, 2, 0)):
+    time.sleep(600)
+"""
+    command = [sys.executable, "-c", code]
+    leader = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        until(lambda: bool(children(leader.pid)))
+        os.kill(children(leader.pid)[0], signal.SIGKILL)
+        told = leader.communicate(timeout=120)[1]
+    finally:
+        leader.kill()
+    assert leader.returncode == 1
+    assert "fromage: rank 1, process" in told
 
 
 def test_under_torchrun(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -74,7 +110,7 @@ def test_under_torchrun(tiny_bundle: Path, tmp_path: Path) -> None:
         wait_for(agent, url, "/readyz")
         assert chat(url).status_code == 200
         for rank in children(agent.pid):  # as a terminal's Ctrl-C would
-            subprocess.run(["kill", "-INT", str(rank)], check=True)
+            os.kill(rank, signal.SIGINT)
         assert agent.wait(timeout=120) == 0
     finally:
         agent.kill()
@@ -86,8 +122,12 @@ def chat(url: str) -> httpx.Response:
 
 
 def children(pid: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True)
-    return [int(child) for child in found.stdout.split()]
+    found: list[int] = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+            found += [int(stat.parent.name)] * (int(parent) == pid)
+    return found
 
 
 def until(holds: Callable[[], bool]) -> None:
