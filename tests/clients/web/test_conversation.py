@@ -137,6 +137,10 @@ def test_several_conversations(page: ChatPage) -> None:
     expect(chats.filter(has_text="show me a guitar")).to_have_attribute("aria-current", "page")
     chats.filter(has_text="hello").click()
     expect(page.asked).to_have_text(["You\nhello"], use_inner_text=True)
+    page.page.go_back()
+    expect(page.asked).to_have_text(["You\nshow me a guitar"], use_inner_text=True)
+    page.page.go_forward()
+    expect(page.asked).to_have_text(["You\nhello"], use_inner_text=True)
 
     page.button("This conversation: rename, export, delete").click()
     page.button("Rename…").click()

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, expect
 
-from tests.clients.scripted import ScriptedServer
+from tests.clients.scripted import ScriptedServer, image
 from tests.clients.web import world
 from tests.clients.web.browser import ChatPage
-from tests.clients.web.scripting import failure
+from tests.clients.web.scripting import answer, failure
 
 
 @pytest.fixture
@@ -79,9 +79,23 @@ def test_what_the_server_refuses_is_said(shelf: Locator, page: ChatPage) -> None
     expect(shelf.get_by_role("alert")).to_contain_text("demo")
 
 
-def test_a_server_that_cannot_list_them(scripted: ScriptedServer, scripted_chat: ChatPage) -> None:
+def test_page_after_page_and_when_one_fails(
+    scripted: ScriptedServer, scripted_chat: ChatPage
+) -> None:
     scripted.script["/v1/collections/demo/images"] = [failure(503, "not_ready", "not just now")]
     scripted_chat.button("Settings and pictures").click()
     scripted_chat.button("Look at the pictures…").click()
     dialog = scripted_chat.page.get_by_role("dialog", name="Pictures")
     expect(dialog.get_by_role("alert")).to_contain_text("not just now")
+    scripted.script["/v1/collections/demo/images"] = [
+        answer(images=[image("a1", score=None)], next="1", total=3),
+        answer(images=[image("a2", score=None), image("a3", score=None)], next=None, total=3),
+    ]
+    dialog.get_by_role("button", name="Try again").click()
+    expect(dialog.get_by_text("3 pictures")).to_be_visible()
+    expect(dialog.get_by_role("alert")).to_be_empty()
+    dialog.get_by_role("button", name="Show more").click()
+    expect(dialog.get_by_role("list", name="Pictures").get_by_role("img")).to_have_count(3)
+    expect(dialog.get_by_role("button", name="Show more")).to_be_hidden()
+    pages = [asked.path for asked in scripted.asked_for("/v1/collections/demo/images")]
+    assert "after=1" in pages[-1]

@@ -16,6 +16,8 @@ import { Store } from "./store.js";
 import { welcome } from "./transcript.js";
 import { Viewer } from "./viewer.js";
 
+const AGAIN_MS = 2000;
+
 class App {
   #status = new ServerStatus();
   #composer = new Composer();
@@ -56,7 +58,7 @@ class App {
       this.#greet(introduction, examples);
       this.#greet(introduction, await illustrated(examples, this.#panel.collection));
     } catch {
-      this.#status.ask();
+      setTimeout(() => this.#status.ready && this.#meet(), AGAIN_MS);
     }
   }
 

@@ -2,7 +2,7 @@
 
 import { ask } from "./ask.js";
 import { newConversation, UNTITLED } from "./conversation.js";
-import { announce, byId, el } from "./dom.js";
+import { announce, byId, el, working } from "./dom.js";
 import { exportHtml, exportJson, importJson } from "./transfer.js";
 
 const HASH = /^#c=([\w-]+)$/;
@@ -19,12 +19,12 @@ export class Chats {
     this.#session = session;
     this.#leave = leave;
     session.addEventListener("change", () => this.#follow());
-    addEventListener("hashchange", () => this.#openNamed());
+    addEventListener("hashchange", () => this.open());
     const click = (id, handler) => byId(id).addEventListener("click", handler);
     click("new-chat", () => this.start());
     click("rename", () => this.#closing(() => this.#rename()));
-    click("export-json", () => this.#closing(() => exportJson(session.conversation, store)));
-    click("export-html", () => this.#closing(() => this.#exportPage()));
+    click("export-json", () => this.#closing(() => this.#export(exportJson)));
+    click("export-html", () => this.#closing(() => this.#export(exportHtml)));
     click("delete-chat", () => this.#closing(() => this.#delete()));
     click("import", () => byId("import-file").click());
     byId("import-file").addEventListener("change", ({ target }) => this.#import(target));
@@ -90,9 +90,8 @@ export class Chats {
     await this.#session.keep();
   }
 
-  async #exportPage() {
-    announce("Writing the web page…");
-    await exportHtml(this.#session.conversation, this.#store);
+  async #export(write) {
+    await working("Writing the file…", write(this.#session.conversation, this.#store));
   }
 
   async #delete() {
@@ -110,14 +109,18 @@ export class Chats {
     input.value = "";
     if (!file) return;
     try {
-      const { conversation, pictures } = await importJson(file);
-      const fresh = { ...newConversation(), ...conversation, named: true };
-      for (const [id, blob] of pictures) await this.#store.putPicture(id, fresh.id, blob);
-      await this.#store.put(fresh);
-      this.#session.show(fresh);
+      this.#session.show(await working("Reading the file…", this.#kept(file)));
       this.#leave();
     } catch (error) {
       this.#session.composer.say(error.message);
     }
+  }
+
+  async #kept(file) {
+    const { conversation, pictures } = await importJson(file);
+    const fresh = { ...newConversation(), ...conversation, named: true };
+    for (const [id, blob] of pictures) await this.#store.putPicture(id, fresh.id, blob);
+    await this.#store.put(fresh);
+    return fresh;
   }
 }

@@ -1,5 +1,6 @@
 // Building elements. Text only ever becomes text nodes: nothing here parses markup.
 
+const SOON_MS = 300;
 const SVG = "http://www.w3.org/2000/svg";
 
 /** The element with that id; the page has it. */
@@ -45,6 +46,20 @@ export function button(label, handler, props = {}) {
 /** For screen readers: said once, when they have time. */
 export function announce(text) {
   byId("announcer").replaceChildren(el("p", {}, text));
+}
+
+/** Says what is going on while `work`, a promise, takes its time; resolves as it does. */
+export async function working(text, work) {
+  const late = setTimeout(() => {
+    byId("working-text").textContent = text;
+    byId("working").hidden = false;
+  }, SOON_MS);
+  try {
+    return await work;
+  } finally {
+    clearTimeout(late);
+    byId("working").hidden = true;
+  }
 }
 
 /** The files that are pictures; where the system doesn't know, the server will. */

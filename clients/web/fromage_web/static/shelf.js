@@ -67,10 +67,8 @@ export class Shelf extends EventTarget {
     this.#problems.replaceChildren();
     this.#grid.replaceChildren();
     this.#next = null;
-    const chosen = this.#collections.find((one) => one.name === name);
-    this.#add.disabled = this.#adding || !chosen?.writable;
-    this.#drop.hidden = !chosen?.droppable;
-    if (!chosen) {
+    this.#allow();
+    if (!this.#chosen) {
       this.#more.hidden = true;
       this.#state.textContent = "There is no collection yet.";
     } else {
@@ -78,10 +76,20 @@ export class Shelf extends EventTarget {
     }
   }
 
+  get #chosen() {
+    return this.#collections.find(({ name }) => name === this.#name);
+  }
+
+  #allow() {
+    this.#add.disabled = this.#adding || !this.#chosen?.writable;
+    this.#drop.hidden = this.#adding || !this.#chosen?.droppable;
+  }
+
   /** The next page of the chosen collection, if it still is the chosen one when it comes. */
   async #page() {
     const name = this.#name;
     this.#more.hidden = true;
+    this.#problems.replaceChildren();
     this.#state.textContent = "Looking through the collection…";
     try {
       const { images, next, total } = await api.listImages(name, this.#next);
@@ -89,28 +97,29 @@ export class Shelf extends EventTarget {
       this.#next = next;
       this.#grid.append(...images.map((image) => this.#item(image)));
       this.#count(total);
+      this.#more.textContent = "Show more";
+      this.#more.hidden = !next;
     } catch (error) {
       this.#refused(error);
+      this.#state.textContent = "";
+      this.#more.textContent = "Try again";
+      this.#more.hidden = false;
     }
-    this.#more.hidden = !this.#next;
   }
 
   #count(total) {
     const pictures = total === 1 ? "1 picture" : `${number(total)} pictures`;
-    const chosen = this.#collections.find((one) => one.name === this.#name);
-    const changed = chosen && chosen.size !== total;
-    if (chosen) chosen.size = total;
-    const how = this.#add.disabled && !this.#adding ? "; this collection cannot be changed" : "";
-    this.#state.textContent = pictures + how;
-    if (changed) this.dispatchEvent(new Event("change"));
+    const { size, writable } = this.#chosen;
+    this.#chosen.size = total;
+    this.#state.textContent = writable ? pictures : `${pictures}; this collection cannot be changed`;
+    if (size !== total) this.dispatchEvent(new Event("change"));
   }
 
   #item(image) {
     const name = nameOf(image);
     const remove = iconButton("trash", `Delete ${name}`, () => this.#delete(image, item));
     const shown = isHere(image) ? picture(image, SIDE, { lazy: true }) : elsewhere(image);
-    const writable = !this.#add.disabled || this.#adding;
-    const item = el("li", { title: name }, shown, writable ? remove : null);
+    const item = el("li", { title: name }, shown, this.#chosen.writable ? remove : null);
     return item;
   }
 
@@ -123,8 +132,7 @@ export class Shelf extends EventTarget {
       const following = item.nextElementSibling ?? item.previousElementSibling;
       item.remove();
       (following?.querySelector("button") ?? this.#add).focus();
-      const chosen = this.#collections.find((one) => one.name === image.collection);
-      this.#count(chosen.size - 1);
+      this.#count(this.#chosen.size - 1);
     } catch (error) {
       item.classList.remove("going");
       this.#refused(error);
@@ -134,7 +142,8 @@ export class Shelf extends EventTarget {
   async #addAll(files) {
     if (!files.length || this.#adding) return;
     const name = this.#name;
-    this.#adding = this.#add.disabled = true;
+    this.#adding = true;
+    this.#allow();
     this.#problems.replaceChildren();
     this.#progress.hidden = false;
     this.#progress.max = files.length;
@@ -145,7 +154,9 @@ export class Shelf extends EventTarget {
       known += (await this.#addOne(name, file)) === "exists";
     }
     this.#progress.hidden = true;
-    this.#adding = this.#add.disabled = false;
+    this.#adding = false;
+    this.#allow();
+    if (this.#chosen) this.#count(this.#chosen.size);
     if (known) this.#refused(new Error(`${number(known)} of them were there already.`));
     announce("All pictures have been added.");
   }
@@ -155,10 +166,9 @@ export class Shelf extends EventTarget {
     try {
       const { status, image, error } = await api.addImage(name, file);
       if (status === "failed") throw new Error(error.message);
-      const chosen = this.#collections.find((one) => one.name === name);
       if (status === "added" && name === this.#name) {
         this.#grid.prepend(this.#item(image));
-        this.#count(chosen.size + 1);
+        this.#count(this.#chosen.size + 1);
       }
       return status;
     } catch (error) {
@@ -171,24 +181,27 @@ export class Shelf extends EventTarget {
     const text = "Letters, digits and . _ -; pictures are added next.";
     const question = { title: "New collection", text, yes: "Create", label: "Name", pattern: NAME };
     const name = await ask(question);
-    if (name) await this.#changing(() => api.createCollection(name), name);
+    if (name) await this.#changing(`Making ${name}…`, api.createCollection(name), name);
   }
 
   async #dropCollection() {
     const title = `Drop the collection ${this.#name}?`;
     const text = "All its pictures are deleted from the server. This cannot be undone.";
     if (await ask({ title, text, yes: "Drop it", danger: true })) {
-      await this.#changing(() => api.dropCollection(this.#name), null);
+      await this.#changing(`Dropping ${this.#name}…`, api.dropCollection(this.#name), null);
     }
   }
 
-  async #changing(change, name) {
+  async #changing(what, change, name) {
+    const before = this.#state.textContent;
+    this.#state.textContent = what;
     try {
-      await change();
+      await change;
       this.#collections = await api.collections();
       this.dispatchEvent(new Event("change"));
       await this.#choose(name ?? this.#collections[0]?.name ?? null);
     } catch (error) {
+      this.#state.textContent = before;
       this.#refused(error);
     }
   }
