@@ -157,7 +157,7 @@ export class Shelf extends EventTarget {
     this.#adding = false;
     this.#allow();
     if (this.#chosen) this.#count(this.#chosen.size);
-    if (known) this.#refused(new Error(`${number(known)} of them were there already.`));
+    if (known) this.#state.append(`; ${number(known)} added before`);
     announce("All pictures have been added.");
   }
 
