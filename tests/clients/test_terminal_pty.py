@@ -14,6 +14,7 @@ from tests.clients.scripted import (
     START_FRAME,
     Answer,
     ScriptedServer,
+    error,
     frame,
     image_part,
     reply_stream,
@@ -44,6 +45,21 @@ def shown(server: ScriptedServer, *flags: str, **env: str) -> str:
         chat.type(QUIT)
         assert chat.process.wait(20) == 0
     return output
+
+
+def test_what_is_waited_for_takes_one_line(elephant: ScriptedServer) -> None:
+    phases = ["drawing: 1 %", "drawing: \x1b[2J2 %", "x" * 999]
+    loading = [error(503, "unavailable_error", phase, "not_ready") for phase in phases]
+    elephant.script["/readyz"] = [loading[0], *loading, Answer()]
+    with terminal(elephant.url) as chat:
+        output = chat.expect("> ")
+        chat.type(QUIT)
+        assert chat.process.wait(20) == 0
+    first, second, third, last = re.split("\r\x1b\\[K", output)[1:]
+    assert (first, second) == ("waiting for the server: drawing: 1 %", first[:-3] + "[2J2 %")
+    assert third.endswith("x…")
+    assert len(third) <= 79
+    assert last == "> "
 
 
 def test_kitty(elephant: ScriptedServer, png: bytes) -> None:

@@ -88,8 +88,9 @@ def _wait_until_ready(client: Client, screen: Screen) -> None:
     try:
         client.ready()
     except Unavailable:
-        told = "waiting for the server: {}".format
-        client.wait_until_ready(_LONGEST_START_S, lambda said: screen.note(told(said)))
+        with screen.waiting() as tell:
+            told = "waiting for the server: {}".format
+            client.wait_until_ready(_LONGEST_START_S, lambda said: tell(told(said)))
 
 
 def _reader(interactive: bool) -> ReadLine:

@@ -1,11 +1,16 @@
 """What is written to the terminal, and how: safe text, links, pictures, one-line notes."""
 
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 from urllib.parse import quote
 
 from ..images import ImageRef
 from ..printable import one_line, printable
 from .graphics import Painter
+
+_CLEAR_LINE = "\r\x1b[K"
 
 
 class Screen:
@@ -40,6 +45,19 @@ class Screen:
         self.end_line()
         print(one_line(text, 1000), file=self._err, flush=True)
 
+    @contextmanager
+    def waiting(self) -> Iterator[Callable[[str], None]]:
+        """Notes of which each replaces the one before, and the last is taken away in the end;
+        where `err` is no terminal, a line each."""
+        if not self._err.isatty():
+            yield self.note
+            return
+        width = shutil.get_terminal_size().columns - 1
+        try:
+            yield lambda text: self._tell(_CLEAR_LINE + one_line(text, width))
+        finally:
+            self._tell(_CLEAR_LINE)
+
     def stopped(self) -> None:
         """After an interruption, which may have cut an escape sequence: end it, reset colours."""
         if self._links:
@@ -50,6 +68,10 @@ class Screen:
         if not self._column_zero:
             self._write("\n")
             self._column_zero = True
+
+    def _tell(self, text: str) -> None:
+        self._err.write(text)
+        self._err.flush()
 
     def _write(self, text: str) -> None:
         self._out.write(text)
