@@ -42,8 +42,8 @@ class Settings(BaseModel):
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N"
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="numbers to compute with: auto, float32 or bfloat16"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="numbers to compute with: auto, float32, bfloat16 or float16"
     )
     quantize: Literal["none", "int8", "int4"] = Field(
         default="none",

@@ -18,7 +18,9 @@ from fromage_weights.errors import (
     ModelUnavailable,
     UnsupportedModel,
 )
+from fromage_weights.fingerprint import fingerprint
 from fromage_weights.grounded import TextSegment
+from fromage_weights.language import load_language_model
 from fromage_weights.loading import bundle_directory, load_grounded_model
 from tests.weights.tiny_bundle import write_bundle
 
@@ -41,6 +43,12 @@ def _change_weights(file: Path, name: str, value: torch.Tensor | None) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
 
 
+def _change_hash(bundle: Path, hash: str) -> None:
+    config = json.loads((bundle / "bundle.json").read_text())
+    config["lm"] |= {"hash": hash, "files": {}}
+    (bundle / "bundle.json").write_text(json.dumps(config))
+
+
 def test_relative_models_are_found_after_a_move(copied: Path) -> None:
     loaded = load_grounded_model(copied, device="cpu")
     assert loaded.vision is not None
@@ -53,6 +61,20 @@ def test_relative_models_are_found_after_a_move(copied: Path) -> None:
 
 def test_without_the_vision_encoder(saved: Bundle) -> None:
     assert load_grounded_model(saved.path, device="cpu", vision=False).vision is None
+
+
+def test_float16_has_the_same_hash(copied: Path) -> None:
+    """Also where files in bfloat16 hold numbers that are too small for it."""
+    lm = load_language_model(str(copied / "lm"), torch.bfloat16)
+    with torch.no_grad():
+        for parameter in lm.parameters():
+            parameter.mul_(1e-5)
+    lm.save_pretrained(copied / "lm")
+    _change_hash(copied, fingerprint(lm))
+    model = load_grounded_model(copied, device="cpu", dtype="float16", vision=False).model
+    assert {parameter.dtype for parameter in model.lm.parameters()} == {torch.float16}
+    buffers = {buffer.dtype for buffer in model.lm.buffers() if buffer.is_floating_point()}
+    assert buffers <= {torch.float32}
 
 
 def test_bfloat16_has_the_same_hash(saved: Bundle) -> None:
@@ -147,7 +169,7 @@ def test_devices_and_dtypes() -> None:
         choose_device("abacus")
     with pytest.raises(DeviceUnavailable, match="CUDA devices"):
         choose_device("cuda:99")
-    with pytest.raises(DeviceUnavailable, match="expected auto, float32 or bfloat16"):
+    with pytest.raises(DeviceUnavailable, match="expected auto, float32, bfloat16, float16"):
         choose_dtype("int8", torch.device("cpu"))
 
 

@@ -5,7 +5,7 @@ import torch
 from fromage_weights.cpu import avoid_hidden_amx
 from fromage_weights.errors import DeviceUnavailable
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
@@ -32,7 +32,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if has_bf16 else torch.float32
     if name not in _DTYPES:
-        raise DeviceUnavailable(f"dtype {name!r}: expected auto, {' or '.join(_DTYPES)}")
+        raise DeviceUnavailable(f"dtype {name!r}: expected auto, {', '.join(_DTYPES)}")
     dtype = _DTYPES[name]
     if dtype == torch.bfloat16 and device.type == "cpu":
         avoid_hidden_amx()

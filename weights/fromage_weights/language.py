@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -20,9 +20,11 @@ _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_l
 _CONTEXT_WITHOUT_LIMIT = 2048
 
 
-def load_language_model(source: str, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
+def load_language_model(
+    source: str, dtype: torch.dtype | Literal["auto"], **options: Any
+) -> PreTrainedModel:
     """From a directory or a hub id, frozen, on the CPU unless ``options`` (of transformers'
-    ``from_pretrained``) say otherwise. Never unpickles code."""
+    ``from_pretrained``) say otherwise; "auto" is the dtype of its files. Never unpickles code."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -55,6 +57,14 @@ def _check_complete(source: str, report: dict[str, Any]) -> None:
         raise DamagedFile(
             Path(source), f"{name} has shape {tuple(found)}, expected {tuple(expected)}"
         )
+
+
+def convert_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """As if it had been loaded in ``dtype``: buffers such as rotary frequencies stay float32."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
 
 
 def freeze(model: PreTrainedModel) -> PreTrainedModel:

@@ -121,7 +121,7 @@ def _add_running(parser: argparse.ArgumentParser, *, quantize: bool = True) -> N
     )
     parser.add_argument(
         "--dtype",
-        choices=("auto", "float32", "bfloat16"),
+        choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
         help="of the language model (default: auto)",
     )
