@@ -2,6 +2,7 @@
 
 import inspect
 import time
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -73,7 +74,7 @@ def test_the_other_requests(scripted: ScriptedServer, client: Client) -> None:
     assert (retrieval.images[0].id, retrieval.query_embedding) == ("a1", (0.6, 0.8))
     assert client.score("Q:", candidates=["a"])[0].tokens == 2
     assert client.upload(b"\x89PNG\r\n\x1a\n").width == 2
-    assert client.models()[0].id == model["id"]
+    assert asdict(client.models()[0]) | {"object": "model"} == model
     assert vars(client.collections()[0]) == collection_card()
     assert client.image(retrieval.images[0], size=64) == b"bytes"
     assert client.image("data:image/png;base64,AAE=") == b"\0\1"
@@ -86,7 +87,11 @@ def test_the_other_requests(scripted: ScriptedServer, client: Client) -> None:
 
 
 def model_card() -> dict[str, Any]:
-    return {"id": "demo", "object": "model", "created": 1, "owned_by": "fromage"}
+    frozen = {"language_model": "./lm", "architecture": "opt", "vision_encoder": "./vision"}
+    sizes = {"context": 512, "soft_tokens": 1, "shared_dim": 64}
+    bundle = {**frozen, **sizes, "device": "cpu", "numbers": "float32"}
+    card = {"id": "demo", "object": "model", "created": 1, "owned_by": "fromage"}
+    return {**card, "bundle": bundle}
 
 
 def collection_card() -> dict[str, Any]:

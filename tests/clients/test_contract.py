@@ -1,22 +1,34 @@
 """What the client knows of the server, held against the server itself."""
 
+from dataclasses import fields
+from typing import Any
+
 import pytest
 from pydantic import BaseModel
 
 from fromage_client import (
+    BundleInfo,
     CollectionInfo,
     Forbidden,
+    ImageRef,
     InvalidRequest,
+    ModelInfo,
     NotFound,
     NotReady,
     Overloaded,
+    Score,
     ServerError,
     ServerFailure,
+    Timings,
+    TokenLogprob,
     Unavailable,
+    Upload,
+    Usage,
 )
 from fromage_client.errors import server_error
 from fromage_client.options import ChatOptions, GenerateOptions, RetrieveOptions, ScoreOptions
 from fromage_server.errors import ERROR_TABLE, ApiError
+from fromage_server.schema import answers
 from fromage_server.schema.collections import CollectionCard
 from fromage_server.schema.requests import (
     ChatRequest,
@@ -57,5 +69,20 @@ def test_every_option_of_the_server_can_be_given(request_: type[BaseModel], opti
     assert set(request_.model_fields) - given_otherwise == set(options.__annotations__)
 
 
-def test_a_collections_card_is_read_whole() -> None:
-    assert set(CollectionCard.model_fields) == set(CollectionInfo.__dataclass_fields__)
+@pytest.mark.parametrize(
+    ("answered", "read"),
+    [
+        (answers.BundleCard, BundleInfo),
+        (answers.Image, ImageRef),
+        (answers.ModelCard, ModelInfo),
+        (answers.Score, Score),
+        (answers.Timings, Timings),
+        (answers.TokenLogprob, TokenLogprob),
+        (answers.UploadAnswer, Upload),
+        (answers.Usage, Usage),
+        (CollectionCard, CollectionInfo),
+    ],
+)
+def test_every_field_of_an_answer_is_read(answered: type[BaseModel], read: Any) -> None:
+    ours = {field.name for field in fields(read)} - {"server"}
+    assert set(answered.model_fields) - {"object"} == ours

@@ -36,6 +36,7 @@ from .images import ImageRef
 from .messages import Upload
 from .pictures import Picture
 from .reply import (
+    BundleInfo,
     CollectionInfo,
     ImagePart,
     ModelInfo,
@@ -55,6 +56,7 @@ __all__ = [
     "AsyncCollection",
     "AsyncConversation",
     "AsyncReplyStream",
+    "BundleInfo",
     "Client",
     "Collection",
     "CollectionInfo",

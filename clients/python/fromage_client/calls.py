@@ -75,10 +75,12 @@ class Calls:
         return await read_image(self._exchange, url, size)
 
     async def models(self) -> tuple[ModelInfo, ...]:
-        return await self._list("/v1/models", "data", ModelInfo)
+        return await self._list("/v1/models", "data", ModelInfo.from_json)
 
     async def collections(self) -> tuple[CollectionInfo, ...]:
-        return await self._list("/v1/collections", "collections", CollectionInfo)
+        return await self._list(
+            "/v1/collections", "collections", lambda row: record(CollectionInfo, row)
+        )
 
     async def health(self) -> None:
         await self._exchange.read(Request("GET", "/healthz"), retry=False)
@@ -135,10 +137,8 @@ class Calls:
         """One answer whose body says nothing more."""
         await self._exchange.read(request)
 
-    async def _list(self, path: str, key: str, kind: type[Result]) -> tuple[Result, ...]:
-        return await self.ask(
-            Request("GET", path), lambda data: tuple(record(kind, row) for row in data[key])
-        )
+    async def _list(self, path: str, key: str, read: Callable[[Any], Result]) -> tuple[Result, ...]:
+        return await self.ask(Request("GET", path), lambda data: tuple(map(read, data[key])))
 
     async def _prompt(self, verb: str, prompt: Content, options: Options) -> Request:
         body = {"prompt": await self.intake.content(prompt), **options}

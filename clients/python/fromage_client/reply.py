@@ -160,12 +160,34 @@ class Score:
 
 
 @dataclass(frozen=True)
+class BundleInfo:
+    """What stands behind a model's name: the frozen pair, and how it is run.
+
+    `context` in tokens, `soft_tokens` for each image; `numbers` is the type computed with.
+    """
+
+    language_model: str
+    architecture: str
+    vision_encoder: str
+    context: int
+    soft_tokens: int
+    shared_dim: int
+    device: str
+    numbers: str
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """`created` is Unix time in seconds."""
 
     id: str
     created: int
     owned_by: str
+    bundle: BundleInfo
+
+    @classmethod
+    def from_json(cls, data: Json) -> ModelInfo:
+        return record(cls, {**data, "bundle": record(BundleInfo, data["bundle"])})
 
 
 @dataclass(frozen=True)
