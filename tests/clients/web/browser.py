@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.conftest import ROOT, absent
@@ -15,6 +16,7 @@ SCREENSHOTS = ROOT / "build" / "screenshots"
 DESKTOP, PHONE = (1280, 800), (390, 844)
 # In the first seconds the server may still compile and fill its caches.
 PATIENCE_MS = 30_000
+SERIOUS = ("serious", "critical")
 
 
 @contextmanager
@@ -91,6 +93,15 @@ class ChatPage:
         reply = self.replies.nth(number)
         expect(reply).to_have_attribute("aria-busy", "false")
         return reply
+
+    def findings(self) -> list[tuple[str, list[str]]]:
+        """What axe-core holds for serious or worse, and where."""
+        violations = Axe().run(self.page).response["violations"]
+        return [
+            (found["id"], [node["html"] for node in found["nodes"]])
+            for found in violations
+            if found["impact"] in SERIOUS
+        ]
 
     def screenshot(self, name: str) -> Path:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)

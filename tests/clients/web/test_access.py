@@ -1,24 +1,10 @@
 """The page for everybody: by keyboard, on phones, read aloud, in light and dark."""
 
-from typing import Any
-
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.clients.web.browser import DESKTOP, PHONE, ChatPage
 from tests.clients.web.conftest import PageMaker
-
-SERIOUS = ("serious", "critical")
-
-
-def findings(page: ChatPage) -> list[tuple[str, Any]]:
-    violations = Axe().run(page.page).response["violations"]
-    return [
-        (found["id"], [node["html"] for node in found["nodes"]])
-        for found in violations
-        if found["impact"] in SERIOUS
-    ]
 
 
 @pytest.mark.parametrize(
@@ -32,24 +18,24 @@ def test_axe_finds_nothing_serious(
     page = open_page(demo_server, size, color_scheme=colours, reduced_motion="reduce")
     page.open_ready()
     page.screenshot(f"{name}-welcome")
-    assert findings(page) == []
+    assert page.findings() == []
     page.send("show me an elephant")
     page.send("three cats on a blue background")
     page.screenshot(f"{name}-conversation")
-    assert findings(page) == []
+    assert page.findings() == []
     page.pictures.last.click()
     page.screenshot(f"{name}-picture")
-    assert findings(page) == []
+    assert page.findings() == []
     page.page.keyboard.press("Escape")
     page.button("Settings and pictures").click()
     page.screenshot(f"{name}-settings")
-    assert findings(page) == []
+    assert page.findings() == []
     page.button("Look at the pictures…").click()
     expect(page.page.get_by_role("dialog").get_by_text("13 pictures")).to_be_visible()
     page.screenshot(f"{name}-collection")
-    assert findings(page) == []
+    assert page.findings() == []
     page.button("New collection…").click()
-    assert findings(page) == []
+    assert page.findings() == []
 
 
 def test_by_keyboard_alone(page: ChatPage) -> None:

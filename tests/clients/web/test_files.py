@@ -45,6 +45,12 @@ def test_the_page_and_its_policy(http: httpx.Client) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+def test_its_head_alone(http: httpx.Client) -> None:
+    answer = http.head("/")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["etag"] == http.get("/").headers["etag"]
+
+
 def test_every_file_that_is_named_is_there(http: httpx.Client) -> None:
     for name in static_files():
         text = http.get("/" if name == "index.html" else f"/page/{name}").text

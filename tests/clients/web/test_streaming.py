@@ -33,6 +33,7 @@ def test_words_show_as_they_come_and_can_be_stopped(
     expect(reply).to_have_attribute("aria-busy", "true")
     expect(scripted_chat.button("Send")).to_be_hidden()
     scripted_chat.screenshot("streaming")
+    assert scripted_chat.findings() == []
     scripted_chat.button("Stop the reply").click()
     expect(reply).to_have_attribute("aria-busy", "false")
     expect(reply).to_contain_text("Stopped.")
@@ -60,6 +61,7 @@ def test_a_failure_in_mid_stream_and_the_second_try(
     expect(reply).to_contain_text("so far")
     expect(reply).to_contain_text("Out of ink")
     scripted_chat.screenshot("failure")
+    assert scripted_chat.findings() == []
     scripted_chat.button("Try again").click()
     expect(scripted_chat.replies).to_have_count(1)
     expect(scripted_chat.finished(0)).to_contain_text("here it is")

@@ -32,7 +32,10 @@ class App {
   #session;
 
   async start() {
-    const store = await Store.open((refusal) => this.#composer.say(refusal));
+    const store = await Store.open((refusal) => {
+      byId("refusal").textContent = refusal;
+      byId("refusal").hidden = !refusal;
+    });
     this.#session = new Session(store, this.#composer, new Scroller(), {
       options: () => this.#options(),
       refuse: (error) => this.#panel.refuse(error),

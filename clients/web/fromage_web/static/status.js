@@ -3,8 +3,8 @@
 import { ready } from "./api.js";
 import { byId, announce } from "./dom.js";
 
-const WAITING_MS = 700;
-const READY_MS = 15_000;
+const WAITING_MS = 1_000;
+const READY_MS = 30_000;
 const COUNTED = /([\d,]+) of ([\d,]+)/;
 
 /** Fires `ready` each time the server becomes so, `away` when it stops being so. */

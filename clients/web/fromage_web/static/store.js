@@ -34,7 +34,7 @@ export class Store {
   #pictures = new Map();
   #conversations = new Map();
 
-  /** `onRefused` is called with a sentence when something could not be kept. */
+  /** `onRefused` is called with a sentence when something cannot be kept, with "" when it can. */
   static async open(onRefused) {
     const store = new Store();
     store.#onRefused = onRefused;
@@ -105,6 +105,7 @@ export class Store {
         store.put(value);
         await done;
         memory.delete(value.id);
+        if (!memory.size) this.#onRefused("");
         return;
       } catch (error) {
         this.#onRefused(refusal(error));

@@ -1,7 +1,7 @@
 // The messages of a conversation, on the page.
 
 import { inWords, nameOf, textOf } from "./conversation.js";
-import { el, icon, iconButton, button, number } from "./dom.js";
+import { announce, button, el, icon, iconButton, number } from "./dom.js";
 import { elsewhere, isHere, picture } from "./pictures.js";
 
 const SIDE = 280;
@@ -98,6 +98,7 @@ function tools(reply) {
   const copy = iconButton("copy", "Copy this reply", async () => {
     await navigator.clipboard.writeText(inWords(reply));
     copy.classList.add("done");
+    announce("Copied.");
     setTimeout(() => copy.classList.remove("done"), 1500);
   });
   const { usage, timings } = reply;
