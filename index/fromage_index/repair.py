@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,7 @@ from fromage_index.segment import Float32, SegmentWriter
 from fromage_index.store import Store
 from fromage_index.writer import SEGMENT, now, remove_unnamed, unit
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 # From the pixels of a picture to its embedding (E,).
 EmbedOne = Callable[[Any], Float32]
 
@@ -227,5 +229,11 @@ def _record(line: bytes) -> StoredRecord | None:
         record = StoredRecord.parse(line)
     except (ValueError, TypeError):
         return None
-    texts = isinstance(record.id, str) and isinstance(record.key, str)
-    return record if texts and isinstance(record.metadata, dict) else None
+    readable = (
+        isinstance(record.id, str)
+        and isinstance(record.key, str)
+        and isinstance(record.metadata, dict)
+        and (record.serial is None or isinstance(record.serial, int))
+        and (record.sha256 is None or _SHA256.fullmatch(str(record.sha256)) is not None)
+    )
+    return record if readable else None

@@ -83,7 +83,7 @@ class Store:
         rows = [
             start + local
             for start, segment in zip(self.starts.tolist(), self.segments, strict=False)
-            for local in segment.by_content.get(sha256, ())
+            for local in segment.rows_with_content(sha256)
         ]
         return [row for row in rows if self.alive[row]]
 

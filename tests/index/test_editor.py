@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -250,6 +251,27 @@ def test_dropped_and_made_again(
     with writing(directory), pytest.raises(CollectionBusy):
         edit(empty, [addition(1)])
     assert keys(edit(empty, [addition(1)])[0]) == ["1"]
+
+
+def test_a_lock_of_what_was_moved_away_is_not_one(
+    empty: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collection goes, and another is made there, between opening the lock file and locking
+    it."""
+    real, directory = fcntl.flock, empty.directory
+    made = []
+
+    def flock(descriptor: int, how: int) -> None:
+        if not made:
+            made.append(directory.rename(tmp_path / "aside"))
+            create_collection(directory, dim=DIM, provenance=PROVENANCE, source="a test")
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with writing(directory):
+        monkeypatch.setattr(locking, "_PATIENCE_S", 0.05)
+        with pytest.raises(CollectionBusy):
+            edit(Collection.open(directory), [addition(1)])
 
 
 def test_pages(empty: Collection) -> None:
