@@ -219,8 +219,13 @@ def _files(
 
 def verify(directory: Path) -> Manifest:
     """Reads every byte of every file against its checksum; raises CollectionDamaged."""
-    manifest = read_manifest(directory)
-    for entry in manifest.files():
-        check_content(directory, entry)
-    Store(directory)
-    return manifest
+    while True:
+        manifest = read_manifest(directory)
+        try:
+            for entry in manifest.files():
+                check_content(directory, entry)
+            Store(directory)
+            return manifest
+        except CollectionDamaged:
+            if read_manifest(directory) == manifest:
+                raise  # else files went because they were replaced

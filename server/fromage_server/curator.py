@@ -86,11 +86,6 @@ class Curator:
         self._place = place
         self._read_only = read_only
 
-    @property
-    def directory(self) -> Path:
-        """Where new collections are made."""
-        return self._place.directory
-
     def writable(self, live: LiveCollection) -> bool:
         return not self._read_only and os.access(live.snapshot.directory, os.W_OK | os.X_OK)
 
@@ -142,6 +137,7 @@ class Curator:
         self._check_allowed()
         live = self._gallery.live(name)
         if not self.writable(live):
+            self._gallery.live(name)  # raises, where it was dropped meanwhile
             raise ApiError(
                 "read_only", f"this server cannot write the files of the collection {name!r}"
             )

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from fromage_index import manifest, store
 from fromage_index.collection import Collection
 from fromage_index.compact import compact, due, everything
 from fromage_index.editor import Amendment, Removal, edit
+from fromage_index.manifest import FileEntry
+from fromage_index.store import verify
 from tests.index.editing import FILES, addition
 
 
@@ -66,3 +73,21 @@ def test_compaction_beside_changes(empty: Collection) -> None:
     assert not compact(before, slice(0, 1))
     assert Collection.open(empty.directory).size == 5
     assert not list(empty.directory.glob(".compacting-*"))
+
+
+def test_verifying_while_segments_are_merged(
+    empty: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verifier has the old manifest when its files go: it begins again with the new one."""
+    for number in range(3):
+        edit(empty, [addition(number)])
+    collection = empty.refreshed()
+    check = manifest.check_content
+
+    def merge_then_check(directory: Path, entry: FileEntry) -> Path:
+        monkeypatch.setattr(store, "check_content", check)
+        assert compact(collection, slice(0, 3))
+        return check(directory, entry)
+
+    monkeypatch.setattr(store, "check_content", merge_then_check)
+    assert len(verify(empty.directory).segments) == 1

@@ -259,7 +259,7 @@ def test_a_lock_of_what_was_moved_away_is_not_one(
     """The collection goes, and another is made there, between opening the lock file and locking
     it."""
     real, directory = fcntl.flock, empty.directory
-    made = []
+    made: list[Path] = []
 
     def flock(descriptor: int, how: int) -> None:
         if not made:
