@@ -25,9 +25,10 @@ def ensure(path: Path = Path(sys.prefix) / "openai-clients") -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.is_file() or done.read_text() != digest:
             shutil.rmtree(path, ignore_errors=True)
-            _run(sys.executable, "-m", "venv", str(path))
+            _run("venv", sys.executable, "-m", "venv", str(path))
             install = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet")
-            _run(str(_python(path)), *install, "--no-deps", "--no-compile", "-r", str(REQUIREMENTS))
+            flags = ("--no-deps", "--no-compile", "--retries", "1", "-r", str(REQUIREMENTS))
+            _run("pip", str(_python(path)), *install, *flags)
             done.write_text(digest)
     return _python(path)
 
@@ -45,11 +46,11 @@ def _python(path: Path) -> Path:
     return path / "bin" / "python"
 
 
-def _run(*command: str) -> None:
+def _run(what: str, *command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=clean(), check=False)
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip() or "it says nothing").splitlines()
-        raise NotInstalled(f"{' '.join(command[1:4])} failed: {said[-1]}")
+        raise NotInstalled(f"{what} failed: {said[-1]}")
 
 
 if __name__ == "__main__":
