@@ -25,9 +25,6 @@ class InLoop:
             return self._seen(value)
         return lambda *args, **options: self._seen(self._waited(lambda: value(*args, **options)))
 
-    def __len__(self) -> int:
-        return len(self._target)
-
     def __enter__(self) -> "InLoop":
         self._runner.run(self._target.__aenter__())
         return self

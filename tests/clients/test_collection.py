@@ -17,6 +17,7 @@ from fromage_client import (
 )
 from fromage_client.collection import BATCH
 from fromage_client.messages import INLINE_LIMIT
+from fromage_client.pictures import data_url
 from tests.clients.scripted import Answer, ScriptedServer, answer, error, image
 
 IMAGES = "/v1/collections/mine/images"
@@ -33,7 +34,7 @@ def success(id: str = "a1") -> dict[str, Any]:
 def test_many_images_go_in_batches(scripted: ScriptedServer, client: Client) -> None:
     def pictures() -> Iterator[bytes]:
         for number in range(BATCH + 2):
-            yield b"GIF8" + bytes([number])
+            yield b"GIF8%03d" % number
 
     scripted.script[IMAGES] = [added(*[success()] * BATCH), added(success("x"), success("y"))]
     done = client.collection("mine").add(pictures(), metadata={"year": 2024})
@@ -43,7 +44,7 @@ def test_many_images_go_in_batches(scripted: ScriptedServer, client: Client) -> 
     first, second = (asked.json["images"] for asked in scripted.asked)
     assert (len(first), len(second)) == (BATCH, 2)
     assert second[1] == {
-        "image_url": {"url": "data:image/gif;base64,R0lGOBE="},
+        "image_url": {"url": data_url(b"GIF8%03d" % (BATCH + 1))},
         "metadata": {"year": 2024},
     }
 

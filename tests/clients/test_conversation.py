@@ -70,7 +70,7 @@ def test_the_history_goes_with_every_question(scripted: ScriptedServer, client: 
         {**kept, "seed": 1, "stream": True},
         {**kept, "seed": 2},
     ]
-    assert len(talk) == 3
+    assert talk.turns == 3
 
 
 def test_a_question_that_failed_leaves_no_trace(scripted: ScriptedServer, client: Client) -> None:
@@ -134,7 +134,7 @@ def test_an_edit_that_failed_changes_nothing(scripted: ScriptedServer, client: C
     talk.send("b")
     with pytest.raises(InvalidRequest):
         talk.edit(0, "A")
-    assert len(talk) == 2
+    assert talk.turns == 2
 
 
 def test_an_image_is_read_when_it_is_sent(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PAGE: Final = 100
 """Images that one request lists."""
-BATCH: Final = 16
+BATCH: Final = 64
 """Images that one request adds: inline they stay within a body that the server takes."""
 
 
@@ -191,6 +191,9 @@ class Collection:
 
         Returns:
             What became of each, in order. One that can't be read does not keep the others out.
+
+        Images go in batches: after an error on the way, those of the batches before it are there,
+        and adding them again does no harm.
         """
         return run(self._calls.add(images, metadata))
 

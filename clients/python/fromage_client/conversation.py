@@ -40,14 +40,15 @@ class History:
         if system is not None:
             self.messages.append({"role": "system", "content": system})
 
-    def __len__(self) -> int:
-        """How many turns there are."""
+    @property
+    def turns(self) -> int:
+        """How many there are."""
         return len(self._questions())
 
     def undo(self, turns: int = 1) -> None:
         """Takes the last turns back. Raises IndexError where there are not as many."""
-        if not 1 <= turns <= len(self):
-            raise IndexError(f"turns: there are {len(self)} to take back, not {turns}")
+        if not 1 <= turns <= self.turns:
+            raise IndexError(f"turns: there are {self.turns} to take back, not {turns}")
         self.messages = self._before(-turns)
 
     def save(self, path: str | Path) -> None:
@@ -116,7 +117,7 @@ class History:
         try:
             return self.messages[: self._questions()[turn]]
         except IndexError:
-            raise IndexError(f"turn {turn}: there are {len(self)}") from None
+            raise IndexError(f"turn {turn}: there are {self.turns}") from None
 
 
 class Conversation(History):

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     import numpy
     from PIL import Image
 
-INLINE_LIMIT: Final = 1 << 20
-"""Bytes up to which an image travels inside the request; a larger one is uploaded first."""
+INLINE_LIMIT: Final = 256 << 10
+"""Bytes up to which an image travels inside the request, whenever the history does; a larger one is
+uploaded first. Of smaller ones a history may hold 90 within the server's default of 32 MiB."""
 _FETCH_LIMIT: Final = 64 << 20
 _SOON_S: Final = 60
 
