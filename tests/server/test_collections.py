@@ -253,6 +253,23 @@ def test_a_chat_finds_what_was_just_added_and_not_what_was_removed(
     assert again["id"] == ids[1]
 
 
+def test_openai_s_form_does_so_too(client: httpx.Client, name: str) -> None:
+    def found(**options: Any) -> list[str]:
+        body = {"model": "tiny", **chat(name, **options)}
+        answer = client.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        images = answer.json()["choices"][0]["message"].get("images", [])
+        return [image["fromage"]["id"] for image in images]
+
+    ids = add_numbers(client, name, range(2))
+    assert found(filter={"n": 0}) == [ids[0]]
+    client.patch(f"/v1/collections/{name}/images/{ids[1]}", json={"metadata": {"n": 0, "b": 1}})
+    assert found(filter={"n": 0, "b": 1}) == [ids[1]]
+    assert found(filter={"n": 0}, min_score=1.0) == []
+    client.delete(f"/v1/collections/{name}/images/{ids[1]}")
+    assert found(filter={"n": 0}) == [ids[0]]
+
+
 def test_additions_at_the_same_time(client: httpx.Client, name: str) -> None:
     """All of them are there, each once, whoever sent it first."""
     answers: list[list[Json]] = [[] for _ in range(8)]
