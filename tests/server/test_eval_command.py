@@ -68,6 +68,21 @@ def test_captions(tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture[str
     assert all(name in told for name in ("CIDEr", "BLEU-4", "perplexity", "caption to image"))
 
 
+def test_quantized(tmp_path: Path, bundle: str) -> None:
+    pytest.importorskip("torchao")
+    data = write_tsv(tmp_path / "w", 9)
+    found = {}
+    for quantize in ("none", "int8"):
+        out = tmp_path / f"{quantize}.json"
+        more = ["--quantize", quantize, "--device", "cpu", "--json", str(out)]
+        assert main(["eval", "captions", str(data), "--bundle", bundle, *more]) == 0
+        found[quantize] = json.loads(out.read_text())
+        assert found[quantize]["quantize"] == quantize
+    one, other = (f["results"][0]["figures"]["perplexity"] for f in found.values())
+    assert one != other
+    assert one == pytest.approx(other, rel=0.2)
+
+
 def test_wrong_files_say_so(
     tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

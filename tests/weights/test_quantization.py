@@ -2,6 +2,8 @@
 known for the one it was."""
 
 import shutil
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,12 @@ from fromage_weights.errors import BundleMismatch, QuantizationUnavailable, Unsu
 from fromage_weights.grounded import GroundedModel, TextSegment
 from fromage_weights.language import input_embedding, output_head, weight_of
 from fromage_weights.loading import load_grounded_model
-from fromage_weights.quantization import Quantization, quantized_bytes, quantized_layers
+from fromage_weights.quantization import (
+    Quantization,
+    language_model_bytes,
+    quantized_bytes,
+    quantized_layers,
+)
 from fromage_weights.sizes import language_model_outline
 from tests.weights.tiny_bundle import write_bundle
 
@@ -109,6 +116,35 @@ def test_no_two_whole_tensors_at_once(
     monkeypatch.setattr(quantizers, "digest", digest)
     load(saved, quantize)
     assert len(before) == LAYERS
+
+
+@pytest.mark.slow
+@BOTH
+def test_what_was_needed_on_the_way_is_given_back(tmp_path: Path, quantize: Quantization) -> None:
+    """In a process of its own: what this one holds already would hide it."""
+    if sys.platform != "linux":
+        pytest.skip("reads /proc")
+    bundle = write_bundle(tmp_path, width=2048)
+    script = f"""
+import re, transformers.models.llama.modeling_llama, torch
+from pathlib import Path
+from fromage_weights import quantizers
+from fromage_weights.quantization import load_quantized_model
+def held():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+load_quantized_model({str(write_bundle(tmp_path / "small", width=128).path / "lm")!r},
+                     {quantize!r}, torch.bfloat16, torch.device("cpu"))
+before = held()
+lm = load_quantized_model({str(bundle.path / "lm")!r},
+                          {quantize!r}, torch.bfloat16, torch.device("cpu"))
+print((held() - before) << 10)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    outline = language_model_outline(str(bundle.path / "lm"))
+    expected = language_model_bytes(outline, torch.bfloat16, quantize)
+    assert int(done.stdout) < 1.25 * expected
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ tells whether the checkpoint is the right one would be gone otherwise."""
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any, Final
 
 from torch import Tensor
@@ -28,7 +29,18 @@ class _Digesting(ConversionOps):
         (value,) = input_dict.values()
         weight: Tensor = value[0] if isinstance(value, list) else value
         self._originals[more["full_layer_name"]] = digest(weight)
-        return self._quantize.convert(input_dict, *args, **more)
+        found: dict[str, Any] = self._quantize.convert(input_dict, *args, **more)
+        if weight.device.type == "cpu":
+            _trim()
+        return found
+
+
+def _trim() -> None:
+    """Give memory back that is free already: glibc keeps what temporary tensors of some megabytes
+    took, which comes to more than the model."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
 
 
 @register_quantizer(NAMES["int8"])
