@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--against",
-        choices=("bfloat16", "float32"),
+        choices=("bfloat16", "float16", "float32"),
         default="bfloat16",
         help="what with: the language model as it is, in these numbers (default: bfloat16)",
     )

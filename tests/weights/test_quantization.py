@@ -62,7 +62,7 @@ def held(lm: Any, layer: str) -> int:
 
 
 @BOTH
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_only_the_layers_are_quantized(saved: Bundle, quantize: Quantization, dtype: str) -> None:
     model, plain = load(saved, quantize, dtype=dtype), load(saved, "none", dtype="float32")
     layers = quantized_layers(plain.lm, quantize)
@@ -98,6 +98,20 @@ def test_another_language_model_is_refused(
     with pytest.raises(BundleMismatch) as plain:
         load(copied, "none")
     assert caught.value.found == plain.value.found
+
+
+@BOTH
+def test_float16_has_the_same_hash(saved: Bundle, tmp_path: Path, quantize: Quantization) -> None:
+    """Also where files in bfloat16 hold numbers that are too small for it."""
+    copied = Path(shutil.copytree(saved.path, tmp_path / "bundle"))
+    file = copied / "lm" / "model.safetensors"
+    tensors = {name: (1e-5 * tensor).bfloat16() for name, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(BundleMismatch) as plain:
+        load(copied, "none", dtype="bfloat16")
+    with pytest.raises(BundleMismatch) as narrow:
+        load(copied, quantize, dtype="float16")
+    assert narrow.value.found == plain.value.found
 
 
 @BOTH

@@ -59,11 +59,19 @@ def _check_complete(source: str, report: dict[str, Any]) -> None:
         )
 
 
+def reading_dtype(dtype: torch.dtype) -> torch.dtype | Literal["auto"]:
+    """In which a model for ``dtype`` is read. float16 has no room for bfloat16's smallest numbers,
+    and the hash is of what the files hold: such a model is converted afterwards."""
+    return "auto" if dtype == torch.float16 else dtype
+
+
 def convert_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """As if it had been loaded in ``dtype``: buffers such as rotary frequencies stay float32."""
+    """As if it had been loaded in ``dtype``: buffers such as rotary frequencies stay float32, and
+    quantized weights what they are."""
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.data = parameter.data.to(dtype)
+            if type(parameter) is nn.Parameter:
+                parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
 
 

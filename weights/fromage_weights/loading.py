@@ -13,7 +13,7 @@ from fromage_weights.devices import choose_device, choose_dtype, full_float32_pr
 from fromage_weights.errors import BundleMismatch, BundleNotFound, UnsupportedModel, one_line
 from fromage_weights.fingerprint import fingerprint
 from fromage_weights.grounded import GroundedModel
-from fromage_weights.language import convert_parameters, load_language_model
+from fromage_weights.language import convert_parameters, load_language_model, reading_dtype
 from fromage_weights.mappers import FILE_NAME
 from fromage_weights.quantization import Quantization, load_quantized_model, original_digests
 from fromage_weights.sharding import Division, check_device
@@ -100,15 +100,13 @@ def _load_language(
     division = _division(source, device, world) if world > 1 else None
     if quantize == "none":
         options = division.loading_options() if division else {}
-        # float16 has no room for bfloat16's smallest numbers: the hash is of what the files hold.
-        narrow = dtype == torch.float16
-        lm = load_language_model(source, "auto" if narrow else dtype, **options)
+        lm = load_language_model(source, reading_dtype(dtype), **options)
         found = fingerprint(lm)
-        if narrow:
-            convert_parameters(lm, dtype)
     else:
         lm = load_quantized_model(source, quantize, dtype, device)
         found = fingerprint(lm, original_digests(lm))
+    if reading_dtype(dtype) != dtype:
+        convert_parameters(lm, dtype)
     if found != config.lm.hash:
         raise BundleMismatch("language model", source, config.lm.hash, found)
     bundle.check_files(config.lm)

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from fromage_weights.errors import QuantizationUnavailable, UnsupportedModel
-from fromage_weights.language import load_language_model, output_head
+from fromage_weights.language import load_language_model, output_head, reading_dtype
 from fromage_weights.sizes import language_model_outline, language_model_parameters
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ _TALKATIVE: Final = "bitsandbytes.backends.cpu.ops"
 def load_quantized_model(
     source: str, name: Quantization, dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
-    """On ``device``, with what isn't quantized in ``dtype``. Raises QuantizationUnavailable,
-    UnsupportedModel, and what ``load_language_model`` does."""
+    """On ``device``, with what isn't quantized in the ``reading_dtype``. Raises
+    QuantizationUnavailable, UnsupportedModel, and what ``load_language_model`` does."""
     _check_installed(name)
     with _quiet():
         outline = language_model_outline(source)
@@ -50,7 +50,7 @@ def load_quantized_model(
         linear = (layer for layer, module in outline.named_modules() if _shape(module))
         config = _config(name, [layer for layer in linear if layer not in chosen], dtype)
         return load_language_model(
-            source, dtype, quantization_config=config, device_map={"": device}
+            source, reading_dtype(dtype), quantization_config=config, device_map={"": device}
         )
 
 

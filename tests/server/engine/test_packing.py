@@ -45,11 +45,11 @@ def test_other_numbers_are_left_as_they_are() -> None:
     assert pack_linears(torch.nn.Module.to(lm, torch.float64)) == 0
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize(("quantize", "layers"), [("int8", 2 * 7 + 1), ("int4", 1)])
 def test_quantized_layers(tmp_path: Path, quantize: Quantization, layers: int, dtype: str) -> None:
-    """The head is packed as ever; int8 computes the same for few rows and for many, and int4 is
-    left alone."""
+    """The head is packed as ever, where there are kernels; int8 computes the same for few rows and
+    for many, and int4 is left alone."""
     pytest.importorskip("torchao")
     pytest.importorskip("bitsandbytes")
     bundle = write_bundle(tmp_path, width=64)
@@ -59,7 +59,7 @@ def test_quantized_layers(tmp_path: Path, quantize: Quantization, layers: int, d
     prompts = [model.embed([TextSegment(tuple(range(n)))])[None] for n in (3, 16, 17, 33)]
     with torch.inference_mode():
         expected = [model.forward(prompt).logits for prompt in prompts]
-        assert pack_linears(model.lm) == layers
+        assert pack_linears(model.lm) == layers - (dtype == "float16")
         for _ in range(2):  # the scratch memory is used again
             found = [model.forward(prompt).logits for prompt in prompts]
     for one, other in zip(found, expected, strict=True):
