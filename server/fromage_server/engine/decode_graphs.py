@@ -79,10 +79,11 @@ class DecodeGraphs:
     def run(self, rows: Sequence[DecodeRow], before: Tensor | None) -> DecodeOutput:
         """In the order of ``rows``."""
         size = next(size for size in self._sizes if size >= len(rows))
+        replay = self._replay(size)  # recording, where that is still to be done, feeds as well
         self._feed(rows, size)
         if before is not None:
             self._before[: len(before)].copy_(before)
-        output = self._replay(size)()
+        output = replay()
         return DecodeOutput(output.logits[: len(rows)], output.queries[: len(rows)])
 
     def _feed(self, rows: Sequence[DecodeRow], size: int) -> None:
