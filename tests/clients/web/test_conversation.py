@@ -86,6 +86,20 @@ def test_a_file_that_cannot_be_read_is_not_sent(page: ChatPage) -> None:
     page.finished(0)
 
 
+def test_a_shown_picture_is_asked_about(page: ChatPage) -> None:
+    page.open_ready()
+    page.send("show me three cats on a blue background")
+    page.pictures.click()
+    dialog = page.page.get_by_role("dialog")
+    expect(dialog.get_by_role("meter", name="Similarity")).to_be_visible()
+    expect(dialog).to_contain_text("3-cat-blue.png")
+    expect(dialog).to_contain_text("CC BY-SA 4.0")
+    dialog.get_by_role("button", name="Ask about this picture").click()
+    expect(page.message).to_be_focused()
+    expect(page.send("how many are there?")).to_contain_text("three")
+    expect(page.asked.last.get_by_role("img")).to_be_visible()
+
+
 def test_an_example_starts_it(page: ChatPage) -> None:
     page.open_ready()
     page.examples.get_by_role("button", name="what is this?").click()

@@ -4,8 +4,10 @@ import pytest
 from playwright.sync_api import FilePayload, expect
 
 from tests.clients.scripted import (
+    END,
     END_FRAME,
     START_FRAME,
+    USAGE,
     Answer,
     ScriptedServer,
     frame,
@@ -120,6 +122,52 @@ def test_progress_while_the_server_starts(
     scripted.script["/v1/chat"] = [reply_stream("good morning")]
     page.message.press("Enter")
     expect(page.finished(0)).to_contain_text("good morning")
+
+
+def test_what_a_reply_leaves_out_is_said(scripted: ScriptedServer, scripted_chat: ChatPage) -> None:
+    usage = {**USAGE, "dropped_turns": 2}
+    end = frame("message.end", **{**END, "usage": usage, "finish_reason": "length"})
+    scripted.script["/v1/chat"] = [stream(START_FRAME, *deltas("and so "), end)]
+    reply = scripted_chat.send("tell me more")
+    expect(reply).to_contain_text("The oldest 2 turns no longer fit and were left out.")
+    expect(reply).to_contain_text("The reply reached the largest number of tokens.")
+
+
+def test_pictures_of_one_place_stand_side_by_side(
+    scripted: ScriptedServer, scripted_chat: ChatPage, png: bytes
+) -> None:
+    places = [(0, "a1"), (0, "a2"), (1, "a3")]
+    parts = [
+        frame("image", index=index, **{**image_part(id=id), "ret_index": ret})
+        for index, (ret, id) in enumerate(places)
+    ]
+    for _, id in places:
+        scripted.script[f"/v1/images/demo/{id}"] = [Answer((png,))]
+    scripted.script["/v1/chat"] = [stream(START_FRAME, *parts, END_FRAME)]
+    scripted_chat.send("show me")
+    first, second, third = (one.bounding_box() for one in scripted_chat.pictures.all())
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert (first["y"], third["x"]) == (second["y"], first["x"])
+    assert third["y"] > first["y"]
+
+
+def test_arrow_up_takes_the_last_message_up(
+    scripted: ScriptedServer, scripted_chat: ChatPage
+) -> None:
+    scripted.script["/v1/chat"] = [reply_stream("one"), reply_stream("two")]
+    scripted_chat.send("first try")
+    scripted_chat.message.press("ArrowUp")
+    expect(scripted_chat.message).to_have_value("first try")
+    scripted_chat.button("Cancel").click()
+    expect(scripted_chat.message).to_have_value("")
+    scripted_chat.message.press("ArrowUp")
+    scripted_chat.message.fill("second try")
+    scripted_chat.message.press("Enter")
+    expect(scripted_chat.finished(0)).to_contain_text("two")
+    history = scripted.asked_for("/v1/chat")[-1].json["messages"]
+    assert history == [{"role": "user", "content": [{"type": "text", "text": "second try"}]}]
 
 
 def test_pictures_that_the_server_forgot_are_sent_again(
