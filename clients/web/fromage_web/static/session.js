@@ -62,7 +62,7 @@ export class Session extends EventTarget {
   /** Sends a message of these parts; `files`: the blobs of those that are the user's own. */
   async send(content, files = []) {
     const options = this.#act.options();
-    if (!options) return;
+    if (!options || this.streaming) return;
     const message = { role: "user", content };
     const { messages } = this.conversation;
     if (!messages.length) byId("messages").replaceChildren();
@@ -100,8 +100,9 @@ export class Session extends EventTarget {
     this.composer.busy = true;
     announce("FROMAGe is answering.");
     this.#touch(conversation);
+    const { signal } = this.#stopping;
     try {
-      await this.#stream(conversation, history, reply, view, options, this.#stopping.signal);
+      await this.#stream({ conversation, history, reply, view, options, signal });
     } catch (error) {
       this.#failed(reply, error);
     }
@@ -113,19 +114,19 @@ export class Session extends EventTarget {
     this.#touch(conversation);
   }
 
-  async #stream(conversation, history, reply, view, options, signal) {
-    await this.#renewUploads(history, signal, false);
+  async #stream(turn) {
+    await this.#renewUploads(turn, false);
     try {
-      await this.#take(conversation, history, reply, view, options, signal);
+      await this.#take(turn);
     } catch (error) {
       if (error.code !== "upload_not_found") throw error;
       // The server has been started anew, or needed the room.
-      await this.#renewUploads(history, signal, true);
-      await this.#take(conversation, history, reply, view, options, signal);
+      await this.#renewUploads(turn, true);
+      await this.#take(turn);
     }
   }
 
-  async #take(conversation, history, reply, view, options, signal) {
+  async #take({ conversation, history, reply, view, options, signal }) {
     let keptAt = Date.now();
     const body = { ...options, messages: toWire(history), truncation: "oldest_turns" };
     for await (const event of chat(body, signal)) {
@@ -152,9 +153,9 @@ export class Session extends EventTarget {
   }
 
   /** Sends pictures again whose copy on the server is gone, or with `all` every one. */
-  async #renewUploads(messages, signal, all) {
+  async #renewUploads({ history, signal }, all) {
     const soon = Date.now() / 1000 + EXPIRES_EARLY_S;
-    for (const { local } of messages.flatMap((message) => message.content)) {
+    for (const { local } of history.flatMap((message) => message.content)) {
       if (!local || (!all && local.expires_at > soon)) continue;
       const blob = await this.#store.picture(local.picture);
       if (!blob) throw new ApiFailure(`${local.name} is no longer kept by this browser.`, { code: "lost" });

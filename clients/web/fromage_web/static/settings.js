@@ -23,7 +23,7 @@ const GROUPS = {
 };
 
 /** What the schema says of a field: its type and its limits, inclusive. */
-export function rangeOf(field) {
+function rangeOf(field) {
   const of = field.anyOf?.find(({ type }) => type !== "null") ?? field;
   const whole = of.type === "integer";
   const beyond = (value, by) => (value === undefined || !whole ? value : value + by);
@@ -44,7 +44,7 @@ function inWords({ min, max, above }) {
 }
 
 /** The value that was written, undefined for none; throws a RangeError that says what is wrong. */
-export function valueOf(text, range, label) {
+function valueOf(text, range, label) {
   if (text.trim() === "") return undefined;
   if (range.type === "object") return filterOf(text, label);
   const value = Number(text);

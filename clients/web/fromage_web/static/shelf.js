@@ -16,19 +16,23 @@ export class Shelf extends EventTarget {
   #name = null;
   #next = null;
   #adding = false;
-  #choice = el("select", { id: "shelf-choice", on: { change: (event) => this.#choose(event.target.value) } });
+  #choice = el("select", { id: "shelf-choice" });
   #state = el("p", { class: "state", "aria-live": "polite" });
   #progress = el("progress", { "aria-label": "Adding pictures", hidden: true });
   #problems = el("ul", { class: "problems", role: "alert" });
   #grid = el("ul", { class: "grid", "aria-label": "Pictures" });
   #more = button("Show more", () => this.#page());
-  #files = el("input", { type: "file", accept: "image/*", multiple: true, hidden: true, "aria-label": "Pictures to add" });
+  #files = el("input", {
+    ...{ type: "file", accept: "image/*", multiple: true, hidden: true },
+    "aria-label": "Pictures to add",
+  });
   #add = button("Add pictures…", () => this.#files.click(), { class: "plain primary" });
   #drop = button("Drop the collection…", () => this.#dropCollection(), { class: "plain danger" });
 
   constructor() {
     super();
     closeOutside(this.#dialog);
+    this.#choice.addEventListener("change", () => this.#choose(this.#choice.value));
     this.#files.addEventListener("change", () => {
       this.#addAll([...this.#files.files]);
       this.#files.value = "";
@@ -39,11 +43,12 @@ export class Shelf extends EventTarget {
       if (!this.#add.disabled) this.#addAll(imageFiles(event.dataTransfer.files));
     });
     const create = button("New collection…", () => this.#create());
+    const label = el("label", { for: "shelf-choice" }, "Collection");
     const close = iconButton("close", "Close", () => this.#dialog.close());
     this.#dialog.append(
       el("div", { class: "corner" }, close),
       el("h2", { id: "shelf-title" }, "Pictures"),
-      el("div", { class: "choice" }, el("label", { for: "shelf-choice" }, "Collection"), this.#choice, create),
+      el("div", { class: "choice" }, label, this.#choice, create),
       el("div", { class: "buttons" }, this.#add, this.#files, this.#drop),
       this.#state,
       this.#progress,

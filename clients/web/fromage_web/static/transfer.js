@@ -23,8 +23,10 @@ function save(name, type, text) {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-const fileName = (conversation, ending) =>
-  `${conversation.title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "") || "conversation"}.${ending}`;
+function fileName({ title }, ending) {
+  const plain = title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "");
+  return `${plain || "conversation"}.${ending}`;
+}
 
 function dataUri(blob) {
   return new Promise((resolve, reject) => {
