@@ -1,6 +1,6 @@
 # `make serve` installs into .venv and serves the demo; `make test` installs and runs the tests.
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow check format clean
+.PHONY: help serve test test-slow check docs format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,6 +13,7 @@ help:
 	@echo "make test       install and run the tests"
 	@echo "make test-slow  run the tests that take longer"
 	@echo "make check      ruff, mypy --strict, import layers"
+	@echo "make docs       build the documentation into build/site"
 
 $(BIN)/python:
 	@sh scripts/make-venv.sh $(VENV)
@@ -46,6 +47,10 @@ check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
+	@echo "build/site/index.html"
 
 format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix .

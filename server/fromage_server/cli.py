@@ -18,7 +18,7 @@ from fromage_weights.errors import WeightsError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 where it failed, 2 for wrong usage, 130 when interrupted."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     # Where torchao is installed transformers imports it, and torch then warns of torchao's enums.
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     try:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fromage", description="Chat whose replies mix text with pictures of your own."
     )
