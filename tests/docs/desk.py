@@ -46,7 +46,7 @@ class Desk:
     demo: str
     socket: str
     address: str = field(init=False)
-    _server: subprocess.Popen[bytes] | None = None
+    _server: subprocess.Popen[str] | None = None
 
     def __post_init__(self) -> None:
         self.address = self.demo
@@ -121,7 +121,7 @@ def environment(home: Path, **changes: str) -> dict[str, str]:
     }
 
 
-def launch(command: str, home: Path, **env: str) -> tuple[subprocess.Popen[bytes], str]:
+def launch(command: str, home: Path, **env: str) -> tuple[subprocess.Popen[str], str]:
     """A command that serves until it is ended, and its address, where nothing may listen yet."""
     port = free_port()
     serving = {"FROMAGE_PORT": str(port), "FROMAGE_DEVICE": "cpu", **env}
@@ -132,12 +132,13 @@ def launch(command: str, home: Path, **env: str) -> tuple[subprocess.Popen[bytes
             env=environment(home, **serving),
             stdout=log,
             stderr=subprocess.STDOUT,
+            text=True,
             start_new_session=True,
         )
     return process, f"http://127.0.0.1:{port}"
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[str]) -> None:
     """With what it has started."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)

@@ -70,7 +70,7 @@ def _read_docker(arguments: list[str]) -> None:
             raise Misread(f"docker compose {verb} {shlex.join(rest)}")
 
 
-class _ComposeLoader(yaml.SafeLoader):
+class _ComposeLoader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML with compose's own tags, `!reset` and `!override`."""
 
 
