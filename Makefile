@@ -49,7 +49,7 @@ check: $(VENV)/.dev
 	@$(BIN)/mypy
 
 docs: $(VENV)/.dev
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 	@echo "build/site/index.html"
 
 format: $(VENV)/.dev
