@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from fromage_server.engine.landing import upload
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -62,7 +64,7 @@ class Layout:
             for span in spans
             for at in range(span.past, span.length)
         ]
-        return cls(tuple(spans), device, torch.tensor(places, dtype=torch.long, device=device))
+        return cls(tuple(spans), device, upload(places, torch.long, device))
 
 
 @dataclass(frozen=True)

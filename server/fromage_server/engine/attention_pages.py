@@ -7,6 +7,7 @@ Triton kernel of ``paged_kernel``. Both take a step's prompts and single tokens 
 from __future__ import annotations
 
 import inspect
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fromage_server.engine.attention import BLOCK_SIZE, Layout, Scores
+from fromage_server.engine.attention import BLOCK_SIZE, Layout, Scores, Span
 from fromage_server.engine.kv_cache import KVShape
+from fromage_server.engine.landing import upload
 
+log = logging.getLogger(__name__)
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -33,17 +36,20 @@ class Tables:
 
     @classmethod
     def of(cls, layout: Layout) -> Tables:
-        def numbers(values: list[Any]) -> Tensor:
-            return torch.tensor(values, dtype=torch.int32, device=layout.device)
+        def numbers(values: list[int]) -> Tensor:
+            return upload(values, torch.int32, layout.device)
 
         spans = layout.spans
-        widest = max(len(span.blocks) for span in spans)
+        longest = max(span.length for span in spans)
+        # As wide as what is stored so far: a prompt has blocks for all of it from the beginning.
+        width = -(-longest // BLOCK_SIZE)
+        rows = (s.blocks[:width] + (0,) * (width - len(s.blocks)) for s in spans)
         return cls(
             starts=numbers([0, *(span.stop for span in spans)]),
             lengths=numbers([span.length for span in spans]),
-            pages=numbers([[*s.blocks, *[0] * (widest - len(s.blocks))] for s in spans]),
+            pages=numbers([block for row in rows for block in row]).view(len(spans), width),
             most_tokens=max(span.count for span in spans),
-            most_positions=max(span.length for span in spans),
+            most_positions=longest,
         )
 
 
@@ -59,10 +65,11 @@ def single_tokens(pages: Tensor, lengths: Tensor) -> dict[Any, Any]:
 class PagesBackend:
     """Storage per layer: (2, pages, page, heads, head_dim)."""
 
-    def __init__(self, *, use_varlen: bool | None = None, num_splits: int | None = None) -> None:
-        """``num_splits`` 1: torch's kernel sums every query's keys in one go."""
-        self._num_splits = num_splits
-        self._use_varlen = has_paged_varlen() if use_varlen is None else use_varlen
+    def __init__(self, *, use_varlen: bool | None = None, whole: bool = False) -> None:
+        """``whole``: every query's keys are summed in one go, in the same order whatever else is
+        there. ``use_varlen`` None: where torch's kernel turns out to work."""
+        self._whole = whole
+        self._use_varlen = use_varlen
 
     def allocate(self, shape: KVShape, blocks: int, device: torch.device) -> Tensor:
         size = (shape.layers, 2, blocks, BLOCK_SIZE, shape.heads, shape.head_dim)
@@ -86,25 +93,24 @@ class PagesBackend:
             layout.scratch["tables"] = Tables.of(layout)
         tables: Tables = layout.scratch["tables"]
         rows = query[:, :count].transpose(0, 1).contiguous()
-        if self._use_varlen and not scores.softcap and query.dtype in _HALF:
-            out = _varlen(rows, keys, values, tables, scores, self._num_splits)
+        if self._takes_varlen(rows, keys, scores):
+            out = _varlen(rows, keys, values, tables, scores)
         else:
             out = _triton(layout, rows, keys, values, tables, scores)
         return functional.pad(out, (0, 0, 0, 0, 0, query.shape[1] - count))
 
+    def _takes_varlen(self, query: Tensor, keys: Tensor, scores: Scores) -> bool:
+        """Windows and softcaps are the Triton kernel's, and sums that must not be split."""
+        if self._whole or scores.softcap or scores.window or query.dtype not in _HALF:
+            return False
+        if self._use_varlen is None:  # with the first pass, which nobody waits for
+            self._use_varlen = has_paged_varlen(keys, query.shape[1])
+        return self._use_varlen
 
-def _varlen(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    tables: Tables,
-    scores: Scores,
-    num_splits: int | None,
-) -> Tensor:
+
+def _varlen(query: Tensor, keys: Tensor, values: Tensor, tables: Tables, scores: Scores) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    # Its window counts the positions to the left, without the query's own.
-    left = scores.window - 1 if scores.window else -1
     found = varlen_attn(
         query,
         keys,
@@ -114,11 +120,10 @@ def _varlen(
         tables.most_tokens,
         tables.most_positions,
         scale=scores.scale,
-        window_size=(left, 0),
+        window_size=(-1, 0),
         enable_gqa=query.shape[1] != keys.shape[2],
         seqused_k=tables.lengths,
         block_table=tables.pages,
-        num_splits=num_splits,
     )
     assert isinstance(found, Tensor)
     return found
@@ -158,10 +163,26 @@ def _tiles(layout: Layout, tokens: int) -> tuple[Tensor, Tensor]:
     return numbers[:, 0].contiguous(), numbers[:, 1].contiguous()
 
 
-def has_paged_varlen() -> bool:
-    """Whether this torch's ``varlen_attn`` reads page tables."""
+def has_paged_varlen(keys: Tensor, heads: int) -> bool:
+    """Whether ``varlen_attn`` reads pages like ``keys`` (pages, page, K, D) on their device. Which
+    of its kernels does depends on torch and on the GPU (FlashAttention 2 wants pages of 256), so it
+    is tried, for a piece of a prompt and for a single token, and compared."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return False
-    return "block_table" in inspect.signature(varlen_attn).parameters
+    if "block_table" not in inspect.signature(varlen_attn).parameters:
+        return False
+    pages, size, shared, dim = (2, *keys.shape[1:])
+    states = torch.randn(2, pages, size, shared, dim, dtype=keys.dtype, device=keys.device)
+    layout = Layout.of([Span(0, 3, size - 1, (0, 1)), Span(3, 4, 4, (1,))], keys.device)
+    query = torch.randn(4, heads, dim, dtype=keys.dtype, device=keys.device)
+    scores = Scores(dim**-0.5, 0, 0.0)
+    tables = Tables.of(layout)
+    expected = _triton(layout, query, states[0], states[1], tables, scores)
+    try:
+        found = _varlen(query, states[0], states[1], tables, scores)
+    except (RuntimeError, ValueError) as error:
+        log.info("torch's paged attention is not used: %s", error)
+        return False
+    return torch.allclose(found.float(), expected.float(), atol=0.05, rtol=0.05)

@@ -46,7 +46,7 @@ class Counts:
 @dataclass(frozen=True)
 class EngineStats:
     """``waiting`` and ``running`` requests and the KV storage as they are now: blocks that somebody
-    holds, blocks that only the prefix cache has, and all."""
+    holds, blocks that the prefix cache knows (held or not), and all."""
 
     waiting: int
     running: int

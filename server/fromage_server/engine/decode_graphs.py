@@ -65,16 +65,17 @@ class DecodeGraphs:
         self._inputs = torch.zeros(streams, _PAGES, dtype=torch.int32, device=device)
         self._pages = torch.zeros(streams, pages, dtype=torch.int32, device=device)
         self._before = torch.zeros(streams, dtype=torch.long, device=device)
-        # Two in turn: what the last pass is being fed from must not change yet.
-        most, on_gpu = streams * (_PAGES + pages), device.type == "cuda"
-        self._staging = [torch.zeros(most, dtype=torch.int32, pin_memory=on_gpu) for _ in range(2)]
+        self._output: DecodeOutput | None = None  # of the largest size; all write into it
         self._replays: dict[int, Callable[[], DecodeOutput]] = {}
         self._pool: Any = None
 
     def warm_up(self) -> None:
-        """Record all sizes, the largest first: the others then find room in its memory."""
+        """Record all sizes, the largest first: the others then find room in its memory. Where
+        nothing is recorded, one pass."""
         for size in reversed(self._sizes):
             self._replay(size)
+        self._feed_nobody(self._sizes[0])
+        self._replay(self._sizes[0])()
 
     def run(self, rows: Sequence[DecodeRow], before: Tensor | None) -> DecodeOutput:
         """In the order of ``rows``."""
@@ -88,15 +89,16 @@ class DecodeGraphs:
 
     def _feed(self, rows: Sequence[DecodeRow], size: int) -> None:
         widest = max(len(row.blocks) for row in rows)
-        width = _PAGES + widest
-        self._staging.reverse()
-        staged = self._staging[0][: size * width].view(size, width)
+        # torch gives this memory to nobody else while it is being read (its pinned allocator).
+        on_gpu = self._inputs.is_cuda
+        staged = torch.empty(size, _PAGES + widest, dtype=torch.int32, pin_memory=on_gpu)
         nobody = DecodeRow(0, -1, 0, (self._spare,))
         for line, row in zip(staged.numpy(), [*rows, *[nobody] * (size - len(rows))], strict=True):
             place = row.blocks[row.position // BLOCK_SIZE] * BLOCK_SIZE + row.position % BLOCK_SIZE
             known = row.token is not None
             line[:_PAGES] = (row.token or 0, -1 if known else row.before, row.position, place)
             line[_PAGES : _PAGES + len(row.blocks)] = row.blocks
+            line[_PAGES + len(row.blocks) :] = self._spare  # kernels may look at it
         fed = staged.to(self._inputs.device, non_blocking=True)
         self._inputs[:size].copy_(fed[:, :_PAGES])
         self._pages[:size, :widest].copy_(fed[:, _PAGES:])
@@ -110,7 +112,7 @@ class DecodeGraphs:
         return lambda: self._pass(size)
 
     def _recorded(self, size: int) -> Callable[[], DecodeOutput]:
-        """Where the model does what cannot be recorded, it runs as it is."""
+        """What cannot be recorded (the model may ask the device for a number) runs as it is."""
         self._feed_nobody(size)
         aside = torch.cuda.Stream(self._model.device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(self._model.device))
@@ -155,7 +157,18 @@ class DecodeGraphs:
                 past_key_values=cache,
             )
         queries = self._model.mappers.query_embeddings(output.hidden[0])
-        return DecodeOutput(output.logits[0], queries)
+        return self._kept(DecodeOutput(output.logits[0], queries))
+
+    def _kept(self, output: DecodeOutput) -> DecodeOutput:
+        """In the buffers that all sizes share: a vocabulary's numbers for hundreds of rows are too
+        many to keep for each size."""
+        size = len(output.logits)
+        if self._output is None:
+            self._output = DecodeOutput(
+                *(t.new_empty(self._streams, t.shape[1]) for t in (output.logits, output.queries))
+            )
+        logits, queries = self._output.logits[:size], self._output.queries[:size]
+        return DecodeOutput(logits.copy_(output.logits), queries.copy_(output.queries))
 
 
 def batch_sizes(streams: int) -> list[int]:

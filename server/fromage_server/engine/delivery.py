@@ -14,7 +14,7 @@ from fromage_server.engine.events import ErrorEvent, Event, FinishReason, RetEve
 from fromage_server.engine.job import Job
 from fromage_server.engine.runner import Runner, StepOutput
 from fromage_server.engine.sampling import Sampled, Samples
-from fromage_server.engine.scheduler import Chunk, Scheduler
+from fromage_server.engine.scheduler import Chunk, Plan, Scheduler
 from fromage_server.engine.scoring import ScoringJob
 from fromage_server.engine.sequence import Sequence
 from fromage_weights.grounded import GroundedModel
@@ -25,10 +25,13 @@ _NOT_FINITE = "the model's numbers are not finite for this prompt"
 
 @dataclass(frozen=True)
 class Flight:
-    """A step's outputs, and the tokens sampled from them; both may still be on the device."""
+    """A step that was launched at ``since`` (``time.perf_counter``): its outputs and the tokens
+    sampled from them, which may still be on the device."""
 
+    plan: Plan
     outputs: list[StepOutput]
     samples: Samples | None
+    since: float
 
 
 def wanting(outputs: Seq[StepOutput]) -> list[tuple[StepOutput, Sequence]]:
@@ -142,6 +145,8 @@ class Delivery:
             self._fail(job, f"the model failed: {type(error).__name__}: {error}")
 
     def _fail(self, job: Job, message: str) -> None:
+        if job.ended:  # a pass too many, of a reply that is over
+            return
         self._counts.failed += 1
         self.end(job, ErrorEvent(message))
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -78,7 +79,8 @@ class Engine:
             pages = -(-self.max_context // BLOCK_SIZE)
             self._runner.use_graphs(config.max_batch, pages, record=on_gpu)
         self._ahead = on_gpu if ahead is None else ahead
-        self._flight = Flight([], None)  # launched, and nobody has been told yet
+        self._flight = _nothing()  # launched, and nobody has been told yet
+        self._landed = 0.0  # when the last step came back
         self._pool = BlockPool(blocks, BLOCK_SIZE, neighbours=not on_gpu)
         self._pace = Pace(config.prefill_tokens)
         self._scheduler = Scheduler(
@@ -175,24 +177,30 @@ class Engine:
         """Raise AssertionError where something was left behind; for an engine at rest."""
         with self._changed:
             assert self._scheduler.is_idle, "there are requests in the engine"
+            assert not self._flight.outputs, "a step has not been told to anybody"
             self._pool.check()
 
     @torch.inference_mode()
-    def warm_up(self) -> None:
-        """Run what will be run, for the first time: kernels are chosen, compiled and recorded."""
-        on_gpu = self._model.device.type == "cuda"
-        self._runner.warm_up(self._pace.most if on_gpu else BLOCK_SIZE)
+    def warm_up(self, tokens: int | None = None) -> None:
+        """Run what will be run, for the first time: kernels are chosen, compiled and recorded.
+        ``tokens``: of a prompt; None for a whole step's on a GPU, and a block's on a CPU."""
+        device = self._model.device
+        if tokens is None:
+            tokens = self._pace.most if device.type == "cuda" else BLOCK_SIZE
+        with _current(device):
+            self._runner.warm_up(min(tokens, self.max_context))
 
     @torch.inference_mode()
     def step(self) -> bool:
         """One step: a token for everybody, and a piece of the newcomers' prompts. False where
         nothing was to do. With ``ahead`` the device has the step's work before the one before is
         looked at, and is never idle."""
-        start = time.perf_counter()
-        plan = self._schedule()
-        landing = self._exchange(self._launch(plan.chunks))
-        self._delivery.deliver(landing)
-        self._measure(plan, time.perf_counter() - start)
+        with _current(self._model.device):
+            plan = self._schedule()
+            launched = self._launch(plan)
+            landing = self._exchange(launched)
+            self._delivery.deliver(landing)
+            self._measure(landing)
         return bool(plan.chunks or landing.outputs)
 
     def _schedule(self) -> Plan:
@@ -206,9 +214,10 @@ class Engine:
         self._counts.preempted += len(plan.preempted)
         return plan
 
-    def _launch(self, chunks: Seq[Chunk]) -> Flight:
-        outputs = self._run(chunks)
-        return Flight(outputs, self._sample(outputs))
+    def _launch(self, plan: Plan) -> Flight:
+        since = time.perf_counter()
+        outputs = self._run(plan.chunks)
+        return Flight(plan, outputs, self._sample(outputs), since)
 
     def _exchange(self, launched: Flight) -> Flight:
         """The step to be told about: this one, or with ``ahead`` the one before."""
@@ -217,16 +226,16 @@ class Engine:
         landing, self._flight = self._flight, launched
         return landing
 
-    def _run(self, chunks: Seq[Chunk]) -> list[StepOutput]:
+    def _run(self, chunks: Seq[Chunk], *, again: bool = False) -> list[StepOutput]:
         """A step that fails is tried again one by one, so that only its cause is lost."""
         if not chunks:
             return []
         try:
-            return self._runner.run(chunks, self._before)
+            return self._runner.run(chunks, self._before, replay=not again)
         except Exception as error:
             self._runner.check_device()
             if len(chunks) > 1:
-                return [output for chunk in chunks for output in self._run([chunk])]
+                return [out for chunk in chunks for out in self._run([chunk], again=True)]
             self._delivery.fail_all([chunks[0].job], error)
             return []
 
@@ -251,7 +260,10 @@ class Engine:
         """The tokens that have not landed yet."""
         return None if self._flight.samples is None else self._flight.samples.tokens
 
-    def _measure(self, plan: Plan, seconds: float) -> None:
+    def _measure(self, flight: Flight) -> None:
+        """A step lasts from its launch, or the landing of the one before, to its own landing."""
+        now, plan = time.perf_counter(), flight.plan
+        seconds, self._landed = now - max(flight.since, self._landed), now
         decoding = sum(chunk.count == 1 for chunk in plan.chunks)
         prefilled = sum(chunk.count for chunk in plan.chunks if chunk.count > 1)
         if plan.chunks:
@@ -270,7 +282,7 @@ class Engine:
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            while not self._stopping and self._scheduler.is_idle:
+            while not (self._stopping or self._flight.outputs) and self._scheduler.is_idle:
                 self._changed.wait()
             return not self._stopping
 
@@ -278,9 +290,19 @@ class Engine:
         with self._changed:
             self._end = self._end or reason
             jobs = self._scheduler.drain()
+            self._flight = _nothing()
         for job in jobs:
             job.ended = True
             try:
                 job.on_event(ErrorEvent(self._end))
             except BaseException:  # the others are still waiting to be told
                 logger.exception("the caller of %s failed on ErrorEvent", job.id)
+
+
+def _nothing() -> Flight:
+    return Flight(Plan(), [], None, 0.0)
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Streams, events and kernels of other libraries are those of the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

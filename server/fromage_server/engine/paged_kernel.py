@@ -55,7 +55,7 @@ def _kernel(  # type: ignore[no-untyped-def]
         place = page.to(tl.int64) * kv_page + (column % PAGE) * kv_place + shared_head * kv_head
         mask = is_column[:, None] & is_dim[None, :]
         k = tl.load(keys + place[:, None] + dim[None, :], mask=mask, other=0.0)
-        scores = tl.dot(q, tl.trans(k)) * scale
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         if CAPPED:
             scaled = scores / softcap
             scores = softcap * (2.0 / (1.0 + tl.exp(-2.0 * scaled)) - 1.0)  # tanh
@@ -69,7 +69,7 @@ def _kernel(  # type: ignore[no-untyped-def]
         weights = tl.exp(scores - base[:, None])
         faded = tl.exp(best - base)
         v = tl.load(values + place[:, None] + dim[None, :], mask=mask, other=0.0)
-        sums = sums * faded[:, None] + tl.dot(weights.to(v.dtype), v)
+        sums = sums * faded[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         total = total * faded + tl.sum(weights, 1)
         best = higher
     result = sums / tl.where(total > 0, total, 1.0)[:, None]

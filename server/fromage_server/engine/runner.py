@@ -1,6 +1,5 @@
 """The model's forward pass over a step's packed tokens."""
 
-from bisect import bisect_left
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import accumulate
@@ -17,7 +16,7 @@ from fromage_server.engine.attention_runs import RunsBackend
 from fromage_server.engine.decode_graphs import DecodeGraphs, DecodeRow
 from fromage_server.engine.job import Reads
 from fromage_server.engine.kv_cache import KVShape, PagedCache
-from fromage_server.engine.landing import Landing
+from fromage_server.engine.landing import Landing, upload
 from fromage_server.engine.ranks import Leader, Pass, Storage
 from fromage_server.engine.scheduler import Chunk
 from fromage_server.engine.sequence import Sequence
@@ -109,10 +108,13 @@ class Runner:
             self._graphs.warm_up()
         self.check_device()
 
-    def run(self, chunks: Seq[Chunk], before: Tensor | None = None) -> list[StepOutput]:
-        """In the order of ``chunks``."""
+    def run(
+        self, chunks: Seq[Chunk], before: Tensor | None = None, *, replay: bool = True
+    ) -> list[StepOutput]:
+        """In the order of ``chunks``. What a recorded pass brings (``replay``) is gone with the
+        next one."""
         streams = [chunk for chunk in chunks if _is_newest(chunk)]
-        if self._graphs is not None and len(streams) == len(chunks):
+        if replay and self._graphs is not None and len(streams) == len(chunks):
             return self._replay(streams, before)
         if self._fixed is None:
             return self._forward(chunks, before)
@@ -130,16 +132,10 @@ class Runner:
         ]
         output = self._graphs.run(rows, before)
         reads = [chunk.job.reads(chunk.start, chunk.stop) for chunk in chunks]
-        asked = [row for row, read in enumerate(reads) if read.queries]
-        landing = Landing(output.queries[asked])
+        # All of them: to pick some, the host would have to wait for the device.
+        landing = Landing(*([output.queries] if any(read.queries for read in reads) else ()))
         return [
-            StepOutput(
-                chunk,
-                read,
-                output.logits[row : row + len(read.logits)],
-                landing,
-                bisect_left(asked, row),
-            )
+            StepOutput(chunk, read, output.logits[row : row + len(read.logits)], landing, row)
             for row, (chunk, read) in enumerate(zip(chunks, reads, strict=True))
         ]
 
@@ -173,9 +169,9 @@ class Runner:
         with self._paged.step(Layout.of(step.spans, device)) as cache:
             return self._model.forward(
                 step.embedded[None],
-                position_ids=torch.tensor(step.positions, device=device)[None],
+                position_ids=upload(step.positions, torch.long, device)[None],
                 past_key_values=cache,
-                logits_to_keep=torch.tensor(step.kept, dtype=torch.long, device=device),
+                logits_to_keep=upload(step.kept, torch.long, device),
             )
 
     def close(self) -> None:
@@ -194,6 +190,9 @@ class Runner:
     def _embedded(self, chunks: Seq[Chunk], before: Tensor | None) -> Tensor:
         """(N, D); the newest tokens of all streams are looked up together."""
         newest = [_newest(chunk) for chunk in chunks if _is_newest(chunk)]
+        for chunk in chunks:
+            if _is_newest(chunk):
+                chunk.job.embedded = None  # a reply that had given way has caught up
         looked_up = iter(self._model.embed_ids(self._ids(newest, before)))
         rows = [
             next(looked_up)[None] if _is_newest(chunk) else self._prompt_rows(chunk)
@@ -203,13 +202,13 @@ class Runner:
 
     def _ids(self, newest: Seq[tuple[int | None, int]], before: Tensor | None) -> Tensor:
         """(n,), those that nobody knows yet from the samples of the step before."""
-        ids = torch.tensor([token or 0 for token, _ in newest], dtype=torch.long)
+        ids = upload([token or 0 for token, _ in newest], torch.long, self._model.device)
         pending = [i for i, (token, _) in enumerate(newest) if token is None]
         if not pending or before is None:
             return ids
-        ids = ids.to(before.device)
         # -1, where nothing could be sampled: its sequence has failed already.
-        ids[pending] = before[[newest[i][1] for i in pending]].clamp(min=0)
+        rows = upload([newest[i][1] for i in pending], torch.long, before.device)
+        ids[upload(pending, torch.long, before.device)] = before[rows].clamp(min=0)
         return ids
 
     def _prompt_rows(self, chunk: Chunk) -> Tensor:
@@ -248,12 +247,12 @@ class Runner:
             return torch.empty(0, mappers.shared_dim)
         if self._fixed is not None:
             return torch.cat([mappers.query_embeddings(hidden[row : row + 1]) for row in rows])
-        return mappers.query_embeddings(hidden[rows])
+        return mappers.query_embeddings(hidden[upload(rows, torch.long, hidden.device)])
 
 
 def _backend_for(device: torch.device, *, whole: bool) -> Backend:
     if device.type == "cuda":
-        return PagesBackend(num_splits=1 if whole else None)
+        return PagesBackend(whole=whole)
     return RunsBackend(whole=whole)
 
 

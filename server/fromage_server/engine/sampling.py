@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fromage_server.engine.events import TokenLogprob
-from fromage_server.engine.landing import Landing
+from fromage_server.engine.landing import Landing, upload
 from fromage_server.engine.request import SamplingParams
 
 
@@ -76,29 +76,29 @@ def sample(
     tokens = logits.argmax(dim=-1)
     warm = [i for i, row in enumerate(rows) if row.params.temperature > 0]
     if warm:
-        filtered = _filter(logits[warm], [rows[i].params for i in warm])
-        logits[warm] = filtered
-        tokens[warm] = _draw(filtered, [rows[i].uniform for i in warm])
+        index = upload(warm, torch.long, logits.device)
+        filtered = _filter(logits[index], [rows[i].params for i in warm])
+        logits[index] = filtered
+        tokens[index] = _draw(filtered, [rows[i].uniform for i in warm])
     return Samples(logits, tokens.masked_fill(~usable, -1), rows)
 
 
 def _scale_and_mask(logits: Tensor, rows: Sequence[SamplingRow], ret_token_id: int) -> None:
     factors = [row.params.ret_scale_factor for row in rows]
     if any(factor != 1 for factor in factors):
-        scale = torch.tensor(factors, dtype=logits.dtype)
-        logits[:, ret_token_id] *= scale.to(logits.device, non_blocking=True)
-    places = [(i, token) for i, row in enumerate(rows) for token in row.forbidden]
+        logits[:, ret_token_id] *= upload(factors, logits.dtype, logits.device)
+    places = [i * logits.shape[1] + t for i, row in enumerate(rows) for t in row.forbidden]
     if places:
-        row_index, token_index = torch.tensor(places, device=logits.device).unbind(dim=1)
-        logits[row_index, token_index] = -torch.inf
+        logits.view(-1).index_fill_(0, upload(places, torch.long, logits.device), -torch.inf)
 
 
 def _mask_second_ret(
     logits: Tensor, rows: Sequence[SamplingRow], ret_token_id: int, before: Tensor
 ) -> None:
-    looking = [(i, row.one_ret) for i, row in enumerate(rows) if row.one_ret is not None]
+    looking = [i for i, row in enumerate(rows) if row.one_ret is not None]
     if looking:
-        index, place = torch.tensor(looking, device=logits.device).unbind(dim=1)
+        index = upload(looking, torch.long, logits.device)
+        place = upload([rows[i].one_ret or 0 for i in looking], torch.long, logits.device)
         of_ret = logits[index, ret_token_id]
         was_ret = before[place] == ret_token_id
         logits[index, ret_token_id] = of_ret.masked_fill(was_ret, -torch.inf)
@@ -108,7 +108,7 @@ def _filter(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     """(n, V) logits over temperature; what top_k and top_p leave out is -inf."""
 
     def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=logits.dtype, device=logits.device)[:, None]
+        return upload(values, logits.dtype, logits.device)[:, None]
 
     # Relative to the largest, and not by zero: a tiny temperature is greedy, not NaN.
     logits = logits - logits.amax(dim=-1, keepdim=True)
@@ -131,7 +131,7 @@ def _draw(logits: Tensor, uniforms: list[float]) -> Tensor:
     """(n,) ids by the inverse of the cumulative distribution: a seed's reply then depends on the
     batch only where float noise moves a border across the drawn number."""
     cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
-    drawn = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None]
+    drawn = upload(uniforms, torch.float64, logits.device)[:, None]
     tokens = torch.searchsorted(cumulative, drawn * cumulative[:, -1:], right=True)
     return tokens[:, 0].clamp(max=logits.shape[-1] - 1)
 
@@ -141,8 +141,9 @@ def _logprobs(logits: Tensor, tokens: Tensor, limits: Sequence[int | None]) -> t
     wanted = [i for i, limit in enumerate(limits) if limit is not None]
     if not wanted:
         return ()
-    logprobs = logits[wanted].log_softmax(dim=-1)
+    index = upload(wanted, torch.long, logits.device)
+    logprobs = logits[index].log_softmax(dim=-1)
     count = min(max(limits[i] or 0 for i in wanted), logits.shape[-1])
     values, ids = logprobs.topk(count, dim=-1)
-    own = logprobs.gather(-1, tokens[wanted].clamp(min=0)[:, None])[:, 0]
+    own = logprobs.gather(-1, tokens[index].clamp(min=0)[:, None])[:, 0]
     return own, values, ids

@@ -64,7 +64,7 @@ class Scheduler:
         self._pace = pace
         self._piece = piece
         self._waiting: deque[Job] = deque()
-        self._running: list[Job] = []  # those that have blocks, oldest first
+        self._running: dict[Job, None] = {}  # those that have blocks, oldest first
 
     @property
     def waiting(self) -> int:
@@ -129,7 +129,7 @@ class Scheduler:
         if job in self._waiting:
             self._waiting.remove(job)
         if job in self._running:
-            self._running.remove(job)
+            del self._running[job]
             self._release(job, forget=forget)
 
     def drain(self) -> list[Job]:
@@ -141,11 +141,13 @@ class Scheduler:
 
     def _admit(self, budget: int, plan: Plan) -> None:
         blocked: deque[Job] = deque()
+        slots = self._max_batch - self._slots_taken
         while self._waiting and budget > 0:
             job = self._waiting.popleft()
-            if job.needs_slot and self._slots_taken >= self._max_batch:
+            if job.needs_slot and slots <= 0:
                 blocked.append(job)
             elif self._begin(job):
+                slots -= job.needs_slot
                 budget -= self._plan_prefill(job, budget, plan)
             else:  # nobody overtakes a prompt that waits for blocks
                 blocked.append(job)
@@ -173,7 +175,7 @@ class Scheduler:
         job.chain = pool.prefixes.chain_of(found[-1]) if found else job.chain
         if job.cached_tokens is None:
             job.cached_tokens = job.computed
-        self._running.append(job)
+        self._running[job] = None
         return True
 
     def _plan_prefill(self, job: Job, budget: int, plan: Plan) -> int:
@@ -206,7 +208,7 @@ class Scheduler:
     def _preempt(self, job: Job, plan: Plan) -> None:
         plan.chunks = [chunk for chunk in plan.chunks if chunk.job is not job]
         plan.preempted.append(job)
-        self._running.remove(job)
+        del self._running[job]
         self._release(job)
         self._waiting.appendleft(job)
 

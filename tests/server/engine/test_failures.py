@@ -171,7 +171,7 @@ def test_when_the_thread_dies_started_jobs_without_a_slot_hear_of_it(
 ) -> None:
     """Scoring and prompts of which nothing is generated are over within their step."""
 
-    def lost(*_: object) -> None:
+    def lost(*_: object, **__: object) -> None:
         raise SystemExit("the device is lost")
 
     engine = Engine(model)

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from fromage_server.engine import Engine, EngineConfig
+from fromage_server.engine.delivery import Flight
+from fromage_server.engine.scheduler import Plan
 from fromage_weights.grounded import GroundedModel
-from tests.server.engine.driving import answer, answers, reply
+from tests.server.engine.driving import Heard, answer, answers, drain, reply
 from tests.server.engine.test_equals_generate import (
     EVERY_MODEL,
     expected_of,
@@ -49,14 +51,14 @@ def test_decode_steps_are_recorded(family: str, caplog: pytest.LogCaptureFixture
 
 @pytest.mark.parametrize("family", ["opt", "llama", "mistral"])
 def test_half_precision_in_a_batch_is_as_alone(family: str) -> None:
-    """Whatever bfloat16 makes of a prompt, recorded or not, it is about the same: most first
-    tokens agree, where nothing has drifted yet."""
+    """Whatever bfloat16 makes of a prompt, recorded or not, it is about the same: most of the
+    second tokens agree, the first ones that a recorded pass brings."""
     model = on_gpu(family, True, torch.bfloat16)
     requests = requests_of(family, True)
     plain = answers(Engine(model, graphs=False, ahead=False), requests)
     fast = answers(Engine(model), requests, steps_between=1)
-    agreeing = sum(a.ids[0] == b.ids[0] for a, b in zip(plain, fast, strict=True))
-    assert agreeing >= len(requests) - 1
+    agreeing = sum(a.ids[:2] == b.ids[:2] for a, b in zip(plain, fast, strict=True))
+    assert agreeing >= len(requests) - 2
 
 
 def test_queries_of_a_recorded_pass() -> None:
@@ -67,3 +69,28 @@ def test_queries_of_a_recorded_pass() -> None:
         request = reply(str(i), prompt, 12, ret_scale_factor=30.0)
         found += check(model, request, answer(engine, request))
     assert found > 0
+
+
+def test_a_step_is_launched_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(on_gpu("opt", True, torch.bfloat16), EngineConfig(max_batch=4))
+    engine.warm_up()
+    warm = {"temperature": 0.8, "top_p": 0.9, "min_word_tokens": 40, "max_num_rets": 1}
+    for i, prompt in enumerate(prompts_of("opt", True)[:3]):
+        engine.submit(reply(str(i), prompt, 30, ignore_eos=True, **warm), Heard())
+    for _ in range(5):
+        engine.step()
+    launch = engine._launch
+
+    def strictly(plan: Plan) -> Flight:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return launch(plan)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(engine, "_launch", strictly)
+    for _ in range(5):
+        engine.step()
+    monkeypatch.undo()
+    drain(engine)
+    assert engine.stats().counts.failed == 0

@@ -1,5 +1,6 @@
 """What is refused at once, and with which words."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fromage_server.engine import (
     InvalidRequest,
     PromptTooLong,
     QueueFull,
+    memory,
 )
 from fromage_weights.grounded import GroundedModel, ImageSegment, TextSegment
 from tests.server.engine.driving import Heard, answer, drain, reply
@@ -101,3 +103,21 @@ def test_limits_that_make_no_sense(options: dict[str, Any]) -> None:
     (field,) = options
     with pytest.raises(InvalidRequest, match=field):
         EngineConfig(**options)
+
+
+def test_memory_that_a_container_leaves(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\n")
+    assert memory._left_to_container(tmp_path) == 450
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._left_to_container(tmp_path) > 1 << 50
+    assert memory._left_to_container(tmp_path / "none") > 1 << 50
+
+
+def test_warming_up_stays_within_the_context() -> None:
+    model = grounded("opt", True)
+    engine = Engine(model)
+    engine.warm_up(4 * model.max_context)
+    engine.warm_up()
+    engine.check_idle()

@@ -206,3 +206,19 @@ def _anything(model: GroundedModel, rng: random.Random) -> Segment:
         return image(rng.randint(0, 3))
     letters = "".join(rng.choice("abc ") for _ in range(rng.randint(1, 20)))
     return text(model, letters)
+
+
+def test_a_step_is_measured_by_what_it_computed(
+    model: GroundedModel, engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the plan of the one that was launched meanwhile."""
+    engine = engines(model, EngineConfig(prefill_tokens=10))
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        engine._pace,
+        "measured",
+        lambda seconds, decoding, prefilled: told.append((decoding, prefilled)),
+    )
+    answers(engine, [reply("a", (text(model, "x" * 25),), 4, ignore_eos=True)])
+    assert told == [(0, 10), (0, 10), (0, 5), (1, 0), (1, 0), (1, 0)]
+    engine.check_idle()

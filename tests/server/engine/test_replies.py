@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from fromage_server.engine import (
+    Engine,
     ScoringRequest,
 )
 from fromage_weights.grounded import GroundedModel, TextSegment
@@ -74,7 +75,7 @@ def test_a_seed_gives_the_same_reply_alone_and_in_a_batch(
     def seeded(name: str, seed: int) -> Any:
         return reply(name, (text(model, "Once upon"),), seed=seed, **warm)
 
-    alone = [answer(engines(model), seeded("a", seed)).ids for seed in range(4)]
+    alone = [answer(Engine(model), seeded("a", seed)).ids for seed in range(4)]
     assert len({tuple(ids) for ids in alone}) == 4
     others = [reply(str(i), (text(model, "x" * (i + 1)),), **warm) for i in range(3)]
     batch = [seeded(f"s{seed}", seed) for seed in range(4)]
