@@ -199,7 +199,7 @@ def _open(directory: Path, earlier: Store | None) -> tuple[Manifest, list[Segmen
         manifest = read_manifest(directory)
         try:
             return manifest, *_files(directory, manifest, earlier)
-        except CollectionDamaged:
+        except (CollectionDamaged, FileNotFoundError):
             if read_manifest(directory) == manifest:
                 raise
 
@@ -226,6 +226,6 @@ def verify(directory: Path) -> Manifest:
                 check_content(directory, entry)
             Store(directory)
             return manifest
-        except CollectionDamaged:
+        except (CollectionDamaged, FileNotFoundError):
             if read_manifest(directory) == manifest:
                 raise  # else files went because they were replaced

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from fromage_index import manifest, store
@@ -91,3 +93,24 @@ def test_verifying_while_segments_are_merged(
 
     monkeypatch.setattr(store, "check_content", merge_then_check)
     assert len(verify(empty.directory).segments) == 1
+
+
+def test_files_that_go_while_they_are_opened(
+    empty: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = empty
+    for number in range(3):
+        collection, _ = edit(collection, [addition(number)])
+    load, merged = np.load, []
+
+    def late(*args: Any, **options: Any) -> Any:
+        if not merged:
+            run = everything(collection.store)
+            assert run is not None
+            merged.append(True)
+            assert compact(collection, run)
+        return load(*args, **options)
+
+    monkeypatch.setattr(np, "load", late)
+    assert Collection.open(empty.directory).size == 3
+    assert len(Collection.open(empty.directory).store.segments) == 1
