@@ -101,7 +101,7 @@ def test_files_that_go_while_they_are_opened(
     collection = empty
     for number in range(3):
         collection, _ = edit(collection, [addition(number)])
-    load, merged = np.load, []
+    load, merged = np.load, list[bool]()
 
     def late(*args: Any, **options: Any) -> Any:
         if not merged:
