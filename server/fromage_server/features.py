@@ -50,9 +50,14 @@ class FeatureEncoder:
     """Encodes what the cache doesn't hold. Heavy: call it in a worker thread; several may."""
 
     def __init__(self, vision: VisionEncoder, mode: PreprocessMode) -> None:
+        import torch
+
         self._vision = vision
         self._mode: PreprocessMode = mode
         self._remembered = max(1, REMEMBERED_BYTES // (4 * vision.dim))
+        # Of its own on a GPU: the language model's steps need not wait for pictures.
+        on_gpu = vision.device.type == "cuda"
+        self._stream = torch.cuda.Stream(vision.device) if on_gpu else None
         self._tower = threading.Lock()  # held by the thread whose turn it is to run the tower
         self._lock = threading.Lock()  # guards the two below
         self._pending: OrderedDict[str, _Pending] = OrderedDict()  # by digest, not yet encoded
@@ -65,7 +70,8 @@ class FeatureEncoder:
 
         pixels = self._vision.preprocess(Image.new("RGB", (64, 64)), self._mode)
         for count in (1, _BATCH) if self._vision.device.type == "cuda" else (1,):
-            self._vision.encode(torch.stack([pixels] * count))
+            with torch.cuda.stream(self._stream):
+                self._vision.encode(torch.stack([pixels] * count))
 
     def encode(self, images: Sequence[SourceImage]) -> list[ImageSegment]:
         """One (Dv,) float32 feature per image, keyed by the image's content. Raises ApiError for
@@ -101,7 +107,8 @@ class FeatureEncoder:
         import torch
 
         try:
-            features = self._vision.encode(torch.stack([p.pixels for p in batch.values()]))
+            with torch.cuda.stream(self._stream):
+                features = self._vision.encode(torch.stack([p.pixels for p in batch.values()]))
         except Exception as error:
             for pending in batch.values():
                 pending.error = error

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from threading import Condition
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fromage_server.engine.config import Counts
 from fromage_server.engine.events import ErrorEvent, Event, FinishReason, RetEvent
 from fromage_server.engine.job import Job
-from fromage_server.engine.runner import Runner, StepOutput
+from fromage_server.engine.runner import Runner
 from fromage_server.engine.sampling import Sampled, Samples
 from fromage_server.engine.scheduler import Chunk, Plan, Scheduler
 from fromage_server.engine.scoring import ScoringJob
 from fromage_server.engine.sequence import Sequence
+from fromage_server.engine.step_output import StepOutput
 from fromage_weights.grounded import GroundedModel
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,10 @@ class Flight:
     outputs: list[StepOutput]
     samples: Samples | None
     since: float
+
+    @classmethod
+    def none(cls) -> "Flight":
+        return cls(Plan(), [], None, 0.0)
 
 
 def wanting(outputs: Seq[StepOutput]) -> list[tuple[StepOutput, Sequence]]:
@@ -117,13 +121,11 @@ class Delivery:
         if not np.isfinite(queries).all():
             self._fail(job, _NOT_FINITE)
             return
-        if output.reads.logits:
-            tokens = torch.tensor(job.tokens_at(output.reads.logits), device=output.logits.device)
-            losses = torch.nn.functional.cross_entropy(output.logits, tokens, reduction="none")
-            if not bool(losses.isfinite().all()):
-                self._fail(job, _NOT_FINITE)
-                return
-            job.logprobs += (-losses).tolist()
+        logprobs = output.logprobs()
+        if not np.isfinite(logprobs).all():
+            self._fail(job, _NOT_FINITE)
+            return
+        job.logprobs += logprobs
         job.queries |= dict(zip(output.reads.queries, queries, strict=True))
         if output.chunk.is_last:
             self._send(job, job.event(self._model.mappers.shared_dim))

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -19,15 +18,17 @@ from fromage_server.engine.errors import EngineStopped
 from fromage_server.engine.events import ErrorEvent, Event
 from fromage_server.engine.job import Job
 from fromage_server.engine.kv_cache import KVShape
+from fromage_server.engine.landing import current
 from fromage_server.engine.memory import free_bytes, storage_blocks
 from fromage_server.engine.pace import Pace
 from fromage_server.engine.ranks import Leader
 from fromage_server.engine.request import GenerationRequest, ScoringRequest
-from fromage_server.engine.runner import FixedShapes, Runner, StepOutput
+from fromage_server.engine.runner import FixedShapes, Runner
 from fromage_server.engine.sampling import Samples, sample
 from fromage_server.engine.scheduler import Chunk, Plan, Scheduler
 from fromage_server.engine.scoring import ScoringJob
 from fromage_server.engine.sequence import Sequence, Vocabulary
+from fromage_server.engine.step_output import StepOutput
 from fromage_weights.grounded import GroundedModel
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Engine:
             pages = -(-self.max_context // BLOCK_SIZE)
             self._runner.use_graphs(config.max_batch, pages, record=on_gpu)
         self._ahead = on_gpu if ahead is None else ahead
-        self._flight = _nothing()  # launched, and nobody has been told yet
+        self._flight = Flight.none()  # launched, and nobody has been told yet
         self._landed = 0.0  # when the last step came back
         self._pool = BlockPool(blocks, BLOCK_SIZE, neighbours=not on_gpu)
         self._pace = Pace(config.prefill_tokens)
@@ -187,7 +188,7 @@ class Engine:
         device = self._model.device
         if tokens is None:
             tokens = self._pace.most if device.type == "cuda" else BLOCK_SIZE
-        with _current(device):
+        with current(device):
             self._runner.warm_up(min(tokens, self.max_context))
 
     @torch.inference_mode()
@@ -195,7 +196,7 @@ class Engine:
         """One step: a token for everybody, and a piece of the newcomers' prompts. False where
         nothing was to do. With ``ahead`` the device has the step's work before the one before is
         looked at, and is never idle."""
-        with _current(self._model.device):
+        with current(self._model.device):
             plan = self._schedule()
             launched = self._launch(plan)
             landing = self._exchange(launched)
@@ -290,19 +291,10 @@ class Engine:
         with self._changed:
             self._end = self._end or reason
             jobs = self._scheduler.drain()
-            self._flight = _nothing()
+            self._flight = Flight.none()
         for job in jobs:
             job.ended = True
             try:
                 job.on_event(ErrorEvent(self._end))
             except BaseException:  # the others are still waiting to be told
                 logger.exception("the caller of %s failed on ErrorEvent", job.id)
-
-
-def _nothing() -> Flight:
-    return Flight(Plan(), [], None, 0.0)
-
-
-def _current(device: torch.device) -> AbstractContextManager[object]:
-    """Streams, events and kernels of other libraries are those of the current device."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

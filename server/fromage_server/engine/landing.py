@@ -1,6 +1,7 @@
 """Numbers on their way between the host and the device, neither of which waits for the other."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -32,3 +33,8 @@ def upload(
     if device.type != "cuda":
         return torch.tensor(values, dtype=dtype, device=device)
     return torch.tensor(values, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes ``device`` the current one: graphs, and kernels of other libraries, run on that."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -55,8 +55,9 @@ class SamplingParams:
 @dataclass(frozen=True)
 class GenerationRequest:
     """``prompt_ret_positions``: positions in the embedded prompt (an image takes
-    ``n_visual_tokens`` of them) whose query embeddings are wanted before the reply. ``arrived``
-    (``time.perf_counter``): when the timings begin; None for submission."""
+    ``n_visual_tokens`` of them) whose query embeddings are wanted before the reply; they come
+    as they are computed, and each says which it is. ``arrived`` (``time.perf_counter``): when the
+    timings begin; None for submission."""
 
     id: str
     segments: tuple[Segment, ...]

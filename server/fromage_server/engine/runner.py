@@ -4,9 +4,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import accumulate
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,27 +18,8 @@ from fromage_server.engine.landing import Landing, upload
 from fromage_server.engine.ranks import Leader, Pass, Storage
 from fromage_server.engine.scheduler import Chunk
 from fromage_server.engine.sequence import Sequence
+from fromage_server.engine.step_output import StepOutput, scores_of
 from fromage_weights.grounded import ForwardOutput, GroundedModel
-
-
-@dataclass
-class StepOutput:
-    """Of one chunk: ``logits`` (n, V) in the order of ``reads``, still on the device."""
-
-    chunk: Chunk
-    reads: Reads
-    logits: Tensor
-    landing: Landing
-    first: int
-
-    def queries(self, positions: Seq[int]) -> NDArray[np.float32]:
-        """(m, E), those of ``positions``, which are among ``reads.queries``."""
-        if not positions:
-            return np.empty((0, 0), dtype=np.float32)
-        (found,) = self.landing.wait()
-        rows = [self.first + self.reads.queries.index(position) for position in positions]
-        queries: NDArray[np.float32] = found[rows].numpy()
-        return queries
 
 
 @dataclass(frozen=True)
@@ -235,10 +214,13 @@ class Runner:
         ]
         landing = Landing(self._queries(hidden, asked))
         firsts = [0, *accumulate(len(read.queries) for read in reads)]
-        return [
+        outputs = [
             StepOutput(chunk, read, logits[start : start + len(read.logits)], landing, first)
             for chunk, read, start, first in zip(chunks, reads, starts, firsts, strict=False)
         ]
+        for output in outputs:
+            output.scores = scores_of(output)
+        return outputs
 
     def _queries(self, hidden: Tensor, rows: list[int]) -> Tensor:
         """(n, L, H) -> (len(rows), E)."""
