@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fromage_index.decode import decode_image
 from fromage_index.errors import UnreadableImage
@@ -57,7 +57,8 @@ class FeatureEncoder:
         self._remembered = max(1, REMEMBERED_BYTES // (4 * vision.dim))
         # Of its own on a GPU: the language model's steps need not wait for pictures.
         on_gpu = vision.device.type == "cuda"
-        self._stream = torch.cuda.Stream(vision.device) if on_gpu else None
+        make_stream: Any = torch.cuda.Stream
+        self._stream = make_stream(vision.device) if on_gpu else None
         self._tower = threading.Lock()  # held by the thread whose turn it is to run the tower
         self._lock = threading.Lock()  # guards the two below
         self._pending: OrderedDict[str, _Pending] = OrderedDict()  # by digest, not yet encoded

@@ -20,6 +20,7 @@ class Tower:
     """Instead of a real one, to hold it up and to see its batches; a feature is the mean colour."""
 
     dim = 3
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.batches: list[int] = []

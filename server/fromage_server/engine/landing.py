@@ -11,7 +11,7 @@ class Landing:
     """Copies of ``tensors``, begun when this is made; the device goes on meanwhile."""
 
     def __init__(self, *tensors: Tensor) -> None:
-        self._copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+        self._copies = [tensor.to("cpu", non_blocking=True, copy=True) for tensor in tensors]
         self._landed: torch.cuda.Event | None = None
         device = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
         if device is not None:
