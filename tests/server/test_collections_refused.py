@@ -111,3 +111,16 @@ def test_a_page_of_another_site_sends_no_forms(client: httpx.Client) -> None:
         refused(answer, 403, "cross_site")
     own = client.post("/v1/uploads", files=form, headers={"sec-fetch-site": "same-origin"})
     assert own.status_code == 200
+
+
+@pytest.mark.parametrize("charset", ["unicode_escape", "utf-7", "undefined", "idna", "nope"])
+def test_forms_in_another_charset(client: httpx.Client, charset: str) -> None:
+    """With some of them a file's name could hold what nothing can write down again."""
+    part = b'content-disposition: form-data; name="file"; filename="\\ud800.png"'
+    body = b"--X\r\n" + part + b"\r\n\r\n" + encoded(picture(61)) + b"\r\n--X--\r\n"
+    headers = {"content-type": f"multipart/form-data; boundary=X; charset={charset}"}
+    for path in ("/v1/collections/box/images", "/v1/uploads"):
+        answer = client.post(path, content=body, headers=headers)
+        assert refused(answer, 400, "invalid_value")["param"] == "content-type"
+    headers["content-type"] = "multipart/form-data; boundary=X; charset=UTF-8"
+    assert client.post("/v1/uploads", content=body, headers=headers).status_code == 200

@@ -19,6 +19,7 @@ from fromage_server.limits import ADDITIONS_PATH
 from fromage_server.media import SourceImage
 from fromage_server.prompt import Picture
 from fromage_server.routes.collections import Name
+from fromage_server.routes.forms import check_charset
 from fromage_server.schema.collections import (
     MAX_ADDED,
     MAX_KEY,
@@ -99,6 +100,7 @@ async def add(collection: Name, state: State, request: Request) -> Response:
     fails doesn't keep the others out; where it is the only one, its error is the answer."""
     curator = state.service.curator
     if request.headers["content-type"].lower().startswith("multipart/"):
+        check_charset(request)
         async with request.form(max_files=MAX_ADDED, max_fields=MAX_ADDED) as form:
             pictures = await _from_form(form)
     else:

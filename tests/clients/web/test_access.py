@@ -114,3 +114,14 @@ def test_on_a_phone(open_page: PageMaker, demo_server: str) -> None:
     expect(page.page.get_by_label("Temperature")).to_be_in_viewport()
     page.page.touchscreen.tap(10, 400)
     expect(page.page.get_by_role("complementary")).to_be_hidden()
+
+
+def test_skipping_to_the_message_stays_in_the_conversation(page: ChatPage) -> None:
+    page.open_ready()
+    page.send("show me an elephant")
+    address = page.page.url
+    page.page.locator(".skip").focus()
+    page.page.keyboard.press("Enter")
+    expect(page.message).to_be_focused()
+    expect(page.pictures).to_have_count(1)
+    assert page.page.url == address

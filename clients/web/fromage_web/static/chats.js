@@ -20,6 +20,11 @@ export class Chats {
     this.#leave = leave;
     session.addEventListener("change", () => this.#follow());
     addEventListener("hashchange", () => this.open());
+    // Not by the address: that says which conversation is open.
+    document.querySelector(".skip").addEventListener("click", (event) => {
+      event.preventDefault();
+      byId("message").focus();
+    });
     const click = (id, handler) => byId(id).addEventListener("click", handler);
     click("new-chat", () => this.start());
     click("rename", () => this.#closing(() => this.#rename()));

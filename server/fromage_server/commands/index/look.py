@@ -107,7 +107,7 @@ def run_list(args: argparse.Namespace) -> int:
             page = collection.page(_PAGE, after)
             for record in page.images:
                 size = f"{record.width}x{record.height}" if record.width else "-"
-                print(record.id, record.key, size, _metadata(record), sep="\t")
+                print(record.id, _shown(record.key), size, _metadata(record), sep="\t")
             after = page.next
             if after is None:
                 return 0
@@ -128,7 +128,7 @@ def run_search(args: argparse.Namespace) -> int:
     )[0]
     for hit in hits:
         record = collection.image(hit.id)
-        print(f"{hit.score:.4f}", record.id, record.key, _metadata(record), sep="\t")
+        print(f"{hit.score:.4f}", record.id, _shown(record.key), _metadata(record), sep="\t")
     return 0
 
 
@@ -141,7 +141,7 @@ def run_verify(args: argparse.Namespace) -> int:
     collection = Collection.open(args.collection, device="cpu")
     missing = [id for id in collection.ids if not collection.readable(id)]
     for id in missing:
-        print(f"{id}\t{collection.image(id).key}\tcannot be opened", file=sys.stderr)
+        print(f"{id}\t{_shown(collection.image(id).key)}\tcannot be opened", file=sys.stderr)
     print(f"{collection.size - len(missing):,} of {collection.size:,} images can be shown")
     return 0
 
@@ -166,3 +166,8 @@ def _query(collection: Collection, args: argparse.Namespace) -> Float32:
 
 def _metadata(record: ImageRecord) -> str:
     return json.dumps(record.metadata, ensure_ascii=False)
+
+
+def _shown(key: str) -> str:
+    """On one line, and without anything that a terminal obeys: others may have named it."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in key)
