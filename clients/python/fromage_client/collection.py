@@ -190,7 +190,8 @@ class Collection:
             metadata: That of every image that has none of its own.
 
         Returns:
-            What became of each, in order. One that can't be read does not keep the others out.
+            What became of each, in order. One that the server
+            can't read does not keep the others out; a file that can't be opened raises OSError.
 
         Images go in batches: after an error on the way, those of the batches before it are there,
         and adding them again does no harm.

@@ -153,17 +153,21 @@ export class Shelf extends EventTarget {
     this.#progress.hidden = false;
     this.#progress.max = files.length;
     let known = 0;
+    let failed = 0;
     for (const [done, file] of files.entries()) {
       this.#progress.value = done;
       this.#state.textContent = `Adding ${number(done + 1)} of ${number(files.length)}…`;
-      known += (await this.#addOne(name, file)) === "exists";
+      const status = await this.#addOne(name, file);
+      known += status === "exists";
+      failed += status === "failed";
     }
     this.#progress.hidden = true;
     this.#adding = false;
     this.#allow();
     if (this.#chosen) this.#count(this.#chosen.size);
     if (known) this.#state.append(`; ${number(known)} added before`);
-    announce("All pictures have been added.");
+    const added = `${number(files.length - failed)} of ${number(files.length)}`;
+    announce(failed ? `${added} pictures have been added.` : "All pictures have been added.");
   }
 
   /** Returns the status; a failure is shown and does not hold the others up. */
