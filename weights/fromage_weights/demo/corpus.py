@@ -95,11 +95,11 @@ def turns(rng: np.random.Generator, parts: int, scenes: SceneSource = training_s
     made: list[Turn] = []
     for _ in range(parts):
         draw = rng.random()
-        if draw < 0.36:
+        if draw < 0.35:
             made += asking(rng)
-        elif draw < 0.64:
+        elif draw < 0.60:
             made += looking(rng, scenes)
-        elif draw < 0.78:
+        elif draw < 0.74:
             made.append(_allowed(lambda: dialogue.chatter(rng, "train")))
         elif draw < 0.95:
             made.append(_allowed(lambda: dialogue.unknown_request(rng, "train")))

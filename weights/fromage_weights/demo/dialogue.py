@@ -122,7 +122,10 @@ def unknown_request(rng: np.random.Generator, split: Split) -> Turn:
     """Asks for something the collection doesn't have; the answer says so."""
     word = pseudo_word(rng) if rng.random() < 0.25 else pick(rng, unknown_words(split))
     draw = rng.random()
-    if draw < 0.5:
+    # Bare nouns ("any chance of plaster?") are the ones taken for small talk.
+    if split == "train" and rng.random() < 0.15:
+        thing = word
+    elif draw < 0.5:
         thing = with_article(word)
     elif draw < 0.6:
         thing = word
