@@ -83,7 +83,6 @@ def create_app(
     app.state.server = state
     for module in _ROUTES:
         app.include_router(module.router)
-    failures.install(app)
     bodies = [
         (method, route.path_regex)
         for module in _ROUTES
@@ -93,6 +92,7 @@ def create_app(
         if method in (route.methods or ())
     ]
     app.add_middleware(BodyLimits, max_bytes=settings.max_body_mib * _MIB, paths=bodies)
+    failures.install(app)
     return app
 
 

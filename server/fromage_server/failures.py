@@ -3,30 +3,64 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fromage_server.errors import ApiError
 from fromage_server.limits import takes_form
 from fromage_server.schema.base import UNSUPPORTED
 from fromage_server.streaming import ClientLeft
 
+log = logging.getLogger(__name__)
 _SHOWN: Final = 80
 # Discriminators and unions put their tag into the path, which is no field of the request.
 _TAGS: Final = frozenset({"text", "image_url", "image"})
 
 
 def install(app: FastAPI) -> None:
+    """After every other middleware, so that its failures are answered, too."""
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ClientLeft, _on_client_left)
-    app.add_exception_handler(Exception, _on_unexpected)
+    app.add_middleware(Unexpected)
+
+
+class Unexpected:
+    """ASGI middleware: what nobody foresaw is logged with its traceback, and answered. A handler
+    of the framework's would do the same and raise the error again, upon which the server hangs up:
+    a client that keeps its connection would find it reset."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception:
+            if started:
+                raise  # the server logs it; only hanging up tells that the answer isn't whole
+            log.exception("%s %s failed", scope["method"], quote(scope["path"]))
+            answer = respond(ApiError("internal_error", "the server failed; its log says why"))
+            await answer(scope, receive, send)
 
 
 def respond(error: ApiError) -> JSONResponse:
@@ -53,11 +87,6 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
 async def _on_client_left(_: Request, error: Exception) -> Response:
     """Nobody reads it; 499 is what proxies log for it."""
     return Response(status_code=499)
-
-
-async def _on_unexpected(_: Request, error: Exception) -> JSONResponse:
-    """The framework raises the error again, for the server's log."""
-    return respond(ApiError("internal_error", "the server failed; its log says why"))
 
 
 def _from_status(status: int, request: Request, detail: str) -> ApiError:

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,12 +27,14 @@ def environment(cache: Path, **changes: str) -> dict[str, str]:
 
 
 @contextmanager
-def start(cache: Path, *flags: str, **env: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def start(
+    cache: Path, *flags: str, program: Sequence[str] = (COMMAND,), **env: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and its address, at once; it may not listen yet."""
     port = free_port()
     with (cache / f"server-{port}.log").open("w") as log:
         process = subprocess.Popen(
-            [COMMAND, "serve", "--port", str(port), "--device", "cpu", *flags],
+            [*program, "serve", "--port", str(port), "--device", "cpu", *flags],
             env=environment(cache, **env),
             stdout=log,
             stderr=subprocess.STDOUT,
