@@ -22,7 +22,7 @@ from fromage_index.manifest import (
     write_manifest,
 )
 from fromage_index.metadata import merged
-from fromage_index.record import Metadata, StoredRecord, image_id
+from fromage_index.record import Metadata, StoredRecord, checked_key, image_id
 from fromage_index.segment import Float32, SegmentWriter
 from fromage_index.sniff import sniff_content_type
 from fromage_index.writer import (
@@ -170,6 +170,8 @@ class _Draft:
             self.collection.forget_thumbnails(id)
 
     def _add(self, addition: Addition) -> Done:
+        if addition.key is not None:
+            checked_key(addition.key)
         digest = hashlib.sha256(addition.data).hexdigest()
         there = self._contents.get(digest) or self._with_content(digest)
         if there is not None:

@@ -13,7 +13,8 @@ IndexFailure
 ├── BadFilter                a metadata filter that says nothing the index understands
 ├── BadQuery                 a search with k, min_score or vectors out of range
 ├── BadVectors               embeddings with NaN, zero rows or the wrong shape
-├── BadMetadata              a metadata file that cannot be read
+├── BadMetadata              metadata that is no object of plain values, or a file of it
+├── BadKey                   a key that is no text
 ├── BadPickle                embeddings in a form that cannot be read without running code
 ├── NothingToIndex           a source without a single usable image
 └── FaissInstallation        no FAISS, or two builds of it at once
@@ -94,7 +95,11 @@ class BadVectors(IndexFailure):
 
 
 class BadMetadata(IndexFailure):
-    """A metadata file has a line that cannot be read."""
+    """Metadata is no object of plain values, or a file of it has a line that cannot be read."""
+
+
+class BadKey(IndexFailure):
+    """A key holds half of a surrogate pair: nothing can print it, or send it."""
 
 
 class BadPickle(IndexFailure):

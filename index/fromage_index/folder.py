@@ -23,8 +23,12 @@ class Found:
 
     @property
     def key(self) -> str:
-        """The path as text that any reader can print."""
-        return os.fsencode(self.path).decode("utf-8", "replace")
+        return key_of(self.path)
+
+
+def key_of(path: str) -> str:
+    """The path as text that any reader can print."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def find_images(folder: Path, *, without: Path) -> list[Found]:

@@ -124,12 +124,13 @@ def _matrix(file: Path, embeddings: Any) -> NDArray[np.floating[Any]]:
 def _add(
     writer: CollectionWriter, key: str, embedding: NDArray[np.floating[Any]], root: Path | None
 ) -> str:
-    if key.startswith(("http://", "https://")):
-        writer.add(key, embedding, url=key)
+    name = key.encode(errors="replace").decode()  # a path may hold what no text does
+    if name.startswith(("http://", "https://")):
+        writer.add(name, embedding, url=name)
         return "url"
     path = inside(root, key) if root is not None else None
     if root is None or path is None:
-        writer.add(key, embedding)
+        writer.add(name, embedding)
         return "missing"
-    writer.add(key, embedding, path=path.relative_to(root).as_posix())
+    writer.add(name, embedding, path=path.relative_to(root).as_posix())
     return "file" if path.is_file() else "missing"

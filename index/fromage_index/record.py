@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fromage_index.errors import BadKey
+
 Metadata = dict[str, Any]
 
 
@@ -58,6 +60,19 @@ class StoredRecord:
     @classmethod
     def parse(cls, line: bytes) -> StoredRecord:
         return cls(**json.loads(line))
+
+
+def checked_key(key: str) -> str:
+    """`key` where UTF-8 can hold it. A file's name that can't be read as UTF-8 has surrogates in
+    Python, and JSON can spell them. Raises BadKey."""
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        raise BadKey(
+            f"the key {key[:80]!r} holds half of a surrogate pair (character {error.start}), "
+            "which is no character"
+        ) from None
+    return key
 
 
 def image_id(key: str, occurrence: int = 0) -> str:

@@ -32,7 +32,7 @@ from fromage_index.manifest import (
     sync_directory,
     write_manifest,
 )
-from fromage_index.record import Metadata, StoredRecord, image_id
+from fromage_index.record import Metadata, StoredRecord, checked_key, image_id
 from fromage_index.segment import Float32, SegmentWriter
 from fromage_index.sniff import sniff_content_type
 
@@ -105,7 +105,8 @@ class CollectionWriter:
         metadata: Metadata | None = None,
     ) -> None:
         """Appends a row. `vector` (E,) is normalised here; `data` is kept in the collection, and
-        `sha256` is that of the image's file."""
+        `sha256` is that of the image's file. Raises BadKey, DimensionMismatch, BadVectors."""
+        checked_key(key)
         occurrence = self._occurrences.get(key, 0)
         self._occurrences[key] = occurrence + 1
         record = StoredRecord(

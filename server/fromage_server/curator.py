@@ -24,6 +24,7 @@ from fromage_index.editor import (
     drop_collection,
 )
 from fromage_index.errors import (
+    BadKey,
     BadMetadata,
     CollectionBusy,
     CollectionExists,
@@ -288,7 +289,7 @@ def refusal(error: IndexFailure, *, param: str | None = None) -> ApiError:
             return ApiError("collection_not_found", str(error))
         case CollectionBusy():
             return ApiError("collection_busy", str(error), retry_after=2)
-        case BadMetadata():
+        case BadMetadata() | BadKey():
             return ApiError("invalid_value", str(error), param=param)
         case _:
             log.error("a collection cannot be changed: %s", error)

@@ -13,6 +13,7 @@ from PIL import Image
 from fromage_index.build import Item, build_from_folder, build_from_items
 from fromage_index.collection import Collection
 from fromage_index.errors import (
+    BadKey,
     BadMetadata,
     BadVectors,
     CollectionExists,
@@ -45,6 +46,13 @@ def test_a_folder_in_order(tmp_path: Path) -> None:
         assert record.path == folder.resolve() / record.key
         assert (record.width, record.height) == (24, 16)
         assert collection.open_bytes(name)[0] == (folder / record.key).read_bytes()
+
+
+def test_an_item_whose_key_is_no_text_builds_nothing(tmp_path: Path) -> None:
+    items = [Item(key, encode(plain((9, 9, 9))), {}) for key in ("a", "\udcff")]
+    with pytest.raises(BadKey, match="character 0"):
+        build_from_items(items, tmp_path / "out", colour_embed, source="a test", **DEFAULTS)
+    assert not (tmp_path / "out").exists()
 
 
 def test_each_image_has_its_own_vector(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from fromage_index.editor import (
 )
 from fromage_index.errors import (
     BadFilter,
+    BadKey,
     BadMetadata,
     BadVectors,
     CollectionBusy,
@@ -35,7 +37,7 @@ from fromage_index.errors import (
     ImageNotFound,
 )
 from fromage_index.filter import Filter
-from fromage_index.locking import writing
+from fromage_index.locking import LOCK, writing
 from fromage_index.store import verify
 from fromage_index.writer import CollectionWriter
 from tests.index.editing import DIM, FILES, VECTORS, addition, keys
@@ -147,6 +149,23 @@ def test_what_cannot_be_done_does_not_touch_the_rest(empty: Collection) -> None:
     kinds = [type(outcome) for outcome in outcomes]
     assert kinds == [ImageNotFound, BadVectors, BadMetadata, Done, ImageNotFound]
     assert keys(collection) == ["7"]
+
+
+@pytest.mark.parametrize("key", ["\udcff.png", "a \ud800", "\ud83d\ude00"])
+def test_a_key_that_is_no_text_writes_nothing(empty: Collection, key: str) -> None:
+    """One that was written could be neither listed over HTTP nor printed."""
+    before = {file.name: file.read_bytes() for file in empty.directory.iterdir()}
+    named = replace(addition(3), key=key)
+    collection, (outcome,) = edit(empty, [named])
+    assert isinstance(outcome, BadKey)
+    assert f"the key {key!r}" in str(outcome)
+    str(outcome).encode()
+    assert {file.name: file.read_bytes() for file in empty.directory.iterdir()} == before | {
+        LOCK: b""
+    }
+    collection, (refused, done) = edit(collection, [named, addition(4)])
+    assert (type(refused), type(done)) == (BadKey, Done)
+    assert keys(collection) == ["4"]
 
 
 def test_what_changes_nothing_is_no_commit(empty: Collection) -> None:

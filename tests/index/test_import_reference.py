@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,19 @@ def test_rows_keep_their_order_through_several_files(tmp_path: Path) -> None:
             (hit,) = collection.search(vector[None], 1)[0]
             assert hit.row == row
             assert hit.score == pytest.approx(1.0)
+
+
+def test_a_path_that_is_no_text_is_a_key_that_is(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    root.mkdir()
+    (root / os.fsdecode(b"\xff.png")).write_bytes(encode(plain((1, 2, 3))))
+    paths = [os.fsdecode(b"\xff.png"), "\ud800.png", "https://example.org/\udcff.png"]
+    dump(tmp_path / "cc3m_embeddings.pkl", paths, unit_rows(3, 4))
+    report = import_reference([tmp_path], tmp_path / "out", images_root=root, **DEFAULTS)
+    assert (report.files, report.missing, report.urls) == (1, 1, 1)
+    collection = Collection.open(tmp_path / "out")
+    assert keys(collection) == ["?.png", "?.png", "https://example.org/?.png"]
+    assert collection.open_bytes(collection.ids[0])[1] == "image/png"
 
 
 def test_rows_without_a_file_are_kept(tmp_path: Path) -> None:

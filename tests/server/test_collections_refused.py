@@ -113,6 +113,18 @@ def test_a_page_of_another_site_sends_no_forms(client: httpx.Client) -> None:
     assert own.status_code == 200
 
 
+def test_a_file_s_name_that_is_no_utf_8(client: httpx.Client) -> None:
+    """Half of a surrogate pair, written as bytes: it is taken for what a key can be."""
+    assert client.post("/v1/collections", json={"name": "names"}).status_code == 201
+    part = b'content-disposition: form-data; name="file"; filename="\xed\xa0\x80.png"'
+    body = b"--X\r\n" + part + b"\r\n\r\n" + encoded(picture(62)) + b"\r\n--X--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=X"}
+    answer = client.post("/v1/collections/names/images", content=body, headers=headers)
+    (row,) = answer.json()["images"]
+    assert row["image"]["key"] == "\xed\xa0\x80.png"
+    assert client.delete("/v1/collections/names").status_code == 200
+
+
 @pytest.mark.parametrize("charset", ["unicode_escape", "utf-7", "undefined", "idna", "nope"])
 def test_forms_in_another_charset(client: httpx.Client, charset: str) -> None:
     """With some of them a file's name could hold what nothing can write down again."""

@@ -1,6 +1,7 @@
 """`fromage index` on a collection that changes, from the shell's side."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,18 @@ def test_text_search_is_retrieve_s(tiny_bundle: Path, shelf: Path, capsys: Captu
     assert [image["score"] for image in images] == pytest.approx(
         [score for _, score in printed], abs=1e-3
     )
+
+
+def test_a_file_whose_name_is_no_text(shelf: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """Given by itself it has the key that it has in a folder."""
+    for number, folder in enumerate(("one", "other")):
+        (tmp_path / folder).mkdir()
+        file = tmp_path / folder / os.fsdecode(b"\xff.png")
+        file.write_bytes(encoded(picture(30 + number)))
+    model = ["--bundle", str(tiny_bundle), "--device", "cpu"]
+    assert main(["index", "add", str(shelf), str(file), str(tmp_path / "one"), *model]) == 0
+    keys = [record.key for record in Collection.open(shelf).page(2).images]
+    assert keys == ["\N{REPLACEMENT CHARACTER}.png"] * 2
 
 
 def test_metadata_for_all(shelf: Path, more: Path, tiny_bundle: Path, capsys: Capture) -> None:

@@ -246,14 +246,14 @@ class _Metadata:
 
 
 def _files(paths: Iterable[Path], collection: Path) -> Iterator[_File]:
-    from fromage_index.folder import find_images
+    from fromage_index.folder import find_images, key_of
 
     for path in paths:
         if path.is_dir():
             for found in find_images(path, without=collection):
                 yield _File(path / found.path, found.key)
         else:
-            yield _File(path, path.name)
+            yield _File(path, key_of(path.name))
 
 
 def _edit(collection: Collection, changes: Sequence[Change]) -> tuple[Collection, list[Outcome]]:
