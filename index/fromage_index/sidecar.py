@@ -11,8 +11,10 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from fromage_index.errors import BadMetadata
+from fromage_index.plain_json import parse
 from fromage_index.record import Metadata
 
 SIDECARS = ("metadata.jsonl", "metadata.csv")
@@ -50,12 +52,24 @@ def _jsonl(file: Path) -> Iterator[tuple[int, Metadata]]:
         if not line.strip():
             continue
         try:
-            fields = json.loads(line, parse_constant=_refuse_constant)
+            fields = _read(line)
         except ValueError as error:
             raise BadMetadata(f"{file}, line {number}: {error}") from error
         if not isinstance(fields, dict):
             raise BadMetadata(f"{file}, line {number}: a JSON object was expected")
         yield number, fields
+
+
+def _read(line: str) -> Any:
+    """Raises ValueError also for what could not be written again."""
+    content = parse(line)
+    try:
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair, which is no character") from None
+    except ValueError:
+        raise ValueError("NaN and infinite numbers are not JSON") from None
+    return content
 
 
 def _csv(file: Path) -> Iterator[tuple[int, Metadata]]:
@@ -81,7 +95,3 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadMetadata(f"{file} cannot be read as UTF-8: {error}") from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fromage_index.plain_json import UnreadableJson, parse
 from fromage_server.errors import ApiError
-from fromage_server.limits import takes_form
+from fromage_server.limits import BODY
 from fromage_server.schema.base import UNSUPPORTED
 from fromage_server.streaming import ClientLeft
 
@@ -96,12 +97,8 @@ def _from_status(status: int, request: Request, detail: str) -> ApiError:
         return ApiError(
             "method_not_allowed", f"{request.url.path} does not take {request.method}; see /docs"
         )
-    if status == 400 and takes_form(request.method, request.url.path):
-        return ApiError("bad_request", f"the form cannot be read: {detail}")
-    if status == 400:
-        return ApiError(
-            "invalid_json", "the body cannot be parsed: it is not UTF-8, or nested too deeply"
-        )
+    if status == 400 and BODY in request.scope:
+        return _unparsed(request.scope[BODY])
     return ApiError("bad_request" if status < 500 else "internal_error", detail)
 
 
@@ -109,7 +106,8 @@ def from_validation(errors: Sequence[Mapping[str, Any]], body: object) -> ApiErr
     """The first thing wrong, and how many more there are."""
     first = errors[0]
     if first["type"] == "json_invalid":
-        return _invalid_json(first, body)
+        text = body if isinstance(body, str) else ""
+        return from_json(json.JSONDecodeError(first["ctx"]["error"], text, int(first["loc"][-1])))
     param = _path(first["loc"])
     code, message = _explain(first, param)
     if len(errors) > 1:
@@ -117,15 +115,27 @@ def from_validation(errors: Sequence[Mapping[str, Any]], body: object) -> ApiErr
     return ApiError(code, message, param=param or None)
 
 
-def _invalid_json(error: Mapping[str, Any], body: object) -> ApiError:
-    position = int(error["loc"][-1])
-    text = body if isinstance(body, str) else ""
-    line = text.count("\n", 0, position) + 1
-    column = position - text.rfind("\n", 0, position)
+def _unparsed(body: bytes) -> ApiError:
+    """The framework doesn't say why."""
+    try:
+        parse(body)
+    except ValueError as error:
+        return from_json(error)
+    return ApiError("invalid_json", "the body cannot be parsed")
+
+
+def from_json(error: ValueError, field: str = "") -> ApiError:
+    """What `parse` raised about the body, or about the text of a form's field."""
+    if isinstance(error, UnreadableJson):
+        param = ".".join(name for name in (field, error.field) if name)
+        code = "invalid_value" if error.field else "invalid_json"
+        return ApiError(code, f"{param or 'the body'} {error.problem}", param=param or None)
+    assert isinstance(error, json.JSONDecodeError)
     return ApiError(
         "invalid_json",
-        f"the body is not JSON: {error['ctx']['error']} at line {line}, column {column} "
-        f"(character {position})",
+        f"{field or 'the body'} is not JSON: {error.msg} at line {error.lineno}, column "
+        f"{error.colno} (character {error.pos})",
+        param=field or None,
     )
 
 

@@ -15,6 +15,8 @@ from fromage_server.errors import ApiError
 UPLOADS_PATH = "/v1/uploads"
 ADDITIONS_PATH = "/v1/collections/{collection}/images"
 _ADDITIONS = re.compile(r"/v1/collections/[^/]+/images/?")
+# Where a request's scope has its body.
+BODY = "fromage.body"
 # Parsing holds the event loop up; a body within the limit may be all commas.
 _MAX_VALUES = 200_000
 
@@ -48,7 +50,7 @@ class BodyLimits:
             await response(scope, receive, send)
             return
         if body is not None:
-            await self._app(scope, _replay(body, receive), send)
+            await self._app({**scope, BODY: body}, _replay(body, receive), send)
 
     def _takes_body(self, method: str, path: str) -> bool:
         return any(method == takes and shape.match(path) for takes, shape in self._paths)

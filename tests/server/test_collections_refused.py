@@ -13,6 +13,9 @@ from tests.server.pictures import encoded, picture
 from tests.server.test_bad_requests import refused
 
 Json = dict[str, Any]
+BOX = "/v1/collections/box"
+LONG = "-" + "9" * 5000
+TOO_LONG = "is an integer of 5,000 digits, -9999999999999999999…; at most 4,300 can be read"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,24 @@ def client(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     ("files", "data", "param", "told"),
     [
         ([], {"metadata": "{}"}, "file", "no file"),
-        (["file"], {"metadata": "{"}, None, "not JSON"),
+        (["file"], {"metadata": "{"}, "metadata", "metadata is not JSON: Expecting"),
+        (["file"], {"metadata": "[" * 100_000}, "metadata", "metadata is nested too deeply"),
+        (["file"], {"metadata": '{"a": "\\ud800"}'}, "metadata", "metadata: metadata holds half"),
+        (["file"] * 2, {"metadata": '[{}, {"a": []}, 5]'}, "metadata", "3 objects for 2 files"),
+        (
+            ["file"] * 2,
+            {"metadata": "[{}, 5]"},
+            "metadata.1",
+            "metadata.1: input should be a valid dict",
+        ),
+        (["file"] * 2, {"metadata": f'[{{}}, {{"n": {LONG}}}]'}, "metadata.1.n", TOO_LONG),
+        (
+            ["file"],
+            {"metadata": f'{{"a": ["{"x" * (1 << 20)}"]}}'},
+            None,
+            "no file has more than 1,048,576 bytes",
+        ),
+        (["file"] * 257, {}, None, "more than 256 files"),
         (["file"], {"metadata": "[{}, {}]"}, "metadata", "2 objects for 1 files"),
         (["file"], {"metadata": '{"a": {"b": 1}}'}, "metadata", "'a' is a dict"),
         (["file"], {"metadata": "3"}, "metadata", "dictionary"),
@@ -42,7 +62,7 @@ def test_forms_that_are_refused(
     parts = [(field, ("1.png", encoded(picture(1)))) for field in files]
     parts += [(field, (None, value)) for field, value in data.items()]  # type: ignore[misc]
     answer = client.post("/v1/collections/box/images", files=parts)
-    assert answer.status_code == 400, answer.text
+    assert answer.status_code in (400, 413), answer.text
     assert answer.json()["error"]["param"] == param
     assert told in answer.json()["error"]["message"]
 
@@ -77,6 +97,37 @@ def test_bodies_that_are_refused(client: httpx.Client, body: Json, code: str, pa
         headers={"content-type": "application/json"},
     )
     assert refused(answer, 400, code)["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "param"),
+    [
+        ("POST", f"{BOX}/images", '{"images": [{"metadata": {"a": LONG}}]}', "images.0.metadata.a"),
+        ("PATCH", f"{BOX}/images/x", '{"metadata": {"a": [1, LONG]}}', "metadata.a.1"),
+        ("POST", "/v1/retrieve", '{"prompt": "a", "filter": {"n": {"gte": LONG}}}', "filter.n.gte"),
+        ("POST", "/v1/chat", '{"max_tokens": LONG}', "max_tokens"),
+    ],
+)  # fmt: skip
+def test_an_integer_that_is_too_long(
+    client: httpx.Client, method: str, path: str, body: str, param: str
+) -> None:
+    content, headers = body.replace("LONG", LONG), {"content-type": "application/json"}
+    error = refused(
+        client.request(method, path, content=content, headers=headers), 400, "invalid_value"
+    )
+    assert error["param"] == param
+    assert error["message"] == f"{param} {TOO_LONG}"
+
+
+def test_a_file_s_name_that_is_too_long(client: httpx.Client) -> None:
+    for path in ("/v1/collections/box/images", "/v1/uploads"):
+        answer = client.post(path, files={"file": ("n" * 5000, encoded(picture(63)))})
+        error = refused(answer, 400, "invalid_value")
+        assert error["param"] == "file"
+        assert "file has a header of more than 4,224 bytes" in error["message"]
+        assert "filename=" in error["message"]
+        assert "shorter name" in error["message"]
+        assert len(error["message"]) < 300
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "../up", "x" * 65, "ä", "a b"])

@@ -118,9 +118,19 @@ def test_a_file_whose_name_is_no_text(shelf: Path, tiny_bundle: Path, tmp_path: 
 def test_metadata_for_all(shelf: Path, more: Path, tiny_bundle: Path, capsys: Capture) -> None:
     model = ["--bundle", str(tiny_bundle), "--device", "cpu"]
     add = ["index", "add", str(shelf), str(more / "new.png"), *model, "--metadata"]
-    for wrong in ('{"a":', '{"a": {"b": 1}}'):
+    for wrong, told in (
+        ('{"a":', "--metadata cannot be read as JSON: Expecting value"),
+        ('{"a": {"b": 1}}', "'a' is a dict"),
+        ('{"a": ' + "[" * 100_000, "it is nested too deeply"),
+        (f'{{"a": {"1" * 5000}}}', "a is an integer of 5,000 digits"),
+    ):
         assert main([*add, wrong]) == 1
-    assert "metadata" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert told in said
+        assert len(said) < 1000
+    with pytest.raises(SystemExit):
+        main(["index", "search", str(shelf), "a", "--filter", f'{{"n": [{"1" * 5000}]}}'])
+    assert "n.0 is an integer of 5,000 digits" in capsys.readouterr().err
     assert main([*add, '{"by": "me"}']) == 0
     collection = Collection.open(shelf)
     assert collection.image(collection.ids[-1]).metadata == {"by": "me"}

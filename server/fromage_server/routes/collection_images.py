@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
@@ -13,13 +12,15 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import JSONResponse, Response
 
+from fromage_index.plain_json import parse
 from fromage_server.curator import NewPicture
 from fromage_server.errors import ApiError
+from fromage_server.failures import from_json
 from fromage_server.limits import ADDITIONS_PATH
 from fromage_server.media import SourceImage
 from fromage_server.prompt import Picture
 from fromage_server.routes.collections import Name
-from fromage_server.routes.forms import check_charset
+from fromage_server.routes.forms import read_form
 from fromage_server.schema.collections import (
     MAX_ADDED,
     MAX_KEY,
@@ -61,7 +62,8 @@ _FORM: Final[Json] = {
             "file": {
                 "type": "array",
                 "items": {"type": "string", "format": "binary"},
-                "description": f"1 to {MAX_ADDED} files; a file's name is its image's key.",
+                "description": f"1 to {MAX_ADDED} files; a file's name is its image's key, of a "
+                f"longer one the last {MAX_KEY} characters.",
             },
             "metadata": {
                 "type": "string",
@@ -100,8 +102,7 @@ async def add(collection: Name, state: State, request: Request) -> Response:
     fails doesn't keep the others out; where it is the only one, its error is the answer."""
     curator = state.service.curator
     if request.headers["content-type"].lower().startswith("multipart/"):
-        check_charset(request)
-        async with request.form(max_files=MAX_ADDED, max_fields=MAX_ADDED) as form:
+        async with read_form(request, max_files=MAX_ADDED) as form:
             pictures = await _from_form(form)
     else:
         pictures = _from_json(await request.body())
@@ -183,7 +184,7 @@ def _form_metadata(values: Sequence[str | UploadFile], files: int) -> list[Json]
     (value, *more) = values
     if more or not isinstance(value, str):
         raise ApiError("invalid_value", "metadata is one field of text, JSON", param="metadata")
-    content = _parsed(value.encode("utf-8", "surrogatepass"))
+    content = _parsed(value, "metadata")
     listed = content if isinstance(content, list) else [content] * files
     if len(listed) != files:
         raise ApiError(
@@ -191,26 +192,30 @@ def _form_metadata(values: Sequence[str | UploadFile], files: int) -> list[Json]
             f"metadata lists {len(listed)} objects for {files} files; send one for each",
             param="metadata",
         )
+    return [
+        _one_metadata(one, ("metadata", i) if isinstance(content, list) else ("metadata",))
+        for i, one in enumerate(listed)
+    ]
+
+
+def _one_metadata(value: object, where: tuple[str | int, ...]) -> Json:
     try:
-        return [_METADATA.validate_python(one) for one in listed]
+        checked: Json = _METADATA.validate_python(value)
     except ValidationError as error:
-        raise _invalid(error, ("body", "metadata"), content) from None
+        raise _invalid(error, ("body", *where), value) from None
+    return checked
 
 
-def _parsed(body: bytes) -> Any:
+def _parsed(text: str | bytes, field: str = "") -> Any:
+    """A body, or a form's field."""
     try:
-        return json.loads(body)
-    except json.JSONDecodeError as error:
-        found = {"type": "json_invalid", "loc": ("body", error.pos), "ctx": {"error": error.msg}}
-        raise RequestValidationError([found], body=error.doc) from None
-    except (ValueError, RecursionError):
-        raise ApiError(
-            "invalid_json", "the body cannot be parsed: it is not UTF-8, or nested too deeply"
-        ) from None
+        return parse(text)
+    except ValueError as error:
+        raise from_json(error, field) from None
 
 
 def _invalid(
-    error: ValidationError, where: tuple[str, ...], body: object
+    error: ValidationError, where: tuple[str | int, ...], body: object
 ) -> RequestValidationError:
     found = [{**one, "loc": (*where, *one["loc"])} for one in error.errors()]
     return RequestValidationError(found, body=body)

@@ -10,12 +10,14 @@ from starlette.datastructures import UploadFile
 from fromage_index.decode import decode_image
 from fromage_index.errors import UnreadableImage
 from fromage_server.errors import ApiError
-from fromage_server.routes.forms import check_charset
+from fromage_server.routes.forms import read_form
 from fromage_server.schema.answers import UploadAnswer
 from fromage_server.state import State
 from fromage_server.uploads import Upload, UploadStore
 
 router = APIRouter(tags=["images"])
+# One is taken; of some more it is said how many they were.
+_MAX_FILES: Final = 16
 _BINARY: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
 _FORM: Final[dict[str, Any]] = {
     "schema": {
@@ -46,8 +48,7 @@ async def upload(state: State, request: Request) -> UploadAnswer:
 async def _image_bytes(request: Request) -> bytes:
     if request.headers["content-type"].lower().startswith("image/"):
         return await request.body()
-    check_charset(request)
-    async with request.form() as form:
+    async with read_form(request, max_files=_MAX_FILES) as form:
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if len(files) != 1:
             raise ApiError(

@@ -223,19 +223,18 @@ class _Metadata:
     """What --metadata says of each file."""
 
     def __init__(self, given: str | None) -> None:
-        import json
-
         from fromage_index.errors import BadMetadata
         from fromage_index.metadata import checked
+        from fromage_index.plain_json import parse
         from fromage_index.sidecar import read_metadata_file
 
         self._all: Metadata = {}
         self._by_name: dict[str, Metadata] = {}
         if given is not None and given.lstrip().startswith("{"):
             try:
-                self._all = checked(json.loads(given))
+                self._all = checked(parse(given))
             except ValueError as error:
-                raise BadMetadata(f"--metadata is not JSON: {error}") from error
+                raise BadMetadata(f"--metadata cannot be read as JSON: {error}") from error
         elif given is not None:
             self._by_name = read_metadata_file(Path(given))
 

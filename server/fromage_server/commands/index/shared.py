@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,10 +56,12 @@ def check_bundle(directory: Path, made_for: Provenance, name: str) -> Bundle:
 
 def parse_object(text: str) -> Metadata:
     """A `type` for argparse."""
+    from fromage_index.plain_json import parse
+
     try:
-        value = json.loads(text)
+        value = parse(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not JSON: {error}") from None
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text[:80]!r}: a JSON object was expected")
     return value
