@@ -51,6 +51,14 @@ class ChatPage:
         self.page.goto(self.url)
         return self
 
+    def second(self) -> "ChatPage":
+        """The same address in another tab."""
+        return ChatPage(self.page.context.new_page(), self.page.url).open()
+
+    @property
+    def chats(self) -> Locator:
+        return self.page.locator("#chat-list").get_by_role("link")
+
     def open_ready(self) -> "ChatPage":
         """With the server ready and its examples shown, illustrated."""
         self.open()
@@ -83,6 +91,7 @@ class ChatPage:
 
     def send(self, text: str) -> Locator:
         """Writes and sends it, and returns the finished reply."""
+        expect(self.message).to_be_enabled()
         number = self.replies.count()
         self.message.fill(text)
         self.message.press("Enter")

@@ -141,12 +141,33 @@ def test_edit_and_resend(page: ChatPage, tmp_path: Path) -> None:
     expect(page.page.locator("#editing")).to_be_hidden()
 
 
+@pytest.mark.parametrize("end", ["Escape", "Enter", "Cancel"])
+def test_editing_keeps_what_was_begun(page: ChatPage, tmp_path: Path, end: str) -> None:
+    page.open_ready()
+    page.send("hello")
+    send_picture(page, tmp_path)
+    page.message.fill("half a sen")
+    page.asked.hover()
+    page.asked.get_by_role("button", name="Edit and send again").click()
+    expect(page.message).to_have_value("hello")
+    expect(page.page.locator(".attachment")).to_have_count(0)
+    if end == "Cancel":
+        page.button("Cancel").click()
+    else:
+        page.message.fill("good evening")
+        page.message.press(end)
+    expect(page.page.locator("#editing")).to_be_hidden()
+    expect(page.message).to_have_value("half a sen")
+    expect(page.page.locator(".attachment.ready")).to_have_count(1)
+    expect(page.asked).to_contain_text(["good evening" if end == "Enter" else "hello"])
+
+
 def test_several_conversations(page: ChatPage) -> None:
     page.open_ready()
     page.send("hello")
     page.button("New conversation").click()
     page.send("show me a guitar")
-    chats = page.page.get_by_role("navigation", name="Conversations").get_by_role("link")
+    chats = page.chats
     expect(chats.filter(has_text="hello")).to_have_count(1)
     expect(chats.filter(has_text="show me a guitar")).to_have_attribute("aria-current", "page")
     chats.filter(has_text="hello").click()

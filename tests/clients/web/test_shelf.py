@@ -51,7 +51,7 @@ def test_a_collection_from_nothing_to_a_reply_and_back(
     expect(shelf.get_by_text(re.compile("^1 picture$"))).to_be_visible()
     expect(shelf.get_by_role("alert")).to_contain_text("broken.png: ")
     expect(shelf.get_by_role("img", name="two dogs.png")).to_be_visible()
-    told = page.page.locator("#announcer")
+    told = shelf.get_by_role("status")
     expect(told).to_have_text("1 of 2 pictures have been added.")
     add(shelf, picture)
     expect(told).to_have_text("All pictures have been added.")

@@ -32,8 +32,7 @@ def test_it_is_said_and_the_chat_goes_on(
     expect(page.page.locator("#refusal")).to_contain_text(said)
     page.button("New conversation").click()
     page.send("two")
-    chats = page.page.get_by_role("navigation", name="Conversations").get_by_role("link")
-    chats.filter(has_text="one").click()
+    page.chats.filter(has_text="one").click()
     expect(page.asked).to_contain_text(["one"])
 
 

@@ -62,6 +62,78 @@ def test_another_file_is_refused(page: ChatPage, tmp_path: Path) -> None:
         page.message.fill("")
 
 
+def test_the_same_file_twice(talked: ChatPage, tmp_path: Path) -> None:
+    """Deleting the one takes nothing from the other."""
+    file = export(talked, "Export as JSON", tmp_path / "conversation.json")
+    for number in (2, 3):
+        talked.page.set_input_files("#import-file", file)
+        expect(talked.chats).to_have_count(number)
+    talked.button("This conversation: rename, export, delete").click()
+    talked.button("Delete…").click()
+    talked.button("Delete").click()
+    expect(talked.chats).to_have_count(2)
+    for place in (0, 1):
+        talked.chats.nth(place).click()
+        talked.page.reload()
+        picture = talked.asked.first.get_by_role("img")
+        expect(picture).to_have_js_property("naturalWidth", 240)
+
+
+IMAGE = {"id": "a1", "collection": "demo", "key": "a.png", "score": 0.5, "url": "/v1/images/demo/a1"}
+SHOWN = {"type": "image", "ret_index": 0, "image": IMAGE, "alternatives": []}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "ret_index": 0, "image": {"id": "a1"}},
+        {**SHOWN, "image": {**IMAGE, "score": "high"}},
+        {**SHOWN, "alternatives": [None]},
+        {**SHOWN, "alternatives": 7},
+        {"type": "text", "text": 7},
+        {"type": "image", "image": {}, "local": {"picture": 3}},
+        {"type": "image", "image": {}, "local": {"picture": "p", "name": "n"}},
+        {"type": "song"},
+        None,
+    ],
+)
+def test_what_is_not_sound_is_refused_and_not_kept(
+    page: ChatPage, tmp_path: Path, part: object
+) -> None:
+    message = {"role": "assistant", "content": [SHOWN, part]}
+    whole = {
+        "format": "fromage-conversation",
+        "version": 1,
+        "conversation": {"title": "odd", "messages": [message]},
+        "pictures": {"p": "data:image/png;base64,A"},
+    }
+    (tmp_path / "odd.json").write_text(json.dumps(whole))
+    page.open_ready()
+    page.page.set_input_files("#import-file", tmp_path / "odd.json")
+    expect(page.page.locator("#problem")).to_contain_text("odd.json is not a conversation")
+    expect(page.chats).to_have_count(0)
+    page.page.reload()
+    expect(page.examples.get_by_role("button")).to_have_count(4)
+
+
+def test_what_is_kept_and_broken_does_not_stop_the_page(page: ChatPage) -> None:
+    page.open_ready()
+    page.send("hello")
+    page.page.evaluate(
+        """async () => {
+          const request = indexedDB.open("fromage");
+          await new Promise((resolve) => (request.onsuccess = resolve));
+          const kept = request.result.transaction("conversations", "readwrite");
+          const store = kept.objectStore("conversations");
+          store.put({ id: location.hash.slice(3), title: "odd", messages: [{ role: "user" }] });
+          await new Promise((resolve) => (kept.oncomplete = resolve));
+        }"""
+    )
+    page.page.reload()
+    expect(page.page.locator("#problem")).to_contain_text("cannot be shown")
+    expect(page.send("hello again")).to_be_visible()
+
+
 def test_a_web_page_that_needs_nothing_else(
     talked: ChatPage, chromium: Browser, tmp_path: Path
 ) -> None:

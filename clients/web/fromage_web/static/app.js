@@ -29,6 +29,8 @@ class App {
   });
   #viewer = new Viewer((image) => this.#composer.addImage(image));
   #greeting = null;
+  #asked;
+  #learning;
   #session;
 
   async start() {
@@ -38,7 +40,7 @@ class App {
     });
     this.#session = new Session(store, this.#composer, new Scroller(), {
       options: () => this.#options(),
-      refuse: (error) => this.#panel.refuse(error),
+      refuse: (error) => this.#refused(error),
       open: (part) => this.#viewer.open(part),
       welcome: () => this.#welcome(),
     });
@@ -47,22 +49,33 @@ class App {
     this.#shelf.addEventListener("change", () => this.#listCollections());
     this.#status.addEventListener("ready", () => this.#meet());
     await new Chats(store, this.#session, () => this.#drawers.chats.leave()).open();
-    this.#status.ask();
-    this.#composer.focus();
+    this.#asked = this.#status.ask();
+    this.#composer.enable();
   }
 
-  /** Learns what the server has; again each time it comes back. */
+  /** Learns what the server has, and greets; again each time it comes back. */
   async #meet() {
-    try {
-      const [[model], schema] = await Promise.all([api.models(), api.schema()]);
-      await this.#listCollections();
-      this.#panel.showModel(model, schema);
-      const { introduction, examples } = examplesFor(model.id);
-      this.#greet(introduction, examples);
-      this.#greet(introduction, await illustrated(examples, this.#panel.collection));
-    } catch {
-      setTimeout(() => this.#status.ready && this.#meet(), AGAIN_MS);
+    this.#learning = this.#learn();
+    const model = await this.#learning;
+    if (!model) return;
+    const { introduction, examples } = examplesFor(model.id);
+    this.#greet(introduction, examples);
+    this.#greet(introduction, await illustrated(examples, this.#panel.collection));
+  }
+
+  /** The model; null where the server went away meanwhile. */
+  async #learn() {
+    while (this.#status.ready) {
+      try {
+        const [[model], schema] = await Promise.all([api.models(), api.schema()]);
+        await this.#listCollections();
+        this.#panel.showModel(model, schema);
+        return model;
+      } catch {
+        await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+      }
     }
+    return null;
   }
 
   async #listCollections() {
@@ -86,9 +99,13 @@ class App {
     this.#composer.focus();
   }
 
-  /** The options of a request; null where it cannot be sent now, and the page says why. */
-  #options() {
-    if (!this.#status.ready) {
+  /**
+   * The options of a request; null where it cannot be sent now, and the page says why. Who is
+   * quicker than the page waits until it knows the server: what was chosen last time holds.
+   */
+  async #options() {
+    await this.#asked;
+    if (!this.#status.ready || !(await this.#learning)) {
       this.#composer.say("One moment: the server is not ready yet.");
       this.#status.ask();
       return null;
@@ -111,8 +128,16 @@ class App {
     byId("credit").replaceChildren(text ? el("span", {}, text) : "");
   }
 
+  /** Shows what the server did not take, where it is one of the settings. */
+  #refused(error) {
+    this.#panel.refuse(error);
+    if (error.code === "collection_not_found") this.#listCollections().catch(console.error);
+  }
+
   async #openShelf() {
     this.#drawers.settings.leave();
+    // Others may have made some, or dropped some.
+    await this.#listCollections().catch(() => {});
     await this.#shelf.open(this.#panel.collections, this.#panel.collection);
   }
 }

@@ -37,7 +37,14 @@ export class Chats {
 
   /** The conversation that the address names, else a new one. */
   async open() {
-    if (!(await this.#openNamed())) this.#session.show();
+    try {
+      if (await this.#openNamed()) return;
+    } catch (error) {
+      console.warn(error);
+      this.#session.composer.say("That conversation cannot be shown: what is kept of it is broken.");
+    }
+    leaveAddress();
+    this.#session.show();
   }
 
   start() {
@@ -106,6 +113,7 @@ export class Chats {
     if (!(await ask({ title, text, yes: "Delete", danger: true }))) return;
     await this.#session.forget();
     announce("The conversation was deleted.");
+    leaveAddress();
     this.start();
   }
 
@@ -114,7 +122,9 @@ export class Chats {
     input.value = "";
     if (!file) return;
     try {
-      this.#session.show(await working("Reading the file…", this.#kept(file)));
+      const conversation = await working("Reading the file…", this.#kept(file));
+      this.#session.show(conversation);
+      await this.#session.keep();
       this.#leave();
     } catch (error) {
       this.#session.composer.say(error.message);
@@ -125,7 +135,11 @@ export class Chats {
     const { conversation, pictures } = await importJson(file);
     const fresh = { ...newConversation(), ...conversation, named: true };
     for (const [id, blob] of pictures) await this.#store.putPicture(id, fresh.id, blob);
-    await this.#store.put(fresh);
     return fresh;
   }
+}
+
+/** The address names no conversation any more; the way back does not lead to it either. */
+function leaveAddress() {
+  history.replaceState(null, "", location.pathname);
 }

@@ -37,7 +37,7 @@ class Attachment {
   }
 }
 
-/** Fires `send` and `stop`; `content` is what has been written. */
+/** Fires `send`, `stop`, `edit-last` and `cancel`; `content` is what has been written. */
 export class Composer extends EventTarget {
   #attachments = [];
   #text = byId("message");
@@ -97,8 +97,7 @@ export class Composer extends EventTarget {
   /** Takes a message up again: its text, and its pictures with their blobs. */
   fill(text, pictures) {
     this.clear();
-    this.#text.value = text;
-    this.#attachments = pictures.map(({ part, blob }) => {
+    const attachments = pictures.map(({ part, blob }) => {
       const { image, local } = part;
       const one = local
         ? new Attachment({ blob, name: local.name, local })
@@ -106,8 +105,28 @@ export class Composer extends EventTarget {
       one.size = image;
       return one;
     });
+    this.putBack({ text, attachments });
+    this.focus();
+  }
+
+  /** Empties it, and returns what stood there for `putBack`; pictures go on being sent. */
+  setAside() {
+    const draft = { text: this.#text.value, attachments: this.#attachments };
+    this.#attachments = [];
+    this.clear();
+    return draft;
+  }
+
+  putBack({ text, attachments }) {
+    this.#text.value = text;
+    this.#attachments = attachments;
     this.#fit();
     this.#show();
+  }
+
+  /** From now on it can be written in. */
+  enable() {
+    this.#text.disabled = false;
     this.focus();
   }
 
@@ -153,8 +172,8 @@ export class Composer extends EventTarget {
     if (event.key === "Enter" && !event.shiftKey && !typing) {
       event.preventDefault();
       byId("composer").requestSubmit();
-    } else if (event.key === "Escape" && this.#busy) {
-      this.dispatchEvent(new Event("stop"));
+    } else if (event.key === "Escape") {
+      this.dispatchEvent(new Event(this.#busy ? "stop" : "cancel"));
     } else if (event.key === "ArrowUp" && this.empty) {
       this.dispatchEvent(new Event("edit-last"));
     }

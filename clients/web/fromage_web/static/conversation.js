@@ -1,16 +1,24 @@
 // A conversation as it is kept: the messages in the server's own form, with what the page adds.
 //
-// {id, title, named, created, updated, messages: [{role, content: [part], …}]}
+// {id, title, named, created, updated, messages: [{role, content: [part], …}]}; the store adds
+// `revision`, a count, and `kept`, when that was.
 // A user's picture has `local`: {picture, name} names the blob in the store; `upload` and
-// `expires_at` the server's copy of it. A reply has `state`: streaming, done, stopped, failed.
+// `expires_at` the server's copy of it. One of a collection has `gone` when that has it no longer.
+// A reply has `state`: streaming, done, stopped, failed.
 
 const TITLE_LENGTH = 60;
+/** A reply that no tab has kept for so long is no longer on its way. */
+export const ALIVE_MS = 5_000;
 export const UNTITLED = "New conversation";
 
 export function newConversation() {
   const now = Date.now();
-  const id = crypto.randomUUID?.() ?? `${now}-${Math.random().toString(36).slice(2)}`;
-  return { id, title: UNTITLED, named: false, created: now, updated: now, messages: [] };
+  return { id: newId(), title: UNTITLED, named: false, created: now, updated: now, messages: [] };
+}
+
+/** A name that nothing else has; `randomUUID` is there on secure origins only. */
+export function newId() {
+  return crypto.randomUUID?.() ?? `${Date.now()}-${Math.random().toString(36).slice(2)}`;
 }
 
 export const newReply = () => ({ role: "assistant", content: [], state: "streaming" });
@@ -22,6 +30,15 @@ export const textOf = (message) =>
     .join("")
     .trim();
 
+/** Whether another tab is taking its last reply in; where none does any more, it is cut off. */
+export function answeredElsewhere({ kept = 0, messages }) {
+  const last = messages.at(-1);
+  if (last?.state !== "streaming") return false;
+  if (Date.now() - kept < ALIVE_MS) return true;
+  Object.assign(last, { state: "failed", error: "The reply was cut off." });
+  return false;
+}
+
 /** The first words said in it. */
 export function titleOf(conversation) {
   const first = conversation.messages.find((message) => message.role === "user");
@@ -30,11 +47,25 @@ export function titleOf(conversation) {
   return text.length > TITLE_LENGTH ? `${text.slice(0, TITLE_LENGTH - 1)}…` : text;
 }
 
-/** What the server is to read: its own fields only, and no reply that has nothing in it. */
+/** What the server is to read: its own fields only, and no message that has nothing in it. */
 export function toWire(messages) {
+  return sent(messages).map(({ message, parts }) => ({
+    role: message.role,
+    content: parts.map(partToWire),
+  }));
+}
+
+/** The message and the part that the server means by `param`; null where it means no part. */
+export function placeOf(messages, param) {
+  const [, message, part] = /^messages\.(\d+)\.content\.(\d+)\./.exec(param ?? "") ?? [];
+  const found = sent(messages)[message];
+  return found?.parts[part] ? { message: found.message, part: found.parts[part] } : null;
+}
+
+function sent(messages) {
   return messages
-    .filter((message) => message.content.length)
-    .map(({ role, content }) => ({ role, content: content.map(partToWire) }));
+    .map((message) => ({ message, parts: message.content.filter(({ gone }) => !gone) }))
+    .filter(({ parts }) => parts.length);
 }
 
 function partToWire(part) {

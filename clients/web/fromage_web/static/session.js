@@ -1,19 +1,23 @@
 // One conversation at a time: sending, streaming, stopping, editing, keeping.
 
-import { ApiFailure, chat, upload } from "./api.js";
-import { apply, inWords, newConversation, newReply, textOf, titleOf, toWire } from "./conversation.js";
+import { ApiFailure, chat } from "./api.js";
+import { ALIVE_MS, answeredElsewhere, apply, inWords, newConversation } from "./conversation.js";
+import { newReply, textOf, titleOf, toWire } from "./conversation.js";
 import { announce, byId } from "./dom.js";
+import { Keeper } from "./keeping.js";
+import { Mender } from "./mending.js";
 import { ReplyView, userMessage } from "./transcript.js";
 
 const KEEP_EVERY_MS = 1000;
-const EXPIRES_EARLY_S = 30;
 
 /** Fires `change` when the conversation has changed, `lost` when the server did not answer. */
 export class Session extends EventTarget {
   #store;
+  #keeper;
+  #mender;
   #act;
-  #keeping = Promise.resolve();
   #answering = Promise.resolve();
+  #preparing = false;
   #stopping = null;
   #editing = null;
   conversation = newConversation();
@@ -22,13 +26,17 @@ export class Session extends EventTarget {
   constructor(store, composer, scroller, act) {
     super();
     this.#store = store;
+    this.#keeper = new Keeper(store);
+    this.#mender = new Mender(store, (message) => this.#redraw(message));
     this.#act = act;
     this.composer = composer;
     this.scroller = scroller;
     composer.addEventListener("send", () => this.#sendWritten());
     composer.addEventListener("stop", () => this.stop());
     composer.addEventListener("edit-last", () => this.#editLast());
-    byId("cancel-edit").addEventListener("click", () => this.#endEditing(true));
+    composer.addEventListener("cancel", () => this.#endEditing());
+    byId("cancel-edit").addEventListener("click", () => this.#endEditing());
+    store.addEventListener("elsewhere", ({ detail }) => this.#catchUp(detail));
   }
 
   get streaming() {
@@ -38,14 +46,34 @@ export class Session extends EventTarget {
   /** Shows another conversation, or a new one. */
   show(conversation = newConversation()) {
     this.stop();
-    if (this.#editing) this.#endEditing(true);
+    this.#endEditing();
+    this.#display(conversation);
+    this.#changed();
+  }
+
+  #display(conversation) {
     this.conversation = conversation;
-    const last = conversation.messages.at(-1);
-    if (last?.state === "streaming") {
-      // The page was closed meanwhile.
-      Object.assign(last, { state: "failed", error: "The reply was cut off." });
+    if (answeredElsewhere(conversation)) {
+      setTimeout(() => this.#catchUp(conversation.id), ALIVE_MS);
     }
     this.render();
+  }
+
+  /** Another tab has changed a conversation: if it is this one, shows what it is now. */
+  async #catchUp(id) {
+    const shown = () => id === this.conversation.id && !this.streaming && !this.#preparing;
+    if (shown()) {
+      await this.#keeper.done;
+      const there = await this.#store.get(id);
+      if (!shown()) return;
+      if (there) {
+        this.#forgetEditing();
+        this.#display(there);
+      } else if (this.conversation.revision) {
+        announce("The conversation was deleted in another tab.");
+        this.show();
+      }
+    }
     this.#changed();
   }
 
@@ -57,30 +85,46 @@ export class Session extends EventTarget {
 
   stop() {
     this.#stopping?.abort();
+    this.composer.busy = false;
   }
 
   /** Sends a message of these parts; `files`: the blobs of those that are the user's own. */
   async send(content, files = []) {
-    const options = this.#act.options();
-    if (!options || this.streaming) return;
-    const message = { role: "user", content };
-    const { messages } = this.conversation;
-    if (!messages.length) byId("messages").replaceChildren();
-    messages.push(message);
-    if (!this.conversation.named) this.conversation.title = titleOf(this.conversation);
-    for (const { local, blob } of files) this.#keepPicture(local.picture, blob);
-    byId("messages").append(this.#view(message).element);
-    await this.#answer(options);
+    const options = await this.#allowed();
+    if (options) await this.#ask({ role: "user", content }, files, options);
   }
 
   async #sendWritten() {
+    const options = await this.#allowed();
+    if (!options || this.composer.empty) return;
     const { content, files } = this.composer;
-    if (!this.#act.options() || this.streaming) return;
-    if (this.#editing) this.#cutAt(this.#editing);
     const kept = files.map(({ local, blob }) => ({ local, blob }));
+    if (this.#editing) this.#cutAt(this.#editing.message);
     this.composer.clear();
-    this.#endEditing(false);
-    await this.send(content, kept);
+    this.#endEditing();
+    await this.#ask({ role: "user", content }, kept, options);
+  }
+
+  /** The options of a request; null where none can be sent now. */
+  async #allowed() {
+    if (this.#preparing || (this.streaming && !this.#stopping.signal.aborted)) return null;
+    this.#preparing = true;
+    try {
+      await this.#answering;
+      return await this.#act.options();
+    } finally {
+      this.#preparing = false;
+    }
+  }
+
+  #ask(message, files, options) {
+    const { conversation } = this;
+    if (!conversation.messages.length) byId("messages").replaceChildren();
+    conversation.messages.push(message);
+    if (!conversation.named) conversation.title = titleOf(conversation);
+    for (const { local, blob } of files) this.#keeper.picture(local.picture, conversation, blob);
+    byId("messages").append(this.#view(message).element);
+    return this.#answer(options);
   }
 
   #answer(options) {
@@ -115,15 +159,20 @@ export class Session extends EventTarget {
   }
 
   async #stream(turn) {
-    await this.#renewUploads(turn, false);
-    try {
-      await this.#take(turn);
-    } catch (error) {
-      if (error.code !== "upload_not_found") throw error;
-      // The server has been started anew, or needed the room.
-      await this.#renewUploads(turn, true);
-      await this.#take(turn);
+    await this.#mender.prepare(turn);
+    for (;;) {
+      try {
+        await this.#take(turn);
+        return;
+      } catch (error) {
+        if (!(await this.#mender.mended(turn, error))) throw error;
+      }
     }
+  }
+
+  #redraw(message) {
+    const place = this.conversation.messages.indexOf(message);
+    byId("messages").children[place]?.replaceWith(this.#view(message).element);
   }
 
   async #take({ conversation, history, reply, view, options, signal }) {
@@ -135,7 +184,7 @@ export class Session extends EventTarget {
       this.scroller.follow();
       if (Date.now() - keptAt > KEEP_EVERY_MS) {
         keptAt = Date.now();
-        this.#keep(conversation);
+        this.#keeper.conversation(conversation);
       }
     }
   }
@@ -152,22 +201,10 @@ export class Session extends EventTarget {
     this.dispatchEvent(new Event("lost"));
   }
 
-  /** Sends pictures again whose copy on the server is gone, or with `all` every one. */
-  async #renewUploads({ history, signal }, all) {
-    const soon = Date.now() / 1000 + EXPIRES_EARLY_S;
-    for (const { local } of history.flatMap((message) => message.content)) {
-      if (!local || (!all && local.expires_at > soon)) continue;
-      const blob = await this.#store.picture(local.picture);
-      if (!blob) throw new ApiFailure(`${local.name} is no longer kept by this browser.`, { code: "lost" });
-      const { id, expires_at } = await upload(blob, signal);
-      Object.assign(local, { upload: id, expires_at });
-    }
-  }
-
   /** Asks for the last reply once more. */
   async #retry() {
-    const options = this.#act.options();
-    if (this.streaming || !options) return;
+    const options = await this.#allowed();
+    if (!options) return;
     this.#cutAt(this.conversation.messages.at(-1));
     this.composer.focus();
     await this.#answer(options);
@@ -176,12 +213,12 @@ export class Session extends EventTarget {
   async #edit(message) {
     if (this.streaming) return;
     const pictures = [];
-    for (const part of message.content.filter(({ type }) => type === "image")) {
+    for (const part of message.content.filter(({ type, gone }) => type === "image" && !gone)) {
       const blob = part.local && (await this.#store.picture(part.local.picture));
       if (blob || !part.local) pictures.push({ part, blob });
     }
-    this.#endEditing(true);
-    this.#editing = message;
+    this.#endEditing();
+    this.#editing = { message, draft: this.composer.setAside() };
     byId("editing").hidden = false;
     this.#mark(message, true);
     this.composer.fill(textOf(message), pictures);
@@ -192,9 +229,18 @@ export class Session extends EventTarget {
     if (last) this.#edit(last);
   }
 
-  #endEditing(clear) {
-    if (this.#editing) this.#mark(this.#editing, false);
-    if (this.#editing && clear) this.composer.clear();
+  /** What had been begun before stands there again. */
+  #endEditing() {
+    if (!this.#editing) return;
+    const { message, draft } = this.#editing;
+    this.#mark(message, false);
+    this.composer.clear();
+    this.composer.putBack(draft);
+    this.#forgetEditing();
+  }
+
+  /** What is written becomes a message of its own. */
+  #forgetEditing() {
     this.#editing = null;
     byId("editing").hidden = true;
   }
@@ -221,41 +267,30 @@ export class Session extends EventTarget {
   }
 
   async #source(part) {
-    await this.#keeping;
+    await this.#keeper.done;
     const blob = await this.#store.picture(part.local.picture);
     return blob && URL.createObjectURL(blob);
   }
 
   #touch(conversation) {
     conversation.updated = Date.now();
-    this.#keep(conversation);
+    const { id } = conversation;
+    this.#keeper.conversation(conversation).then(() => id === conversation.id || this.#changed());
     this.#changed();
-  }
-
-  #keepPicture(picture, blob) {
-    const { id } = this.conversation;
-    this.#keeping = this.#keeping.then(() => this.#store.putPicture(picture, id, blob));
-  }
-
-  /** One after another: a later state must not be overtaken by an earlier one. */
-  #keep(conversation) {
-    this.#keeping = this.#keeping.then(() => this.#store.put(conversation)).catch(console.error);
-    return this.#keeping;
   }
 
   /** Keeps what was changed from outside, such as the title. */
   async keep() {
-    await this.#keep(this.conversation);
+    await this.#keeper.conversation(this.conversation);
     this.#changed();
   }
 
   /** Deletes the conversation. */
   async forget() {
-    const { id } = this.conversation;
+    const { conversation } = this;
     this.stop();
     await this.#answering;
-    await this.#keeping;
-    await this.#store.remove(id);
+    await this.#keeper.remove(conversation);
   }
 
   #changed() {

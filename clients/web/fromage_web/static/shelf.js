@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { ask, closeOutside } from "./ask.js";
 import { nameOf } from "./conversation.js";
-import { announce, byId, button, el, iconButton, imageFiles, number } from "./dom.js";
+import { byId, button, el, iconButton, imageFiles, number } from "./dom.js";
 import { elsewhere, isHere, picture } from "./pictures.js";
 
 const SIDE = 128;
@@ -18,6 +18,8 @@ export class Shelf extends EventTarget {
   #adding = false;
   #choice = el("select", { id: "shelf-choice" });
   #state = el("p", { class: "state", "aria-live": "polite" });
+  // While the dialog is open, the page's own announcer is not heard.
+  #said = el("p", { class: "unseen", role: "status" });
   #progress = el("progress", { "aria-label": "Adding pictures", hidden: true });
   #problems = el("ul", { class: "problems", role: "alert" });
   #grid = el("ul", { class: "grid", "aria-label": "Pictures" });
@@ -52,6 +54,7 @@ export class Shelf extends EventTarget {
       el("div", { class: "buttons" }, this.#add, this.#files, this.#drop),
       this.#state,
       this.#progress,
+      this.#said,
       this.#problems,
       this.#grid,
       this.#more,
@@ -105,6 +108,7 @@ export class Shelf extends EventTarget {
       this.#more.textContent = "Show more";
       this.#more.hidden = !next;
     } catch (error) {
+      if (name !== this.#name) return;
       this.#refused(error);
       this.#state.textContent = "";
       this.#more.textContent = "Try again";
@@ -150,6 +154,7 @@ export class Shelf extends EventTarget {
     this.#adding = true;
     this.#allow();
     this.#problems.replaceChildren();
+    this.#said.textContent = "";
     this.#progress.hidden = false;
     this.#progress.max = files.length;
     let known = 0;
@@ -167,7 +172,9 @@ export class Shelf extends EventTarget {
     if (this.#chosen) this.#count(this.#chosen.size);
     if (known) this.#state.append(`; ${number(known)} added before`);
     const added = `${number(files.length - failed)} of ${number(files.length)}`;
-    announce(failed ? `${added} pictures have been added.` : "All pictures have been added.");
+    this.#said.textContent = failed
+      ? `${added} pictures have been added.`
+      : "All pictures have been added.";
   }
 
   /** Returns the status; a failure is shown and does not hold the others up. */

@@ -1,8 +1,11 @@
 // Conversations and the pictures sent in them, in the browser's IndexedDB; in memory where it has
-// none or refuses.
+// none or refuses. The page's other tabs share it, and are told of every change.
 
 const NAME = "fromage";
 const VERSION = 1;
+
+/** Another tab has kept a state of the conversation that this one has not seen. */
+export class Conflict extends Error {}
 
 function promised(request) {
   return new Promise((resolve, reject) => {
@@ -28,8 +31,10 @@ async function opened() {
   return promised(request);
 }
 
-export class Store {
+/** Fires `elsewhere` when another tab has changed a conversation; its id is the `detail`. */
+export class Store extends EventTarget {
   #db;
+  #tabs = null;
   #onRefused;
   #pictures = new Map();
   #conversations = new Map();
@@ -43,6 +48,7 @@ export class Store {
     } catch {
       onRefused("This browser keeps nothing: conversations are lost when the page is closed.");
     }
+    if (store.#db) store.#listen();
     return store;
   }
 
@@ -59,20 +65,30 @@ export class Store {
     return this.#db ? promised(this.#read("conversations").get(id)) : undefined;
   }
 
-  /** Keeps the conversation as it is now, and of its pictures those that it still shows. */
+  /**
+   * Keeps the conversation as it is now, and of its pictures those that it still shows. Throws a
+   * Conflict, and changes nothing, where another tab was quicker.
+   */
   async put(conversation) {
-    const copy = structuredClone(conversation);
-    await this.#write("conversations", copy, this.#conversations);
+    const { revision = 0 } = conversation;
+    const next = { ...conversation, revision: revision + 1, kept: Date.now() };
+    const copy = structuredClone(next);
+    await this.#write("conversations", copy, this.#conversations, (there) => {
+      if (there && (there.revision ?? 0) !== revision) throw new Conflict(copy.id);
+    });
+    conversation.revision = copy.revision;
     const used = new Set(
       copy.messages.flatMap((message) => message.content.map((part) => part.local?.picture)),
     );
     await this.#forgetPictures(copy.id, (id) => !used.has(id));
+    this.#tabs?.postMessage(copy.id);
   }
 
   async remove(id) {
     this.#conversations.delete(id);
     if (this.#db) await promised(this.#change("conversations").delete(id));
     await this.#forgetPictures(id, () => true);
+    this.#tabs?.postMessage(id);
   }
 
   async putPicture(id, conversation, blob) {
@@ -97,10 +113,12 @@ export class Store {
     await finished(pictures.transaction);
   }
 
-  async #write(name, value, memory) {
+  /** `check` is given what is there, and may throw; nobody else writes in between. */
+  async #write(name, value, memory, check = () => {}) {
     if (this.#db) {
       try {
         const store = this.#change(name);
+        check(await promised(store.get(value.id)));
         const done = finished(store.transaction);
         store.put(value);
         await done;
@@ -108,10 +126,18 @@ export class Store {
         if (!memory.size) this.#onRefused("");
         return;
       } catch (error) {
+        if (error instanceof Conflict) throw error;
         this.#onRefused(refusal(error));
       }
     }
     memory.set(value.id, value);
+  }
+
+  #listen() {
+    this.#tabs = new BroadcastChannel(NAME);
+    this.#tabs.onmessage = ({ data }) => {
+      this.dispatchEvent(new CustomEvent("elsewhere", { detail: data }));
+    };
   }
 
   #read(name) {

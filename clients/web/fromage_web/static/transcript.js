@@ -125,6 +125,7 @@ export function userMessage(message, act) {
 }
 
 function sentPicture(part, act) {
+  if (part.gone) return el("figure", {}, lost(part.image, "no longer in its collection"));
   const named = { ...part.image, key: part.local?.name ?? part.image.key, url: "data:image/gif," };
   const image = part.local ? picture(named, SENT_SIDE) : picture(part.image, SENT_SIDE);
   if (part.local) {
@@ -134,8 +135,8 @@ function sentPicture(part, act) {
   return el("figure", {}, image);
 }
 
-const lost = (image) =>
-  el("p", { class: "elsewhere" }, nameOf(image), el("span", {}, "no longer kept by this browser"));
+const lost = (image, why = "no longer kept by this browser") =>
+  el("p", { class: "elsewhere" }, nameOf(image), el("span", {}, why));
 
 /** What stands there before the first message: a greeting, and examples to click. */
 export function welcome(examples, act) {

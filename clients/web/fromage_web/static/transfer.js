@@ -1,8 +1,9 @@
 // Conversations as files: JSON to come back, a web page to be read anywhere.
 
-import { creditsOf, nameOf } from "./conversation.js";
+import { creditsOf, nameOf, newId } from "./conversation.js";
 import { el } from "./dom.js";
 import { addressOf, isHere } from "./pictures.js";
+import { soundMessage } from "./sound.js";
 
 const FORMAT = "fromage-conversation";
 const VERSION = 1;
@@ -57,28 +58,30 @@ export async function importJson(file) {
   } catch {
     throw refused;
   }
-  const sound = whole?.format === FORMAT && whole.version === VERSION;
-  if (!sound || !whole.conversation?.messages?.every?.(isMessage)) throw refused;
-  const pictures = new Map();
-  for (const [name, uri] of Object.entries(whole.pictures ?? {})) {
-    pictures.set(name, blobOf(String(uri)));
+  if (whole?.format !== FORMAT || whole.version !== VERSION) throw refused;
+  try {
+    return soundConversation(whole);
+  } catch {
+    throw refused;
   }
-  const { title, messages } = whole.conversation;
-  return { conversation: { title: String(title), messages }, pictures };
 }
 
-const isMessage = (message) =>
-  ["user", "assistant"].includes(message?.role) && message.content?.every?.(isPart);
-
-const isPart = (part) =>
-  part?.type === "text" ? typeof part.text === "string" : part?.type === "image" && isImage(part);
-
-const isImage = ({ image, local }) =>
-  typeof image === "object" && image !== null && (local ? true : typeof image.id === "string");
+/** With names of its own for the pictures: the same file may be imported twice. */
+function soundConversation({ conversation: { title, messages }, pictures = {} }) {
+  const sound = messages.map(soundMessage);
+  const blobs = new Map();
+  for (const { local } of sound.flatMap(({ content }) => content)) {
+    if (!local || !Object.hasOwn(pictures, local.picture)) continue;
+    const blob = blobOf(pictures[local.picture]);
+    local.picture = newId();
+    blobs.set(local.picture, blob);
+  }
+  return { conversation: { title: String(title), messages: sound }, pictures: blobs };
+}
 
 function blobOf(uri) {
-  const [, type, data] = /^data:(image\/[\w.+-]+);base64,([A-Za-z0-9+/=]*)$/.exec(uri) ?? [];
-  return new Blob([Uint8Array.from(atob(data ?? ""), (char) => char.charCodeAt(0))], { type });
+  const [, type, data] = /^data:(image\/[\w.+-]+);base64,([A-Za-z0-9+/=]*)$/.exec(uri);
+  return new Blob([Uint8Array.from(atob(data), (char) => char.charCodeAt(0))], { type });
 }
 
 /** A page that needs nothing else: its pictures are inside. Elements write themselves as HTML. */
