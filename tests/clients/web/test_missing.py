@@ -1,7 +1,6 @@
 """Pictures and collections that others delete while a conversation refers to them."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest

@@ -79,7 +79,7 @@ def test_the_same_file_twice(talked: ChatPage, tmp_path: Path) -> None:
         expect(picture).to_have_js_property("naturalWidth", 240)
 
 
-IMAGE = {"id": "a1", "collection": "demo", "key": "a.png", "score": 0.5, "url": "/v1/images/demo/a1"}
+IMAGE = {"id": "a1", "collection": "demo", "key": "a.png", "score": 0.5}
 SHOWN = {"type": "image", "ret_index": 0, "image": IMAGE, "alternatives": []}
 
 
