@@ -35,6 +35,8 @@ from fromage_index.writer import (
     unit,
 )
 
+DROPPED = ".dropped-"
+
 
 @dataclass(frozen=True)
 class Addition:
@@ -95,10 +97,10 @@ def edit(collection: Collection, changes: Sequence[Change]) -> tuple[Collection,
 
 def create_collection(out: Path, *, dim: int, provenance: Provenance, source: str) -> None:
     """An empty collection at `out`. Raises CollectionExists, CollectionBusy, PlaceUnusable."""
-    check_target(out, overwrite=False)
+    check_target(out, overwrite=None)
     make_directories(out)
     with writing(out):
-        check_target(out, overwrite=False)
+        check_target(out, overwrite=None)
         manifest = Manifest(
             generation=secrets.token_hex(4),
             name=out.name,
@@ -113,12 +115,11 @@ def create_collection(out: Path, *, dim: int, provenance: Provenance, source: st
         write_manifest(out, manifest)
 
 
-def drop_collection(directory: Path, *, aside: Path) -> None:
-    """Removes the collection and its files. `aside` is a path beside it that doesn't exist: the
-    directory goes there in one step, and what a crash leaves there is rubbish.
-
-    Raises CollectionBusy, PlaceUnusable.
+def drop_collection(directory: Path) -> None:
+    """Removes the collection and its files: in one step they go aside, to a name that begins with
+    DROPPED. What a crash leaves there is rubbish. Raises CollectionBusy, PlaceUnusable.
     """
+    aside = directory.with_name(DROPPED + secrets.token_hex(6))
     with writing(directory):
         try:
             directory.rename(aside)

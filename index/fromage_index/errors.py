@@ -9,6 +9,7 @@ IndexFailure
 ├── CollectionDamaged        a file of the collection is missing or differs from its checksum
 ├── DimensionMismatch        vectors of another length than the collection's or the bundle's
 ├── ImageNotFound            the collection has no image with that id
+├── AmbiguousKey             several images have the key that should name one
 ├── ImageUnavailable         the image is known, its file cannot be read now
 ├── BadFilter                a metadata filter that says nothing the index understands
 ├── BadQuery                 a search with k, min_score or vectors out of range
@@ -68,6 +69,10 @@ class DimensionMismatch(IndexFailure):
 
 class ImageNotFound(IndexFailure):
     """No image with that id in the collection."""
+
+
+class AmbiguousKey(IndexFailure):
+    """Several images of the collection have that key; ids tell them apart."""
 
 
 class ImageUnavailable(IndexFailure):

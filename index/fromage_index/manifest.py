@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,7 +116,7 @@ def read_manifest(directory: Path) -> Manifest:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CollectionNotFound(
             f"{directory} holds no collection (it has no {MANIFEST}); "
-            "make one with `fromage index build`"
+            "make one with `fromage index build` or `create`"
         ) from error
     except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
         raise CollectionDamaged(file, f"it cannot be read ({type(error).__name__})") from error
@@ -143,6 +144,11 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
         os.fsync(file.fileno())
     beside.replace(directory / MANIFEST)
     sync_directory(directory)
+
+
+def unix_time(moment: str) -> int:
+    """Seconds; `moment` is a `created_at` or a `changed_at`."""
+    return int(datetime.fromisoformat(moment).timestamp())
 
 
 def sync_directory(directory: Path) -> None:

@@ -213,15 +213,31 @@ def was_changed(directory: Path) -> bool:
     return any(directory.glob(f"{SEGMENT}*-v*")) or any(directory.glob(f"{CHANGES}*-v*"))
 
 
-def check_target(out: Path, *, overwrite: bool) -> None:
-    """Raises CollectionExists unless a collection may be put at `out`."""
+def check_target(out: Path, *, overwrite: bool | None) -> None:
+    """Raises CollectionExists unless a collection may be put at `out`; None where the caller has
+    no such choice."""
     if out.exists() and not out.is_dir():
         raise CollectionExists(f"{out} is a file; a collection is a directory")
     if (out / MANIFEST).exists():
         if not overwrite:
-            raise CollectionExists(f"{out} is a collection already; replace it with --overwrite")
+            advice = "choose another name" if overwrite is None else "replace it with --overwrite"
+            raise CollectionExists(f"{out} is a collection already; {advice}")
     elif out.is_dir() and any(not _is_ours(child) for child in out.iterdir()):
         raise CollectionExists(f"{out} holds other files; choose an empty or a new directory")
+
+
+def check_nothing_else(directory: Path) -> None:
+    """Raises PlaceUnusable where there is more in it than a collection's files."""
+    others = sorted(
+        child.name
+        for child in directory.iterdir()
+        if child.name != MANIFEST and not _is_ours(child)
+    )
+    if others:
+        raise PlaceUnusable(
+            f"{directory} holds other files, {', '.join(map(repr, others[:5]))}"
+            f"{' and more' if len(others) > 5 else ''}: move them away first"
+        )
 
 
 def unit(vector: ArrayLike, dim: int, name: str) -> Float32:

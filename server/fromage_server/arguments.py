@@ -10,6 +10,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def place(text: str) -> int:
+    """Of a page; a `type` for argparse."""
+    if not (text.isdecimal() and text.isascii() and len(text) <= 18):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number that a list called next")
+    return int(text)
+
+
 def add_split(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",

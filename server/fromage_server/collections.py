@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 from fromage_index import faiss_build
 from fromage_index.build import BuildReport, Item, Progress, build_from_folder, build_from_items
 from fromage_index.collection import Collection
+from fromage_index.editor import DROPPED
 from fromage_index.errors import CollectionDamaged, CollectionNotFound, IndexFailure
 from fromage_index.manifest import MANIFEST, Provenance
 from fromage_index.writer import was_changed
-from fromage_server.curator import DROPPED
 from fromage_server.demo_world import DEMO, warning_for
 from fromage_server.errors import StartupError
 from fromage_server.live import LiveCollection

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -43,7 +42,6 @@ from fromage_server.prompt import Picture
 from fromage_server.workers import Workers
 
 Json = dict[str, Any]
-DROPPED = ".dropped-"
 log = logging.getLogger(__name__)
 
 
@@ -173,7 +171,7 @@ class Curator:
         live.close()
         directory = live.snapshot.directory
         try:
-            drop_collection(directory, aside=directory.with_name(DROPPED + secrets.token_hex(6)))
+            drop_collection(directory)
         except IndexFailure as error:
             self._gallery.add(LiveCollection(live.name, live.snapshot, droppable=True))
             raise refusal(error) from error

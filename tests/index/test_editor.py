@@ -246,7 +246,7 @@ def test_one_writer_at_a_time(empty: Collection, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(CollectionBusy, match="another build or change"):
             edit(empty, [addition(1)])
         with pytest.raises(CollectionBusy):
-            drop_collection(directory, aside=directory.with_name("aside"))
+            drop_collection(directory)
         writer.add("a", VECTORS[0])
         writer.commit()
     collection, _ = edit(empty, [addition(1)])
@@ -258,9 +258,9 @@ def test_dropped_and_made_again(
 ) -> None:
     """Its lock is another one then."""
     directory = empty.directory
-    drop_collection(directory, aside=tmp_path / "aside")
+    drop_collection(directory)
     assert not directory.exists()
-    assert not (tmp_path / "aside").exists()
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(CollectionNotFound):
         Collection.open(directory)
     create_collection(directory, dim=DIM, provenance=PROVENANCE, source="a test")

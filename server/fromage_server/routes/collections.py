@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path
 
+from fromage_index.manifest import unix_time
 from fromage_server.live import LiveCollection
 from fromage_server.schema.collections import (
     CollectionCard,
@@ -57,10 +57,6 @@ def _card(state: ServerState, live: LiveCollection) -> CollectionCard:
         default=live.name == state.service.gallery.default,
         writable=state.service.curator.writable(live),
         droppable=live.droppable,
-        created_at=_seconds(manifest.created_at),
-        changed_at=_seconds(manifest.changed_at or manifest.created_at),
+        created_at=unix_time(manifest.created_at),
+        changed_at=unix_time(manifest.changed_at or manifest.created_at),
     )
-
-
-def _seconds(text: str) -> int:
-    return int(datetime.fromisoformat(text).timestamp())

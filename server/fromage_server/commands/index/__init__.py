@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fromage_server.commands.index import build, change, look
+from fromage_server.commands.index import add, build, change, collections, look
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -12,5 +12,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     verbs = index.add_subparsers(dest="verb", required=True, metavar="VERB")
     build.register_build(verbs)
     build.register_import(verbs)
+    collections.register(verbs)
+    add.register(verbs)
     change.register(verbs)
     look.register(verbs)

@@ -1,4 +1,4 @@
-"""``fromage index add``, ``remove``, ``repair`` and ``compact``: a collection that changes.
+"""``fromage index update``, ``remove``, ``repair`` and ``compact``: a collection that changes.
 
 A server that has the collection open sees the changes with its next search.
 """
@@ -7,52 +7,41 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fromage_server.commands.index.shared import (
     DEVICES,
     add_collection,
-    add_model,
     check_bundle,
-    progress_bar,
+    commit,
+    parse_metadata,
 )
-from fromage_server.demo_world import warning_for
 
 if TYPE_CHECKING:
     from fromage_index.collection import Collection
-    from fromage_index.editor import Change, Outcome
-    from fromage_index.record import Metadata
+    from fromage_index.editor import Amendment, Removal
     from fromage_index.repair import EmbedOne
-    from fromage_weights.image_embedder import ImageEmbedder
-
-_BATCH = 32
 
 
 def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    add = verbs.add_parser(
-        "add",
-        help="add images to a collection, which keeps them",
-        description="What is there already, byte for byte, is left as it is. The exit status is 1 "
-        "where a file could not be added; the others are.",
+    update = verbs.add_parser(
+        "update",
+        help="change the metadata of images",
+        description="Where one of the images is unknown, none is changed. The exit status is 1 "
+        "where an image's metadata would become too large; the others' is changed.",
     )
-    add_collection(add)
-    add.add_argument(
-        "files", metavar="FILE", type=Path, nargs="+", help="images, or folders of them"
-    )
-    add.add_argument(
+    _add_images(update)
+    update.add_argument(
         "--metadata",
-        metavar="JSON|FILE",
-        help="an object for all images, or a .jsonl or .csv file with a line for each, which "
-        "names it as file_name",
+        metavar="JSON",
+        type=parse_metadata,
+        required=True,
+        help="an object of fields to set; null takes one away, others stay",
     )
-    add_model(add)
-    add.set_defaults(run=run_add)
+    update.set_defaults(run=run_update)
     remove = verbs.add_parser("remove", help="take images out of a collection")
-    add_collection(remove)
-    remove.add_argument("images", metavar="ID_OR_KEY", nargs="+", help="as `list` prints them")
+    _add_images(remove)
     remove.set_defaults(run=run_remove)
     repairing = verbs.add_parser(
         "repair",
@@ -76,51 +65,69 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     compacting.set_defaults(run=run_compact)
 
 
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    key: str
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    add_collection(parser)
+    parser.add_argument("images", metavar="ID_OR_KEY", nargs="+", help="as `list` prints them")
 
 
-def run_add(args: argparse.Namespace) -> int:
+def run_update(args: argparse.Namespace) -> int:
     from fromage_index.collection import Collection
-    from fromage_weights.loading import load_image_embedder
+    from fromage_index.editor import Amendment
 
     collection = Collection.open(args.collection, device="cpu")
-    metadata = _Metadata(args.metadata)
-    files = list(_files(args.files, args.collection))
-    bundle = check_bundle(args.collection, collection.provenance, args.bundle)
-    warning = warning_for(args.bundle)
-    if warning is not None:
-        print(f"fromage: {warning}", file=sys.stderr)
-    adding = _Adding(collection, load_image_embedder(bundle, device=args.device), metadata)
-    with progress_bar("adding") as progress:
-        for start in range(0, len(files), _BATCH):
-            adding.take(files[start : start + _BATCH])
-            progress(min(start + _BATCH, len(files)), len(files))
-    print(
-        f"{adding.added:,} added, {adding.there:,} there already; {adding.collection.size:,} images"
-    )
-    for name, problem in adding.failed:
-        print(f"fromage: {name}: {problem}", file=sys.stderr)
-    return 1 if adding.failed else 0
+    named = _named(collection, args.images)
+    done = _change(collection, [Amendment(id, args.metadata) for id in named])
+    same = done.count(False)
+    print(f"{done.count(True):,} changed" + (f", {same:,} had it already" if same else ""))
+    return 0 if len(done) == len(named) else 1
 
 
 def run_remove(args: argparse.Namespace) -> int:
     from fromage_index.collection import Collection
     from fromage_index.editor import Removal
-    from fromage_index.errors import ImageNotFound
 
     collection = Collection.open(args.collection, device="cpu")
+    named = _named(collection, args.images)
+    done = _change(collection, [Removal(id) for id in named])
+    print(f"{len(done):,} removed; {collection.refreshed().size:,} images")
+    return 0 if len(done) == len(named) else 1
+
+
+def _named(collection: Collection, names: Sequence[str]) -> list[str]:
+    """Their ids, each once. Raises ImageNotFound, AmbiguousKey."""
+    from fromage_index.errors import AmbiguousKey, ImageNotFound
+
     store = collection.store
-    by_key = {store.record(row).key: store.id(row) for row in store.live_rows.tolist()}
-    unknown = [name for name in args.images if name not in collection and name not in by_key]
-    if unknown:
-        raise ImageNotFound(f"{args.collection} has no image {unknown[0]!r}; nothing is removed")
-    gone = {name if name in collection else by_key[name] for name in args.images}
-    collection, _ = _edit(collection, [Removal(id) for id in gone])
-    print(f"{len(gone):,} removed; {collection.size:,} images")
-    return 0
+    by_key: dict[str, list[str]] = {}
+    if any(name not in collection for name in names):
+        for row in store.live_rows.tolist():
+            by_key.setdefault(store.record(row).key, []).append(store.id(row))
+    ids: dict[str, None] = {}
+    for name in names:
+        found = [name] if name in collection else by_key.get(name, [])
+        if not found:
+            raise ImageNotFound(f"{collection.directory} has no image {name!r}; nothing is changed")
+        if len(found) > 1:
+            raise AmbiguousKey(
+                f"{len(found)} images of {collection.directory} have the key {name!r}; say which "
+                f"by its id: {', '.join(found[:8])}"
+            )
+        ids[found[0]] = None
+    return list(ids)
+
+
+def _change(collection: Collection, changes: Sequence[Amendment | Removal]) -> list[bool]:
+    """Of each that could be made, whether it changed anything; the others are named."""
+    from fromage_index.editor import Done
+
+    _, outcomes = commit(collection, changes)
+    done = []
+    for change, outcome in zip(changes, outcomes, strict=True):
+        if isinstance(outcome, Done):
+            done.append(outcome.changed)
+        else:
+            print(f"fromage: {change.id}: {outcome}", file=sys.stderr)
+    return done
 
 
 def run_compact(args: argparse.Namespace) -> int:
@@ -164,103 +171,3 @@ def _embed_one(args: argparse.Namespace) -> EmbedOne:
     bundle = check_bundle(args.collection, provenance, args.bundle)
     embedder = load_image_embedder(bundle, device=args.device)
     return lambda picture: embedder.embed([embedder.prepare(picture)])[0]
-
-
-class _Adding:
-    """Adds files batch by batch; each batch is durable when it is done."""
-
-    def __init__(
-        self, collection: Collection, embedder: ImageEmbedder, metadata: _Metadata
-    ) -> None:
-        self.collection = collection
-        self.added = self.there = 0
-        self.failed: list[tuple[Path, str]] = []
-        self._embedder = embedder
-        self._metadata = metadata
-
-    def take(self, files: list[_File]) -> None:
-        from fromage_index.editor import Addition, Done
-
-        loaded = list(self._load(files))
-        if not loaded:
-            return
-        vectors = self._embedder.embed([prepared for *_, prepared in loaded])
-        changes: list[Change] = [
-            Addition(data, vector, size, file.key, self._metadata.of(file))
-            for (file, data, size, _), vector in zip(loaded, vectors, strict=True)
-        ]
-        self.collection, outcomes = _edit(self.collection, changes)
-        for (file, *_), outcome in zip(loaded, outcomes, strict=True):
-            if not isinstance(outcome, Done):
-                self.failed.append((file.path, str(outcome)))
-            elif outcome.changed:
-                self.added += 1
-            else:
-                self.there += 1
-
-    def _load(self, files: list[_File]) -> Iterator[tuple[_File, bytes, tuple[int, int], Any]]:
-        """What is readable and new: its bytes, its size and what the tower takes."""
-        import hashlib
-
-        from fromage_index.decode import decode_image
-        from fromage_index.errors import UnreadableImage
-        from fromage_index.files import read_image_file
-
-        for file in files:
-            try:
-                data = read_image_file(file.path)
-                if self.collection.with_content(hashlib.sha256(data).hexdigest()) is not None:
-                    self.there += 1
-                    continue
-                picture = decode_image(data)
-            except UnreadableImage as error:
-                self.failed.append((file.path, str(error)))
-                continue
-            yield file, data, picture.size, self._embedder.prepare(picture)
-
-
-class _Metadata:
-    """What --metadata says of each file."""
-
-    def __init__(self, given: str | None) -> None:
-        from fromage_index.errors import BadMetadata
-        from fromage_index.metadata import checked
-        from fromage_index.plain_json import parse
-        from fromage_index.sidecar import read_metadata_file
-
-        self._all: Metadata = {}
-        self._by_name: dict[str, Metadata] = {}
-        if given is not None and given.lstrip().startswith("{"):
-            try:
-                self._all = checked(parse(given))
-            except ValueError as error:
-                raise BadMetadata(f"--metadata cannot be read as JSON: {error}") from error
-        elif given is not None:
-            self._by_name = read_metadata_file(Path(given))
-
-    def of(self, file: _File) -> Metadata:
-        names = (file.key, file.path.as_posix(), file.path.name)
-        found = (self._by_name[name] for name in names if name in self._by_name)
-        return {**self._all, **next(found, {})}
-
-
-def _files(paths: Iterable[Path], collection: Path) -> Iterator[_File]:
-    from fromage_index.folder import find_images, key_of
-
-    for path in paths:
-        if path.is_dir():
-            for found in find_images(path, without=collection):
-                yield _File(path / found.path, found.key)
-        else:
-            yield _File(path, key_of(path.name))
-
-
-def _edit(collection: Collection, changes: Sequence[Change]) -> tuple[Collection, list[Outcome]]:
-    """`edit`, and what merging is due then."""
-    from fromage_index.compact import compact, due
-    from fromage_index.editor import edit
-
-    collection, outcomes = edit(collection, changes)
-    while (run := due(collection.store)) is not None and compact(collection, run):
-        collection = collection.refreshed()
-    return collection, outcomes

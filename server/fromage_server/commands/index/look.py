@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fromage_server.arguments import positive
+from fromage_server.arguments import place, positive
 from fromage_server.commands.index.shared import (
     add_collection,
     add_model,
+    as_json,
     check_bundle,
     parse_object,
+    shown,
 )
 
 if TYPE_CHECKING:
@@ -32,13 +34,7 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     add_collection(info)
     info.set_defaults(run=run_info)
-    listing = verbs.add_parser(
-        "list",
-        help="print a collection's images, the newest first",
-        description="A line for each image: id, key, size and metadata, with tabs in between.",
-    )
-    add_collection(listing)
-    listing.set_defaults(run=run_list)
+    _register_list(verbs)
     _register_search(verbs)
     verify = verbs.add_parser(
         "verify",
@@ -47,6 +43,30 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     add_collection(verify)
     verify.set_defaults(run=run_verify)
+
+
+def _register_list(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser(
+        "list",
+        help="print a collection's images, the newest first",
+        description="A line for each image: id, key, size and metadata, with tabs in between.",
+    )
+    add_collection(parser)
+    parser.add_argument(
+        "--limit", metavar="N", type=positive, help="images to print at most (default: all)"
+    )
+    parser.add_argument(
+        "--after",
+        metavar="PLACE",
+        type=place,
+        help="begin where an earlier list with a limit ended, at what it called `next`",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help='print an object {"images": [...], "next", "total"}, as the server answers',
+    )
+    parser.set_defaults(run=run_list)
 
 
 def _register_search(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -100,21 +120,64 @@ def run_info(args: argparse.Namespace) -> int:
 def run_list(args: argparse.Namespace) -> int:
     from fromage_index.collection import Collection
 
-    collection = Collection.open(args.collection, device="cpu")
-    after: int | None = None
+    listing = _Listing(Collection.open(args.collection, device="cpu"), args.limit, args.after)
     try:
-        while True:
-            page = collection.page(_PAGE, after)
-            for record in page.images:
-                size = f"{record.width}x{record.height}" if record.width else "-"
-                print(record.id, _shown(record.key), size, _metadata(record), sep="\t")
-            after = page.next
-            if after is None:
-                return 0
+        if args.json:
+            listing.print_json()
+        else:
+            listing.print_lines()
     except BrokenPipeError:  # the reader has seen enough
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return 0
+
+
+class _Listing:
+    """Images from a place on; `next` is where those begin that the limit left out."""
+
+    def __init__(self, collection: Collection, limit: int | None, after: int | None) -> None:
+        self._collection = collection
+        self._left = collection.size if limit is None else limit
+        self.next = after
+
+    def print_lines(self) -> None:
+        for record in self._images():
+            size = f"{record.width}x{record.height}" if record.width else "-"
+            print(record.id, shown(record.key), size, as_json(record.metadata), sep="\t")
+        if self.next is not None:
+            print(f"fromage: there are more: --after {self.next}", file=sys.stderr)
+
+    def print_json(self) -> None:
+        """As it comes, an image on a line."""
+        opening = '{"images": ['
+        for record in self._images():
+            print(opening, as_json(_described(record)), sep="\n", end="")
+            opening = ","
+        next = None if self.next is None else str(self.next)
+        end = {"next": next, "total": self._collection.size}
+        print("" if opening == "," else opening, f"], {as_json(end)[1:]}", sep="\n")
+
+    def _images(self) -> Iterator[ImageRecord]:
+        while self._left > 0:
+            page = self._collection.page(min(self._left, _PAGE), self.next)
+            yield from page.images
+            self._left -= len(page.images)
+            self.next = page.next
+            if self.next is None:
+                return
+
+
+def _described(record: ImageRecord) -> dict[str, Any]:
+    """As the server describes it; where it is, is said as the collection knows it."""
+    return {
+        "id": record.id,
+        "key": record.key,
+        "path": None if record.path is None else str(record.path),
+        "url": record.url,
+        "width": record.width,
+        "height": record.height,
+        "metadata": record.metadata,
+    }
 
 
 def run_search(args: argparse.Namespace) -> int:
@@ -128,7 +191,8 @@ def run_search(args: argparse.Namespace) -> int:
     )[0]
     for hit in hits:
         record = collection.image(hit.id)
-        print(f"{hit.score:.4f}", record.id, _shown(record.key), _metadata(record), sep="\t")
+        told = (record.id, shown(record.key), as_json(record.metadata))
+        print(f"{hit.score:.4f}", *told, sep="\t")
     return 0
 
 
@@ -141,7 +205,7 @@ def run_verify(args: argparse.Namespace) -> int:
     collection = Collection.open(args.collection, device="cpu")
     missing = [id for id in collection.ids if not collection.readable(id)]
     for id in missing:
-        print(f"{id}\t{_shown(collection.image(id).key)}\tcannot be opened", file=sys.stderr)
+        print(f"{id}\t{shown(collection.image(id).key)}\tcannot be opened", file=sys.stderr)
     print(f"{collection.size - len(missing):,} of {collection.size:,} images can be shown")
     return 0
 
@@ -162,12 +226,3 @@ def _query(collection: Collection, args: argparse.Namespace) -> Float32:
 
     embedder = load_image_embedder(bundle, device=args.device)
     return embedder.embed([embedder.prepare(decode_image(read_image_file(args.image)))])
-
-
-def _metadata(record: ImageRecord) -> str:
-    return json.dumps(record.metadata, ensure_ascii=False)
-
-
-def _shown(key: str) -> str:
-    """On one line, and without anything that a terminal obeys: others may have named it."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in key)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fromage_server.errors import StartupError
 
 if TYPE_CHECKING:
     from fromage_index.build import Progress
+    from fromage_index.collection import Collection
+    from fromage_index.editor import Change, Outcome
     from fromage_index.manifest import Provenance
     from fromage_index.record import Metadata
     from fromage_weights.bundle import Bundle
@@ -65,6 +68,39 @@ def parse_object(text: str) -> Metadata:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text[:80]!r}: a JSON object was expected")
     return value
+
+
+def parse_metadata(text: str) -> Metadata:
+    """A `type` for argparse."""
+    from fromage_index.errors import BadMetadata
+    from fromage_index.metadata import checked
+
+    try:
+        return checked(parse_object(text))
+    except BadMetadata as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def shown(text: str) -> str:
+    """On one line, and without anything that a terminal obeys: others may have named it."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def as_json(value: Any) -> str:
+    """On one line, and with what a terminal obeys escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def commit(collection: Collection, changes: Sequence[Change]) -> tuple[Collection, list[Outcome]]:
+    """`edit`, and what merging is due then."""
+    from fromage_index.compact import compact, due
+    from fromage_index.editor import edit
+
+    collection, outcomes = edit(collection, changes)
+    while (run := due(collection.store)) is not None and compact(collection, run):
+        collection = collection.refreshed()
+    return collection, outcomes
 
 
 @contextmanager
