@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fromage_client import (
@@ -13,9 +14,13 @@ from fromage_client import (
     InvalidRequest,
     NewImage,
     Picture,
+    TransportFailed,
+    UnexpectedAnswer,
+    UnreadableFile,
+    UnusablePicture,
     Upload,
 )
-from fromage_client.collection import BATCH
+from fromage_client.additions import BATCH
 from fromage_client.messages import INLINE_LIMIT
 from fromage_client.pictures import data_url
 from tests.clients.scripted import Answer, ScriptedServer, answer, error, image
@@ -127,6 +132,88 @@ def test_the_only_one_fails_like_any_other(scripted: ScriptedServer, client: Cli
     assert isinstance(broken.error, InvalidRequest)
     with pytest.raises(Forbidden):
         client.collection("mine").add(b"text")
+
+
+def test_what_cannot_be_read_keeps_nothing_else_out(
+    scripted: ScriptedServer, client: Client, png: bytes, tmp_path: Path
+) -> None:
+    """It is told like what the server refuses, and in its place."""
+    (tmp_path / "cat.png").write_bytes(png)
+    (tmp_path / "folder").mkdir()
+    scripted.script[IMAGES] = [added(success("a"), success("b"))]
+    scripted.script["/gone.png"] = [Answer(status=404)]
+    scripted.script["/hangs-up.png"] = [Answer(reset=True)]
+    given: list[Any] = [
+        tmp_path / "nowhere.png",
+        png,
+        str(tmp_path / "folder"),
+        "a\0b.png",
+        f"{scripted.url}/gone.png",
+        tmp_path / "cat.png",
+        np.zeros((2, 2, 5), np.uint8),
+        f"{scripted.url}/hangs-up.png",
+        "data:image/png;base64,###",
+    ]
+    done = client.collection("mine").add(given)
+    assert [row.image.id if row.image else None for row in done] == [
+        *(None, "a", None, None, None, "b"),
+        *(None, None, None),
+    ]
+    assert [row.status for row in done if row.image is None] == ["failed"] * 7
+    kinds = [type(row.error) for row in done if row.image is None]
+    assert kinds[:3] == [UnreadableFile] * 3
+    assert kinds[3:5] == [UnusablePicture] * 2
+    assert issubclass(kinds[5], TransportFailed)
+    assert kinds[6] is UnusablePicture
+    assert "nowhere.png" in str(done[0].error)
+    assert done[0].error is not None
+    assert isinstance(done[0].error.__cause__, FileNotFoundError)
+    (sent,) = scripted.asked_for(IMAGES)
+    assert [row.get("key") for row in sent.json["images"]] == [None, "cat.png"]
+
+
+def test_where_nothing_can_be_read_nothing_is_asked(
+    scripted: ScriptedServer, client: Client, tmp_path: Path
+) -> None:
+    [lost] = client.collection("mine").add(tmp_path / "nowhere.png")
+    assert (lost.status, type(lost.error)) == ("failed", UnreadableFile)
+    assert len(client.collection("mine").add(tmp_path / f"{n}.png" for n in range(BATCH + 1))) == (
+        BATCH + 1
+    )
+    assert scripted.asked == []
+
+
+def test_the_only_one_that_was_sent_fails_as_the_request(
+    scripted: ScriptedServer, client: Client, tmp_path: Path
+) -> None:
+    reason = {"type": "invalid_request_error", "code": "unreadable_image", "message": "no image"}
+    refused = answer({"error": {**reason, "param": "images.0"}}, status=400)
+    scripted.script[IMAGES] = [refused]
+    lost, broken = client.collection("mine").add([tmp_path / "nowhere.png", b"text"])
+    assert (type(lost.error), type(broken.error)) == (UnreadableFile, InvalidRequest)
+
+
+def test_an_answer_about_other_images_is_none(scripted: ScriptedServer, client: Client) -> None:
+    scripted.script[IMAGES] = [added(success())]
+    with pytest.raises(UnexpectedAnswer):
+        client.collection("mine").add([b"GIF8a", b"GIF8b"])
+
+
+def test_an_upload_that_was_dropped_is_sent_again_with_the_rest(
+    scripted: ScriptedServer, client: Client, png: bytes, tmp_path: Path
+) -> None:
+    reason = {"type": "not_found_error", "code": "upload_not_found", "message": "gone"}
+    gone = answer({"error": {**reason, "param": "images.0.image.upload"}}, status=404)
+    scripted.script[IMAGES] = [gone, added(success())]
+    uploads = [
+        answer({"id": id, "width": 1, "height": 1, "expires_at": 1 << 40}) for id in ("one", "two")
+    ]
+    scripted.script["/v1/uploads"] = uploads
+    large = png + b"\0" * INLINE_LIMIT
+    lost, sent = client.collection("mine").add([tmp_path / "nowhere.png", large])
+    assert (lost.status, sent.status) == ("failed", "added")
+    rows = [asked.json["images"] for asked in scripted.asked_for(IMAGES)]
+    assert rows == [[{"image": {"upload": "one"}}], [{"image": {"upload": "two"}}]]
 
 
 def test_an_image_of_a_collection_is_copied(scripted: ScriptedServer, client: Client) -> None:

@@ -14,9 +14,11 @@ from fromage_client import (
     InvalidRequest,
     NewImage,
     NotFound,
+    UnreadableFile,
     fold,
 )
-from fromage_client.collection import BATCH, PAGE
+from fromage_client.additions import BATCH
+from fromage_client.collection import PAGE
 from tests.clients.faces import FACES, client_of
 
 
@@ -100,13 +102,19 @@ def test_more_than_a_page_comes_whole(mine: Collection) -> None:
     assert len(set(ids)) == count
 
 
-def test_one_that_is_no_image_keeps_nothing_else_out(mine: Collection, png: bytes) -> None:
-    good, bad = mine.add([png, b"only words"])
-    assert (good.status, bad.status) == ("added", "failed")
+def test_one_that_is_no_image_keeps_nothing_else_out(
+    mine: Collection, png: bytes, tmp_path: Path
+) -> None:
+    good, lost, bad = mine.add([png, tmp_path / "nowhere.png", b"only words"])
+    assert (good.status, lost.status, bad.status) == ("added", "failed", "failed")
+    assert isinstance(lost.error, UnreadableFile)
+    assert mine.size() == 1
     assert isinstance(bad.error, InvalidRequest)
     assert bad.error.code == "unreadable_image"
     [alone] = mine.add(b"only words")
-    assert (alone.status, alone.error and alone.error.code) == ("failed", "unreadable_image")
+    assert alone.status == "failed"
+    assert isinstance(alone.error, InvalidRequest)
+    assert alone.error.code == "unreadable_image"
 
 
 def test_uploads_and_images_of_other_collections(

@@ -1,8 +1,9 @@
 """Python client for a FROMAGe chat server, whose replies mix text and pictures."""
 
+from .additions import Added, NewImage
 from .async_client import AsyncClient
 from .client import Client
-from .collection import Added, AsyncCollection, Collection, NewImage
+from .collection import AsyncCollection, Collection
 from .conversation import AsyncConversation, Conversation
 from .errors import (
     Forbidden,
@@ -20,6 +21,7 @@ from .errors import (
     UnexpectedAnswer,
     Unreachable,
     UnreadableConversation,
+    UnreadableFile,
     UnusablePicture,
 )
 from .events import (
@@ -95,6 +97,7 @@ __all__ = [
     "UnexpectedAnswer",
     "Unreachable",
     "UnreadableConversation",
+    "UnreadableFile",
     "UnusablePicture",
     "Upload",
     "Usage",

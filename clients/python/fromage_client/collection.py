@@ -3,63 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final
 from urllib.parse import quote
 
+from .additions import Added, Addition, Additions
 from .calls import Calls
-from .errors import ServerError, server_error
 from .images import ImageRef
-from .messages import Upload, plain_part
-from .pictures import as_picture, is_picture
 from .reply import image_refs
 from .wire import Request, run
 
-if TYPE_CHECKING:
-    from .messages import OwnImage
-
 PAGE: Final = 100
 """Images that one request lists."""
-BATCH: Final = 64
-"""Images that one request adds: inline they stay within a body that the server takes."""
-
-
-@dataclass(frozen=True, eq=False)
-class NewImage:
-    """An image to be added.
-
-    `image` is a path or URL, bytes, a PIL image, a numpy array, a `Picture`, an `Upload`, or an
-    image of a collection, which is copied; `key` its owner's name for it (by default the file's
-    name, where it comes from a file), `metadata` what can be filtered by and is shown with it:
-    strings, numbers, booleans and lists of them, by field.
-    """
-
-    image: OwnImage | Upload | ImageRef | str
-    key: str | None = None
-    metadata: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Added:
-    """What became of one image: "exists" where the collection held the very same file already.
-
-    `image` is None, and `error` says why, where it failed.
-    """
-
-    status: Literal["added", "exists", "failed"]
-    image: ImageRef | None
-    error: ServerError | None = None
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], server: str) -> Added:
-        if data["status"] == "failed":
-            return cls("failed", None, server_error(data))
-        return cls(data["status"], ImageRef.from_json(data["image"], server))
-
-
-Addition: TypeAlias = "OwnImage | Upload | ImageRef | NewImage | str"
-"""What can be added."""
 
 
 class CollectionCalls:
@@ -80,11 +34,7 @@ class CollectionCalls:
     async def add(
         self, images: Addition | Iterable[Addition], metadata: Mapping[str, Any] | None
     ) -> tuple[Added, ...]:
-        left = _each(images)
-        done: list[Added] = []
-        while batch := list(islice(left, BATCH)):
-            done += await self._add_batch([_new(image, metadata) for image in batch])
-        return tuple(done)
+        return await Additions(self._calls, f"{self._path}/images").add(images, metadata)
 
     async def update(self, image: ImageRef | str, metadata: Mapping[str, Any]) -> ImageRef:
         request = Request("PATCH", self._of(image), json={"metadata": dict(metadata)})
@@ -103,37 +53,6 @@ class CollectionCalls:
 
     def pages(self) -> Pages:
         return Pages(self._calls, f"{self._path}/images")
-
-    async def _add_batch(self, images: list[NewImage]) -> tuple[Added, ...]:
-        async def build() -> Request:
-            rows = [await self._row(image) for image in images]
-            return Request("POST", f"{self._path}/images", json={"images": rows})
-
-        server = self._calls.base_url
-        try:
-            return await self._calls.json(
-                build, lambda data: tuple(Added.from_json(row, server) for row in data["images"])
-            )
-        except ServerError as error:
-            # The one image of a request fails as the request.
-            if len(images) > 1 or not (error.param or "").startswith("images.0"):
-                raise
-            return (Added("failed", None, error),)
-
-    async def _row(self, new: NewImage) -> dict[str, Any]:
-        key = new.key
-        if isinstance(new.image, Upload | ImageRef):
-            part = plain_part(new.image)
-        else:
-            picture = as_picture(new.image)
-            part = await self._calls.intake.image(picture)
-            key = key or picture.name
-        row = {name: value for name, value in part.items() if name != "type"}
-        if key is not None:
-            row["key"] = key
-        if new.metadata is not None:
-            row["metadata"] = dict(new.metadata)
-        return row
 
     def _of(self, image: ImageRef | str) -> str:
         id = image.id if isinstance(image, ImageRef) else image
@@ -190,8 +109,8 @@ class Collection:
             metadata: That of every image that has none of its own.
 
         Returns:
-            What became of each, in order. One that the server
-            can't read does not keep the others out; a file that can't be opened raises OSError.
+            What became of each, in order. One that can't be read, here or by the server, does not
+            keep the others out.
 
         Images go in batches: after an error on the way, those of the batches before it are there,
         and adding them again does no harm.
@@ -268,17 +187,3 @@ class AsyncCollection:
     async def drop(self) -> None:
         """Deletes the collection and all that is in it."""
         await self._calls.drop()
-
-
-def _each(images: Addition | Iterable[Addition]) -> Iterator[Addition]:
-    """One image, though it may be one that can be iterated over (bytes, an array), or many."""
-    if isinstance(images, str | NewImage | Upload | ImageRef) or is_picture(images):
-        yield cast("Addition", images)
-    else:
-        yield from cast("Iterable[Addition]", images)
-
-
-def _new(image: Addition, metadata: Mapping[str, Any] | None) -> NewImage:
-    if not isinstance(image, NewImage):
-        return NewImage(image, metadata=metadata)
-    return image if image.metadata is not None else replace(image, metadata=metadata)

@@ -1,5 +1,7 @@
 """Everything this package raises, but for the OSError of a file that can't be read or written.
 
+Of many images that are added, one whose file can't be read has an UnreadableFile as its error.
+
 FromageError
 ├── TransportFailed             no whole answer came back
 │   ├── Unreachable             no connection could be made: nothing was sent
@@ -7,6 +9,7 @@ FromageError
 │   └── Interrupted             it hung up before its answer, or its stream, was whole
 ├── UnexpectedAnswer            an answer that is not in the server's contract
 ├── UnusablePicture             an array, a URL or an object that no image can be made of
+├── UnreadableFile              a file that can't be read; its cause is the OSError
 ├── UnreadableConversation      a file that is not a saved conversation
 └── ServerError                 the server refused or failed; carries type, code, param and message
     ├── InvalidRequest          the request has to change
@@ -48,6 +51,10 @@ class UnexpectedAnswer(FromageError):
 
 class UnusablePicture(FromageError, ValueError):
     """No image can be made of what was given as one."""
+
+
+class UnreadableFile(FromageError):
+    """A file that was to be added can't be read; `__cause__` says why in Python's terms."""
 
 
 class UnreadableConversation(FromageError, ValueError):

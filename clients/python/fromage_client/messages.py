@@ -77,7 +77,10 @@ class Intake:
 
     async def image(self, picture: Picture) -> Json:
         """An image's part. Its `type` aside, it is how any request names an image."""
-        data = await self.read(picture)
+        return await self.part(await self.read(picture))
+
+    async def part(self, data: bytes) -> Json:
+        """The part of an image that was read."""
         if len(data) > INLINE_LIMIT:
             upload = await self._upload_once(data)
             return {"type": "image", "image": {"upload": upload.id}}
