@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import numpy as np
 
 from fromage_index.decode import decode_image
 from fromage_index.errors import UnreadableImage
+from fromage_server.batches import Batches
 from fromage_server.errors import ApiError
 from fromage_server.media import SourceImage
 from fromage_server.workers import compute_alone
@@ -38,25 +38,22 @@ class _Job:
 
 
 class Ingest:
-    """One thread, which takes what has gathered in one pass, whoever it is from. Neither the
+    """Embeds what has gathered in one pass, whoever it is from, in a thread of its own: neither the
     prompts' images nor the replies wait for it. Any thread may call."""
 
     def __init__(self, embedder: ImageEmbedder) -> None:
         self._embedder = embedder
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # guards the three below
-        self._waiting_bytes = 0
-        self._thread: threading.Thread | None = None
-        self._closed = False
+        self._batches = Batches[_Job](
+            "fromage-ingest", self._work, lambda jobs: len(jobs) < _BATCH, begin=compute_alone
+        )
+        self._lock = threading.Lock()
+        self._waiting_bytes = 0  # guarded by the lock
 
     def submit(self, image: SourceImage) -> Future[Embedded]:
         """The future raises ApiError for what is no picture, and CancelledError where the server
         is stopping. Raises ApiError where too much is waiting."""
         job = _Job(image)
         with self._lock:
-            if self._closed:
-                job.done.cancel()
-                return job.done
             if self._waiting_bytes and self._waiting_bytes + len(image.data) > MAX_WAITING_BYTES:
                 raise ApiError(
                     "queue_full",
@@ -64,36 +61,18 @@ class Ingest:
                     retry_after=2,
                 )
             self._waiting_bytes += len(image.data)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
-                    target=self._work, name="fromage-ingest", daemon=True
-                )
-                self._thread.start()
-            self._jobs.put(job)
+        if not self._batches.put(job):
+            job.done.cancel()
         return job.done
 
     def close(self) -> None:
         """No more pictures; those that wait are embedded first."""
-        with self._lock:
-            self._closed = True
-            thread = self._thread
-        if thread is not None:
-            self._jobs.put(None)
-            thread.join()
+        self._batches.close()
 
-    def _work(self) -> None:
-        compute_alone()
-        while (job := self._jobs.get()) is not None:
-            jobs = [job]
-            while len(jobs) < _BATCH and not self._jobs.empty():
-                following = self._jobs.get()
-                if following is None:
-                    self._jobs.put(None)
-                    break
-                jobs.append(following)
-            self._embed(jobs)
-            with self._lock:
-                self._waiting_bytes -= sum(len(job.image.data) for job in jobs)
+    def _work(self, jobs: list[_Job]) -> None:
+        self._embed(jobs)
+        with self._lock:
+            self._waiting_bytes -= sum(len(job.image.data) for job in jobs)
 
     def _embed(self, jobs: list[_Job]) -> None:
         good, prepared, sizes = [], [], []

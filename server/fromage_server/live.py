@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -14,6 +13,7 @@ from fromage_index.compact import compact, due
 from fromage_index.editor import Change, Outcome, edit
 from fromage_index.errors import IndexFailure
 from fromage_index.manifest import MANIFEST
+from fromage_server.batches import Batches
 
 log = logging.getLogger(__name__)
 # What one commit holds; the rest waits for the next.
@@ -34,6 +34,10 @@ class _Job:
     done: Future[Commit] = field(default_factory=Future)
 
 
+def _has_room(jobs: Sequence[_Job]) -> bool:
+    return sum(len(job.changes) for job in jobs) < _MOST_CHANGES
+
+
 class LiveCollection:
     """Searches use an immutable snapshot, which is replaced whole. One thread makes the changes;
     what comes while it writes is its next commit. Any thread may call.
@@ -46,11 +50,9 @@ class LiveCollection:
         self.droppable = droppable
         self._snapshot = collection
         self._seen = b""
-        self._lock = threading.Lock()  # guards the two above, and the four below
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()  # guards the two above, and the one below
         self._compacting: threading.Thread | None = None
-        self._closed = False
+        self._batches = Batches[_Job](f"fromage-edit-{name}", self._commit, _has_room)
 
     @property
     def snapshot(self) -> Collection:
@@ -74,43 +76,13 @@ class LiveCollection:
         """Done when the changes have survived and every search sees them. The future raises what
         `edit` raises, and CancelledError where the server is stopping."""
         job = _Job(changes)
-        with self._lock:
-            if self._closed:
-                job.done.cancel()
-                return job.done
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
-                    target=self._work, name=f"fromage-edit-{self.name}", daemon=True
-                )
-                self._thread.start()
-            self._jobs.put(job)
+        if not self._batches.put(job):
+            job.done.cancel()
         return job.done
 
     def close(self) -> None:
         """No more changes; those that were submitted are made first."""
-        with self._lock:
-            self._closed = True
-            thread = self._thread
-        if thread is not None:
-            self._jobs.put(None)
-            thread.join()
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            jobs = [job]
-            ending = False
-            while sum(len(job.changes) for job in jobs) < _MOST_CHANGES and not ending:
-                try:
-                    following = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-                if following is None:
-                    ending = True
-                else:
-                    jobs.append(following)
-            self._commit(jobs)
-            if ending:
-                return
+        self._batches.close()
 
     def _commit(self, jobs: Sequence[_Job]) -> None:
         jobs = [job for job in jobs if job.done.set_running_or_notify_cancel()]
@@ -132,7 +104,7 @@ class LiveCollection:
         if due(collection.store) is None:
             return
         with self._lock:
-            if self._compacting is None and not self._closed:
+            if self._compacting is None and not self._batches.closed:
                 self._compacting = threading.Thread(
                     target=self._compact, name=f"fromage-compact-{self.name}", daemon=True
                 )
@@ -140,13 +112,13 @@ class LiveCollection:
 
     def _compact(self) -> None:
         try:
-            while not self._closed:
+            while not self._batches.closed:
                 collection = self.latest()
                 run = due(collection.store)
                 if run is None or not compact(collection, run):
                     break
         except (IndexFailure, OSError) as error:
-            if not self._closed:
+            if not self._batches.closed:
                 log.warning("collection %s could not be compacted: %s", self.name, error)
         finally:
             with self._lock:
