@@ -24,19 +24,26 @@ def checked(value: Any) -> Metadata:
             raise BadMetadata("a metadata field has no name")
         for member in content if isinstance(content, list) else [content]:
             _check_scalar(field, member)
-    try:
-        size = len(json.dumps(value, ensure_ascii=False).encode())
-    except UnicodeEncodeError as error:
-        raise BadMetadata("metadata holds half of a surrogate pair, no character") from error
-    if size > MAX_BYTES:
-        raise BadMetadata(f"metadata has {size:,} bytes as JSON; at most {MAX_BYTES:,} are kept")
+    _check_size(value)
     return value
 
 
 def merged(metadata: Metadata, changes: Metadata) -> Metadata:
-    """With the changes' fields; null takes one away. Raises BadMetadata as `checked` does."""
-    together = {**metadata, **changes}
-    return checked({name: value for name, value in together.items() if value is not None})
+    """With the changes' fields; null takes one away. Raises BadMetadata as `checked` does of the
+    changes, and where there is too much together. What a folder's sidecar said may be nested."""
+    together = {**metadata, **checked(changes)}
+    kept = {name: value for name, value in together.items() if value is not None}
+    _check_size(kept)
+    return kept
+
+
+def _check_size(metadata: Metadata) -> None:
+    try:
+        size = len(json.dumps(metadata, ensure_ascii=False).encode())
+    except UnicodeEncodeError as error:
+        raise BadMetadata("metadata holds half of a surrogate pair, no character") from error
+    if size > MAX_BYTES:
+        raise BadMetadata(f"metadata has {size:,} bytes as JSON; at most {MAX_BYTES:,} are kept")
 
 
 def _check_scalar(field: str, value: Any) -> None:

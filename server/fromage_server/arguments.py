@@ -10,8 +10,8 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def place(text: str) -> int:
-    """Of a page; a `type` for argparse."""
+def place_in_list(text: str) -> int:
+    """A `type` for argparse."""
     if not (text.isdecimal() and text.isascii() and len(text) <= 18):
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number that a list called next")
     return int(text)

@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from fromage_index.errors import BadKey, BadMetadata, IndexFailure
+from fromage_server.curator import refusal
 from tests.server.collections import data_uri, served
 from tests.server.pictures import encoded, picture
 from tests.server.test_bad_requests import refused
@@ -134,6 +136,13 @@ def test_a_file_s_name_that_is_too_long(client: httpx.Client) -> None:
 def test_names_that_are_refused(client: httpx.Client, name: str) -> None:
     answer = client.post("/v1/collections", json={"name": name})
     assert refused(answer, 400, "invalid_value")["param"] == "name"
+
+
+@pytest.mark.parametrize("error", [BadKey("no text"), BadMetadata("no object")])
+def test_what_the_collection_itself_refuses(error: IndexFailure) -> None:
+    """Bodies are checked before; should one come through, it is told as what it is."""
+    told = refusal(error, param="images.3")
+    assert (told.kind.status, told.code, told.param) == (400, "invalid_value", "images.3")
 
 
 def test_what_bodies_are_taken(client: httpx.Client) -> None:

@@ -143,6 +143,39 @@ def test_metadata_changes_as_over_http(
     assert over_http["1.png"] == {}
 
 
+def test_what_a_sidecar_said_can_be_changed(
+    tiny_bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """It may be nested, as metadata that is set is not."""
+    write_pictures(tmp_path / "pictures", 1)
+    nested = {"objects": {"bbox": [[1, 2]]}, "year": 1999}
+    line = json.dumps({"file_name": "pic 00.png", **nested})
+    (tmp_path / "pictures" / "metadata.jsonl").write_text(line)
+    out = tmp_path / "shelf"
+    assert index("build", tmp_path / "pictures", "--collection", out, *model(tiny_bundle)) == 0
+    assert index("update", out, "pic 00.png", "--metadata", '{"year": 2024}') == 0
+    assert about(out)["pic 00.png"] == nested | {"year": 2024}
+    assert index("update", out, "pic 00.png", "--metadata", '{"objects": null}') == 0
+    assert about(out)["pic 00.png"] == {"year": 2024}
+
+
+def test_a_key_of_one_s_own(mine: Path, tiny_bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "another.png"
+    file.write_bytes(encoded(picture(41)))
+    options = model(tiny_bundle)
+    for key, status, told in (
+        ("", 2, "--key has 0 characters; from 1 to 256"),
+        ("k" * 257, 2, "--key has 257 characters"),
+        (os.fsdecode(b"\xff"), 1, "the key '\\udcff' holds half of a surrogate pair"),
+    ):
+        assert told in refused(status, capsys, "add", mine, file, "--key", key, *options)
+    several = [mine, file, tmp_path / "new", "--key", "beach"]
+    assert f"there are {COUNT + 1}" in refused(2, capsys, "add", *several, *options)
+    assert len(about(mine)) == COUNT
+    assert index("add", mine, file, "--key", "the beach", *options) == 0
+    assert next(iter(about(mine))) == "the beach"
+
+
 def test_many_images_at_once(mine: Path, capsys: Capture) -> None:
     collection = Collection.open(mine)
     id = collection.ids[4]

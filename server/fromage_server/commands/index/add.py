@@ -17,6 +17,7 @@ from fromage_server.commands.index.shared import (
     progress_bar,
 )
 from fromage_server.demo_world import warning_for
+from fromage_server.errors import SettingsError
 
 if TYPE_CHECKING:
     from fromage_index.collection import Collection
@@ -44,6 +45,9 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="an object for all images, or a .jsonl or .csv file with a line for each, which "
         "names it as file_name",
     )
+    parser.add_argument(
+        "--key", help="the name of one image (default: the file's, with its path in a folder)"
+    )
     add_model(parser)
     parser.set_defaults(run=run)
 
@@ -61,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     collection = Collection.open(args.collection, device="cpu")
     metadata = _Metadata(args.metadata)
     files = list(_files(args.files, args.collection))
+    if args.key is not None:
+        files = [_File(_only(files).path, _checked_key(args.key))]
     bundle = check_bundle(args.collection, collection.provenance, args.bundle)
     warning = warning_for(args.bundle)
     if warning is not None:
@@ -76,6 +82,21 @@ def run(args: argparse.Namespace) -> int:
     for name, problem in adding.failed:
         print(f"fromage: {name}: {problem}", file=sys.stderr)
     return 1 if adding.failed else 0
+
+
+def _only(files: list[_File]) -> _File:
+    if len(files) != 1:
+        raise SettingsError(f"--key names one image; there are {len(files):,}")
+    return files[0]
+
+
+def _checked_key(key: str) -> str:
+    from fromage_index.record import checked_key
+    from fromage_server.schema.collections import MAX_KEY
+
+    if not 1 <= len(key) <= MAX_KEY:
+        raise SettingsError(f"--key has {len(key):,} characters; from 1 to {MAX_KEY} are taken")
+    return checked_key(key)
 
 
 class _Adding:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fromage_server.arguments import place, positive
+from fromage_server.arguments import place_in_list, positive
 from fromage_server.commands.index.shared import (
     add_collection,
     add_model,
@@ -58,7 +58,7 @@ def _register_list(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--after",
         metavar="PLACE",
-        type=place,
+        type=place_in_list,
         help="begin where an earlier list with a limit ended, at what it called `next`",
     )
     parser.add_argument(
@@ -153,8 +153,8 @@ class _Listing:
         for record in self._images():
             print(opening, as_json(_described(record)), sep="\n", end="")
             opening = ","
-        next = None if self.next is None else str(self.next)
-        end = {"next": next, "total": self._collection.size}
+        place = None if self.next is None else str(self.next)
+        end = {"next": place, "total": self._collection.size}
         print("" if opening == "," else opening, f"], {as_json(end)[1:]}", sep="\n")
 
     def _images(self) -> Iterator[ImageRecord]:
