@@ -46,6 +46,35 @@ class _Pending:
         return self.feature
 
 
+class _Remembered:
+    """Features by digest, the latest asked for; in one piece of memory: thousands of small ones
+    that live long, between large ones that don't, would leave the heap full of holes."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._places: OrderedDict[str, int] = OrderedDict()
+        self._rows: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def get(self, digest: str) -> Tensor | None:
+        """A copy: its place may be another's soon."""
+        if self._rows is None or digest not in self._places:
+            return None
+        self._places.move_to_end(digest)
+        return self._rows[self._places[digest]].clone()
+
+    def put(self, digest: str, feature: Tensor) -> None:
+        if self._rows is None:
+            self._rows = feature.new_empty(self._capacity, len(feature))
+        place = self._places.pop(digest, None)
+        if place is None and len(self._places) == self._capacity:
+            _, place = self._places.popitem(last=False)
+        self._places[digest] = len(self._places) if place is None else place
+        self._rows[self._places[digest]] = feature
+
+
 class FeatureEncoder:
     """Encodes what the cache doesn't hold. Heavy: call it in a worker thread; several may."""
 
@@ -54,7 +83,6 @@ class FeatureEncoder:
 
         self._vision = vision
         self._mode: PreprocessMode = mode
-        self._remembered = max(1, REMEMBERED_BYTES // (4 * vision.dim))
         # Of its own on a GPU: the language model's steps need not wait for pictures.
         on_gpu = vision.device.type == "cuda"
         make_stream: Any = torch.cuda.Stream
@@ -62,7 +90,7 @@ class FeatureEncoder:
         self._tower = threading.Lock()  # held by the thread whose turn it is to run the tower
         self._lock = threading.Lock()  # guards the two below
         self._pending: OrderedDict[str, _Pending] = OrderedDict()  # by digest, not yet encoded
-        self._cache: OrderedDict[str, Tensor] = OrderedDict()
+        self._cache = _Remembered(max(1, REMEMBERED_BYTES // (4 * vision.dim)))
 
     def warm_up(self) -> None:
         """Run the tower for the first time, alone and with a whole batch."""
@@ -119,14 +147,11 @@ class FeatureEncoder:
         for pending, row in zip(batch.values(), rows, strict=True):
             pending.feature = row
         with self._lock:
-            self._cache.update(zip(batch, rows, strict=True))
-            while len(self._cache) > self._remembered:
-                self._cache.popitem(last=False)
+            for digest, row in zip(batch, rows, strict=True):
+                self._cache.put(digest, row)
 
     def _recall(self, digest: str) -> Tensor | None:
         with self._lock:
-            if digest in self._cache:
-                self._cache.move_to_end(digest)
             return self._cache.get(digest)
 
     def _pixels(self, image: SourceImage) -> Tensor:

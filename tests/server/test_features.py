@@ -107,6 +107,11 @@ def test_what_is_no_picture_is_refused_by_name() -> None:
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "REMEMBERED_BYTES", 10 * 4 * Tower.dim)
     encoder = encoder_of(Tower())
-    shades(encoder, *range(50))
+    shades(encoder, 0)
+    (first,) = encoder.encode([picture(0)])  # out of the memory
+    kept = first.features.clone()
+    assert shades(encoder, *range(1, 50)) == list(range(1, 50))
     assert len(encoder._cache) == 10
     assert not encoder._pending
+    assert shades(encoder, *range(30, 50)) == list(range(30, 50))
+    assert torch.equal(first.features, kept), "its place is another's now"

@@ -45,15 +45,41 @@ for family in sys.argv[1:]:
 assert found > 0
 print("equal")
 """
+_WHATEVER_COMES = """
+import random
+from functools import partial
+from fromage_server.engine import Engine
+from fromage_server.engine.attention_pages import PagesBackend
+from tests.server.engine.arrivals import engine_of, whatever_comes
+from tests.server.engine.tiny import grounded
+
+model = grounded("opt", True)
+engines = partial(Engine, ahead=True, graphs=True)
+backend = PagesBackend(use_varlen=False)
+engine = engine_of(engines, model, 5, backend, max_batch=5, prefill_tokens=20)
+whatever_comes(model, engine, random.Random(1), requests=9)
+counts = engine.stats().counts
+assert counts.preempted > 0 and counts.cancelled > 0 and counts.cached_tokens > 0, counts
+print("equal")
+"""
 
 
-@needs_triton
-def test_the_kernel_gives_the_same_tokens() -> None:
+def interpreted(program: str, *args: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _RUN, *FAMILIES],
+        [sys.executable, "-c", program, *args],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert done.stdout.endswith("equal\n"), done.stderr[-3000:]
+
+
+@needs_triton
+def test_the_kernel_gives_the_same_tokens() -> None:
+    interpreted(_RUN, *FAMILIES)
+
+
+@needs_triton
+def test_whatever_comes_while_steps_are_recorded_and_launched_ahead() -> None:
+    interpreted(_WHATEVER_COMES)

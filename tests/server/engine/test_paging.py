@@ -2,15 +2,14 @@
 
 import random
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 
-from fromage_server.engine import Engine, EngineConfig, FinishEvent, PromptTooLong, ScoringRequest
+from fromage_server.engine import EngineConfig, FinishEvent, PromptTooLong, ScoringRequest
 from fromage_server.engine.attention import BLOCK_SIZE
-from fromage_server.engine.kv_cache import KVShape
 from fromage_weights.grounded import GroundedModel, ImageSegment, Segment
+from tests.server.engine.arrivals import engine_of, whatever_comes
 from tests.server.engine.driving import Engines, Heard, answer, answers, drain, reply
 from tests.server.engine.test_equals_generate import (
     EVERY_MODEL,
@@ -18,11 +17,6 @@ from tests.server.engine.test_equals_generate import (
     requests_of,
 )
 from tests.server.engine.tiny import VISION_DIM, generate, grounded, image, text
-
-
-def engine_of(engines: Engines, model: GroundedModel, blocks: int, **options: Any) -> Engine:
-    block = BLOCK_SIZE * KVShape.of(model.lm, model.dtype).position_bytes
-    return engines(model, EngineConfig(kv_cache_bytes=blocks * block, **options))
 
 
 @EVERY_MODEL
@@ -163,7 +157,6 @@ def test_cancelled_in_the_middle_of_its_prompt(model: GroundedModel, engines: En
 @pytest.mark.parametrize("family", ["opt", "llama", "mistral"])
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_comes(family: str, seed: int, engines: Engines) -> None:
-    """Random prompts with common beginnings come and go at random times."""
     rng = random.Random(f"{family} {seed}")
     model = grounded(family, tied=True)
     engine = engine_of(
@@ -173,39 +166,7 @@ def test_whatever_comes(family: str, seed: int, engines: Engines) -> None:
         max_batch=rng.randint(1, 6),
         prefill_tokens=rng.randint(1, 40),
     )
-    beginnings = [tuple(_anything(model, rng) for _ in range(2)) for _ in range(3)]
-    heard: dict[str, Heard] = {}
-    expected: dict[str, list[int]] = {}
-    cancelled: set[str] = set()
-    for i in range(24):
-        name = str(i)
-        prompt = (*rng.choice(beginnings), _anything(model, rng))
-        length = rng.randint(1, 40)
-        with torch.inference_mode():
-            expected[name] = generate(model, prompt, length)
-        heard[name] = Heard()
-        engine.submit(reply(name, prompt, length), heard[name])
-        for _ in range(rng.choice((0, 0, 1, 3, 8))):
-            engine.step()
-        if rng.random() < 0.25:
-            victim = str(rng.randint(0, i))
-            engine.cancel(victim)
-            cancelled.add(victim)
-    drain(engine)
-    for name, listener in heard.items():
-        if listener.finish.reason == "cancelled":
-            assert name in cancelled
-            assert listener.ids == expected[name][: len(listener.ids)]
-        else:
-            assert listener.ids == expected[name]
-    engine.check_idle()
-
-
-def _anything(model: GroundedModel, rng: random.Random) -> Segment:
-    if rng.random() < 0.3:
-        return image(rng.randint(0, 3))
-    letters = "".join(rng.choice("abc ") for _ in range(rng.randint(1, 20)))
-    return text(model, letters)
+    whatever_comes(model, engine, rng)
 
 
 def test_a_step_is_measured_by_what_it_computed(
