@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fromage_weights.evaluation.dialogue_search import ImageSearch
 from fromage_weights.evaluation.dialogues import (
     AnswerRanking,
-    ImageSearch,
     answers_result,
     contexts,
     dialogue_features,

@@ -182,9 +182,9 @@ def run_vist(args: argparse.Namespace) -> int:
 
 def run_visdial(args: argparse.Namespace) -> int:
     from fromage_weights.errors import EvaluationDataInvalid
+    from fromage_weights.evaluation.dialogue_search import ImageSearch
     from fromage_weights.evaluation.dialogues import (
         AnswerRanking,
-        ImageSearch,
         dialogue_features,
         read_dialogues,
     )

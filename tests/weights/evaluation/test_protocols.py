@@ -13,9 +13,9 @@ import torch
 from fromage_weights.errors import EvaluationDataInvalid
 from fromage_weights.evaluation.captions import CaptionedImages, Captioning, retrieval, scores
 from fromage_weights.evaluation.decoding import greedy
+from fromage_weights.evaluation.dialogue_search import ImageSearch
 from fromage_weights.evaluation.dialogues import (
     AnswerRanking,
-    ImageSearch,
     contexts,
     dialogue_features,
     read_dialogues,

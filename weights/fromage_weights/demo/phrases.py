@@ -8,6 +8,7 @@ import json
 from functools import cache
 from importlib.resources import files
 
+from fromage_weights.demo.question_phrases import QUESTIONS
 from fromage_weights.demo.splits import Split
 
 REQUESTS: dict[Split, tuple[str, ...]] = {
@@ -159,155 +160,6 @@ ADD: dict[Split, tuple[str, ...]] = {
         "let {o} stand next to it",
     ),
 }
-WHAT: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "what is this?",
-        "what is this?",
-        "what's this?",
-        "what do you see?",
-        "what is in this picture?",
-        "describe this picture",
-        "describe this",
-        "what does this show?",
-        "what is it?",
-        "tell me what you see",
-        "what can you see here?",
-        "caption this image",
-        "can you describe this image?",
-        "what is that?",
-        "what's that?",
-        "what's in the photo?",
-        "what do we have here?",
-        "what is in the picture?",
-        "what is on this picture?",
-        "what can be seen?",
-        "what could this be?",
-        "do you know what this is?",
-        "can you tell me what this is?",
-        "tell me about this picture",
-        "tell me what this is",
-        "explain this picture",
-        "name what you see",
-        "which thing is this?",
-        "look at this",
-        "look, what is it?",
-        "and this?",
-        "what about this one?",
-        "what did i send you?",
-        "what is my picture of?",
-        "what does the picture show?",
-        "what have i drawn?",
-        "please tell me what you see",
-        "identify this",
-        "describe my photo",
-        "give me a description",
-        "say what you see",
-        "i wonder what this is",
-        "guess what this is",
-        "this?",
-        "what?",
-    ),
-    "validation": ("what is shown here?", "please describe the image", "what am i looking at?"),
-    "test": (
-        "what have we got here?",
-        "can you name this?",
-        "what might this be?",
-        "please say what is in the image",
-    ),
-}
-HOW_MANY: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "how many are there?",
-        "how many?",
-        "how many things are there?",
-        "how many do you see?",
-        "count them",
-        "how many things do you see?",
-        "how many of them are there?",
-        "how many are in the picture?",
-        "how many are shown?",
-        "can you count them?",
-        "please count",
-        "tell me how many there are",
-        "is it one or more?",
-        "how many objects?",
-        "what is the count?",
-    ),
-    "validation": ("what is the number of things?", "how many can you count?"),
-    "test": (
-        "how many of these do you count?",
-        "what number of things is it?",
-        "are there several?",
-    ),
-}
-WHICH_COLOUR: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "what colour is the background?",
-        "what color is the background?",
-        "which colour is the background?",
-        "what is the background colour?",
-        "what is behind it?",
-        "which background is it on?",
-        "what is the color of the background?",
-        "the background colour?",
-        "what colour is behind it?",
-        "what color do you see behind it?",
-        "which color does the background have?",
-        "name the colour of the background",
-        "how is the background coloured?",
-        "what background is this?",
-        "which colour?",
-        "what color?",
-    ),
-    "validation": ("tell me the background colour", "which color is behind it?"),
-    "test": (
-        "what is the colour behind?",
-        "say the background colour",
-        "in which color is the background?",
-    ),
-}
-IS_THERE: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "is there {o}?",
-        "do you see {o}?",
-        "is this {o}?",
-        "is there {o} in this picture?",
-        "can you see {o}?",
-        "does it show {o}?",
-        "is it {o}?",
-        "is that {o}?",
-        "does this picture show {o}?",
-        "do you see {o} here?",
-        "can you find {o} in it?",
-        "is there {o} here?",
-        "could this be {o}?",
-        "did i send you {o}?",
-        "is this a picture of {o}?",
-        "any sign of {o}?",
-        "do you think it is {o}?",
-    ),
-    "validation": ("is {o} in the image?", "would you say there is {o}?"),
-    "test": (
-        "does the image contain {o}?",
-        "can {o} be seen?",
-        "would you call it {o}?",
-    ),
-}
-SIDE: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "what is on the {s}?",
-        "what do you see on the {s}?",
-        "which one is on the {s}?",
-        "what is {s}?",
-        "and on the {s}?",
-        "name the thing on the {s}",
-    ),
-    "validation": ("what stands on the {s}?", "which thing is on the {s} side?"),
-    "test": (
-        "what can you see on the {s} side?",
-        "which thing is {s}?",
-    ),
-}
 OPENINGS = (
     "",
     "",
@@ -376,11 +228,7 @@ KINDS = {
     "REGROUND": REGROUND,
     "REPLACE": REPLACE,
     "ADD": ADD,
-    "WHAT": WHAT,
-    "HOW_MANY": HOW_MANY,
-    "WHICH_COLOUR": WHICH_COLOUR,
-    "IS_THERE": IS_THERE,
-    "SIDE": SIDE,
+    **QUESTIONS,
 }
 
 
