@@ -9,7 +9,7 @@ from playwright.sync_api import Locator, expect
 from tests.clients.scripted import ScriptedServer, image
 from tests.clients.web import world
 from tests.clients.web.browser import ChatPage
-from tests.clients.web.scripting import answer, failure
+from tests.clients.web.scripting import CARD, answer, failure
 
 
 @pytest.fixture
@@ -57,6 +57,7 @@ def test_a_collection_from_nothing_to_a_reply_and_back(
     expect(told).to_have_text("All pictures have been added.")
     expect(shelf.get_by_text("1 picture; 1 added before")).to_be_visible()
     page.screenshot("own-collection")
+    assert page.findings() == []
 
     shelf.get_by_role("button", name="Close").click()
     page.page.get_by_role("combobox", name="Collection").select_option("mine")
@@ -102,3 +103,19 @@ def test_page_after_page_and_when_one_fails(
     expect(dialog.get_by_role("button", name="Show more")).to_be_hidden()
     pages = [asked.path for asked in scripted.asked_for("/v1/collections/demo/images")]
     assert "after=1" in pages[-1]
+
+
+def test_without_a_collection_the_page_says_so(
+    scripted: ScriptedServer, scripted_chat: ChatPage
+) -> None:
+    welcome = scripted_chat.page.locator("#messages")
+    expect(welcome).not_to_contain_text("no pictures to show yet")
+    scripted.script["/v1/collections"] = [answer(collections=[]), answer(collections=[CARD])]
+    scripted_chat.page.reload()
+    expect(welcome).to_contain_text("no pictures to show yet")
+    scripted.script[f"/v1/collections/{CARD['name']}/images"] = [
+        answer(images=[], next=None, total=CARD["size"])
+    ]
+    scripted_chat.button("Settings and pictures").click()
+    scripted_chat.button("Look at the pictures…").click()
+    expect(welcome).not_to_contain_text("no pictures to show yet")

@@ -1,14 +1,27 @@
 """Browsers that keep nothing, or have no room left: the chat goes on, and the page says so."""
 
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import expect
 
 from tests.clients.scripted import ScriptedServer, reply_stream
+from tests.clients.web import world
 from tests.clients.web.browser import ChatPage
+from tests.clients.web.scripting import answer
 
 NONE = "IDBFactory.prototype.open = () => { throw new DOMException('no', 'SecurityError'); };"
 FULL = """
 IDBObjectStore.prototype.put = () => { throw new DOMException("full", "QuotaExceededError"); };
+"""
+# `refuses(value)` decides, and can be set later.
+AT_TIMES = """
+window.refuses = () => false;
+const put = IDBObjectStore.prototype.put;
+IDBObjectStore.prototype.put = function (value) {
+  if (refuses(value)) throw new DOMException("full", "QuotaExceededError");
+  return put.call(this, value);
+};
 """
 NO_CHOICES = """
 Object.defineProperty(window, "localStorage", {get() { throw new DOMException("no"); }});
@@ -34,6 +47,51 @@ def test_it_is_said_and_the_chat_goes_on(
     page.send("two")
     page.chats.filter(has_text="one").click()
     expect(page.asked).to_contain_text(["one"])
+
+
+def test_room_that_is_short_for_a_while(scripted: ScriptedServer, scripted_chat: ChatPage) -> None:
+    """What could not be kept is kept later, in one conversation."""
+    page = scripted_chat
+    scripted.script["/v1/chat"] = [reply_stream("yes")]
+    page.page.add_init_script(AT_TIMES)
+    page.page.reload()
+    page.send("one")
+    refusal = page.page.locator("#refusal")
+    expect(refusal).to_be_hidden()
+    page.page.evaluate("void (refuses = () => true)")
+    page.send("two")
+    expect(refusal).to_contain_text("The browser's storage is full")
+    expect(page.chats).to_have_text(["one"])
+    page.page.evaluate("void (refuses = () => false)")
+    page.send("three")
+    expect(refusal).to_be_hidden()
+    page.page.reload()
+    expect(page.replies).to_have_count(3)
+    expect(page.chats).to_have_text(["one"])
+
+
+def test_a_picture_that_is_not_kept(
+    scripted: ScriptedServer, scripted_chat: ChatPage, tmp_path: Path
+) -> None:
+    """It is said for as long as it holds, and without the picture the conversation goes on."""
+    page = scripted_chat
+    item = world.sent_picture()
+    (tmp_path / item.key).write_bytes(item.image)
+    scripted.script["/v1/uploads"] = [answer(id="up_1", width=240, height=240, expires_at=1)]
+    scripted.script["/v1/chat"] = [reply_stream("yes")]
+    page.page.add_init_script(AT_TIMES)
+    page.page.reload()
+    page.page.evaluate("void (refuses = (value) => Boolean(value.blob))")
+    page.page.set_input_files("#files", tmp_path / item.key)
+    expect(page.page.locator(".attachment.ready")).to_have_count(1)
+    page.send("look")
+    page.send("and now?")
+    expect(page.page.locator("#refusal")).to_contain_text("The browser's storage is full")
+    page.page.reload()
+    expect(page.send("and later?")).to_contain_text("yes")
+    expect(page.asked.first).to_contain_text("no longer kept by this browser")
+    sent = scripted.asked_for("/v1/chat")[-1].json["messages"][0]
+    assert sent["content"] == [{"type": "text", "text": "look"}]
 
 
 def test_without_room_for_choices(scripted: ScriptedServer, scripted_chat: ChatPage) -> None:

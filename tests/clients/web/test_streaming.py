@@ -129,7 +129,7 @@ def test_what_a_reply_leaves_out_is_said(scripted: ScriptedServer, scripted_chat
     end = frame("message.end", **{**END, "usage": usage, "finish_reason": "length"})
     scripted.script["/v1/chat"] = [stream(START_FRAME, *deltas("and so "), end)]
     reply = scripted_chat.send("tell me more")
-    expect(reply).to_contain_text("The oldest 2 turns no longer fit and were left out.")
+    expect(reply).to_contain_text("The oldest 2 turns no longer fit and are left out.")
     expect(reply).to_contain_text("The reply reached the largest number of tokens.")
 
 

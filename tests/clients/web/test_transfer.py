@@ -116,6 +116,22 @@ def test_what_is_not_sound_is_refused_and_not_kept(
     expect(page.examples.get_by_role("button")).to_have_count(4)
 
 
+def test_what_a_file_lacks_is_done_without(page: ChatPage, tmp_path: Path) -> None:
+    large = {"width": 900, "height": 900}
+    own = {"type": "image", "image": large, "local": {"picture": "lost", "name": "mine.png"}}
+    shown = {"type": "image", "image": {**IMAGE, **large}}
+    reply = {"role": "assistant", "content": [SHOWN], "usage": {}, "timings": "long"}
+    messages = [{"role": "user", "content": [own, shown]}, reply]
+    whole = {"format": "fromage-conversation", "version": 1, "conversation": {"messages": messages}}
+    (tmp_path / "bare.json").write_text(json.dumps(whole))
+    page.open_ready()
+    page.page.set_input_files("#import-file", tmp_path / "bare.json")
+    expect(page.chats).to_have_text(["A picture"])
+    expect(page.asked).to_contain_text("no longer kept by this browser")
+    expect(page.replies).to_contain_text("The reply was cut off.")
+    expect(page.send("hello")).not_to_contain_text("no longer kept")
+
+
 def test_what_is_kept_and_broken_does_not_stop_the_page(page: ChatPage) -> None:
     page.open_ready()
     page.send("hello")
@@ -130,7 +146,9 @@ def test_what_is_kept_and_broken_does_not_stop_the_page(page: ChatPage) -> None:
         }"""
     )
     page.page.reload()
-    expect(page.page.locator("#problem")).to_contain_text("cannot be shown")
+    expect(page.page.get_by_role("dialog")).to_contain_text("cannot be shown")
+    page.button("Delete it").click()
+    expect(page.chats).to_have_count(0)
     expect(page.send("hello again")).to_be_visible()
 
 

@@ -28,6 +28,7 @@ class App {
     reveal: () => this.#drawers.settings.show(),
   });
   #viewer = new Viewer((image) => this.#composer.addImage(image));
+  #model = null;
   #greeting = null;
   #asked;
   #learning;
@@ -40,13 +41,12 @@ class App {
     });
     this.#session = new Session(store, this.#composer, new Scroller(), {
       options: () => this.#options(),
-      refuse: (error) => this.#refused(error),
+      failed: (error) => this.#failed(error),
       open: (part) => this.#viewer.open(part),
       welcome: () => this.#welcome(),
     });
     this.#session.addEventListener("change", () => this.#credit());
-    this.#session.addEventListener("lost", () => this.#status.ask());
-    this.#shelf.addEventListener("change", () => this.#listCollections());
+    this.#shelf.addEventListener("change", () => this.#listCollections().catch(console.error));
     this.#status.addEventListener("ready", () => this.#meet());
     await new Chats(store, this.#session, () => this.#drawers.chats.leave()).open();
     this.#asked = this.#status.ask();
@@ -56,11 +56,15 @@ class App {
   /** Learns what the server has, and greets; again each time it comes back. */
   async #meet() {
     this.#learning = this.#learn();
-    const model = await this.#learning;
-    if (!model) return;
-    const { introduction, examples } = examplesFor(model.id);
+    this.#model = await this.#learning;
+    if (this.#model) await this.#introduce();
+  }
+
+  async #introduce() {
+    const { collection } = this.#panel;
+    const { introduction, examples } = examplesFor(this.#model.id, collection);
     this.#greet(introduction, examples);
-    this.#greet(introduction, await illustrated(examples, this.#panel.collection));
+    this.#greet(introduction, await illustrated(examples, collection));
   }
 
   /** The model; null where the server went away meanwhile. */
@@ -79,7 +83,10 @@ class App {
   }
 
   async #listCollections() {
+    const before = this.#panel.collection;
     this.#panel.showCollections(await api.collections());
+    const isFirstOrLast = !before !== !this.#panel.collection;
+    if (this.#greeting && isFirstOrLast) await this.#introduce();
   }
 
   #greet(introduction, examples) {
@@ -128,8 +135,9 @@ class App {
     byId("credit").replaceChildren(text ? el("span", {}, text) : "");
   }
 
-  /** Shows what the server did not take, where it is one of the settings. */
-  #refused(error) {
+  /** There is no reply: the server may be away, or did not take one of the settings. */
+  #failed(error) {
+    this.#status.ask();
     this.#panel.refuse(error);
     if (error.code === "collection_not_found") this.#listCollections().catch(console.error);
   }

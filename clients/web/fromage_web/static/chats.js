@@ -37,28 +37,38 @@ export class Chats {
 
   /** The conversation that the address names, else a new one. */
   async open() {
-    try {
-      if (await this.#openNamed()) return;
-    } catch (error) {
-      console.warn(error);
-      this.#session.composer.say("That conversation cannot be shown: what is kept of it is broken.");
-    }
+    const id = HASH.exec(location.hash)?.[1];
+    if (id && id === this.#session.conversation.id) return;
+    byId("ask").close(); // its question was about another conversation
+    this.#leave();
+    const found = id && (await this.#store.get(id));
+    if (found && this.#show(found)) return;
     leaveAddress();
     this.#session.show();
+    if (found) await this.#offerToDelete(id);
+  }
+
+  /** False for one that is broken. */
+  #show(conversation) {
+    try {
+      this.#session.show(conversation);
+      return true;
+    } catch (error) {
+      console.warn(error);
+      return false;
+    }
+  }
+
+  async #offerToDelete(id) {
+    const title = "That conversation cannot be shown";
+    const text = "What this browser has kept of it is broken.";
+    if (await ask({ title, text, yes: "Delete it", danger: true })) await this.#session.forget(id);
   }
 
   start() {
     this.#session.show();
     this.#leave();
     this.#session.composer.focus();
-  }
-
-  async #openNamed() {
-    const id = HASH.exec(location.hash)?.[1];
-    if (id && id === this.#session.conversation.id) return true;
-    const found = id && (await this.#store.get(id));
-    if (found) this.#session.show(found);
-    return Boolean(found);
   }
 
   /** Brings address, title and list in line with the session. */
@@ -71,7 +81,7 @@ export class Chats {
     byId("title").textContent = title;
     document.title = title === UNTITLED ? "FROMAGe" : `${title} – FROMAGe`;
     byId("more").hidden = !messages.length;
-    this.#refreshing = this.#refreshing.then(() => this.refresh());
+    this.#refreshing = this.#refreshing.then(() => this.refresh()).catch(console.error);
   }
 
   async refresh() {
@@ -79,7 +89,10 @@ export class Chats {
     const all = (await this.#store.list()).filter(({ id }) => id !== current.id);
     if (current.messages.length) all.push(current);
     all.sort((a, b) => b.updated - a.updated);
-    byId("chat-list").replaceChildren(...all.map((one) => this.#item(one, one === current)));
+    const list = byId("chat-list");
+    const focused = list.contains(document.activeElement) && document.activeElement.hash;
+    list.replaceChildren(...all.map((one) => this.#item(one, one === current)));
+    if (focused) list.querySelector(`[href="${focused}"]`)?.focus();
   }
 
   #item({ id, title }, isCurrent) {
@@ -98,8 +111,7 @@ export class Chats {
     const question = { title: "Rename this conversation", yes: "Rename", label: "Title" };
     const title = await ask({ ...question, value: conversation.title });
     if (!title) return;
-    Object.assign(conversation, { title, named: true });
-    await this.#session.keep();
+    await this.#session.rename(conversation.id, title);
   }
 
   async #export(write) {
@@ -111,10 +123,11 @@ export class Chats {
     const text = `“${conversation.title}” and the pictures sent in it are deleted from this browser.`;
     const title = "Delete this conversation?";
     if (!(await ask({ title, text, yes: "Delete", danger: true }))) return;
-    await this.#session.forget();
+    if (conversation.id === this.#session.conversation.id) leaveAddress();
+    await this.#session.forget(conversation.id);
     announce("The conversation was deleted.");
-    leaveAddress();
-    this.start();
+    this.#leave();
+    this.#session.composer.focus();
   }
 
   async #import(input) {
@@ -122,20 +135,23 @@ export class Chats {
     input.value = "";
     if (!file) return;
     try {
-      const conversation = await working("Reading the file…", this.#kept(file));
-      this.#session.show(conversation);
-      await this.#session.keep();
+      await working("Reading the file…", this.#take(file));
       this.#leave();
     } catch (error) {
       this.#session.composer.say(error.message);
     }
   }
 
-  async #kept(file) {
+  async #take(file) {
     const { conversation, pictures } = await importJson(file);
     const fresh = { ...newConversation(), ...conversation, named: true };
     for (const [id, blob] of pictures) await this.#store.putPicture(id, fresh.id, blob);
-    return fresh;
+    if (this.#show(fresh)) {
+      await this.#session.keep();
+    } else {
+      await this.#store.remove(fresh.id);
+      throw new Error(`${file.name} cannot be shown.`);
+    }
   }
 }
 

@@ -3,12 +3,11 @@
 // {id, title, named, created, updated, messages: [{role, content: [part], …}]}; the store adds
 // `revision`, a count, and `kept`, when that was.
 // A user's picture has `local`: {picture, name} names the blob in the store; `upload` and
-// `expires_at` the server's copy of it. One of a collection has `gone` when that has it no longer.
+// `expires_at` the server's copy of it. A picture that neither the browser nor its collection has
+// any longer is `gone`.
 // A reply has `state`: streaming, done, stopped, failed.
 
 const TITLE_LENGTH = 60;
-/** A reply that no tab has kept for so long is no longer on its way. */
-export const ALIVE_MS = 5_000;
 export const UNTITLED = "New conversation";
 
 export function newConversation() {
@@ -29,15 +28,6 @@ export const textOf = (message) =>
     .map((part) => part.text)
     .join("")
     .trim();
-
-/** Whether another tab is taking its last reply in; where none does any more, it is cut off. */
-export function answeredElsewhere({ kept = 0, messages }) {
-  const last = messages.at(-1);
-  if (last?.state !== "streaming") return false;
-  if (Date.now() - kept < ALIVE_MS) return true;
-  Object.assign(last, { state: "failed", error: "The reply was cut off." });
-  return false;
-}
 
 /** The first words said in it. */
 export function titleOf(conversation) {

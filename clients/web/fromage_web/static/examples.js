@@ -8,6 +8,9 @@ const INTRODUCTION =
 const DEMO =
   "This small demo model knows 125 things, up to three of them, on eight " +
   "colours. Ask it to show you some, or show it a picture.";
+const NOTHING =
+  "This server has no pictures to show yet. Make a collection of your own: in the settings, under " +
+  "“Look at the pictures…”.";
 
 const OF_DEMO = [
   { text: "show me an elephant", shows: "an elephant" },
@@ -22,8 +25,9 @@ const OF_OTHERS = [
   { text: "What is in this picture?", shows: "a dog on a sofa", sent: true },
 ];
 
-/** `{introduction, examples}` for a model by its name. */
-export function examplesFor(model) {
+/** `{introduction, examples}` for a model by its name, on a server that has a collection or none. */
+export function examplesFor(model, collection) {
+  if (!collection) return { introduction: NOTHING, examples: [] };
   const demo = model === "demo";
   return { introduction: demo ? DEMO : INTRODUCTION, examples: demo ? OF_DEMO : OF_OTHERS };
 }

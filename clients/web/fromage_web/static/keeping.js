@@ -1,7 +1,7 @@
 // Keeps conversations, one state after the other; where two tabs went apart, both are kept.
 
 import { newId } from "./conversation.js";
-import { Conflict } from "./store.js";
+import { Conflict, Gone } from "./store.js";
 
 export class Keeper {
   #store;
@@ -25,7 +25,15 @@ export class Keeper {
     return this.#next(() => this.#store.putPicture(picture, conversation.id, blob));
   }
 
-  remove({ id }) {
+  /** `apply` is given what the conversation has now: title, named, revision. */
+  rename(id, title, apply) {
+    return this.#next(async () => {
+      const renamed = await this.#store.rename(id, title);
+      if (renamed) apply(renamed);
+    });
+  }
+
+  remove(id) {
     return this.#next(() => this.#store.remove(id));
   }
 
@@ -39,6 +47,7 @@ export class Keeper {
     try {
       await this.#store.put(conversation);
     } catch (error) {
+      if (error instanceof Gone) return;
       if (!(error instanceof Conflict)) throw error;
       await this.#branch(conversation);
       await this.#store.put(conversation);

@@ -43,13 +43,27 @@ export class Mender {
   }
 
   /** Sends the user's own pictures again that expire before `soon` (seconds since 1970). */
-  async #renew({ history, signal }, soon) {
-    for (const { local } of history.flatMap((message) => message.content)) {
-      if (!local || local.expires_at > soon) continue;
-      const blob = await this.#store.picture(local.picture);
-      if (!blob) throw new ApiFailure(`${local.name} is no longer kept by this browser.`, { code: "lost" });
+  async #renew(turn, soon) {
+    for (const message of turn.history) {
+      for (const part of message.content) {
+        if (part.local && !part.gone && !(part.local.expires_at > soon)) {
+          await this.#renewOne(turn, message, part);
+        }
+      }
+    }
+  }
+
+  async #renewOne({ history, signal }, message, part) {
+    const { local } = part;
+    const blob = await this.#store.picture(local.picture);
+    if (blob) {
       const { id, expires_at } = await upload(blob, signal);
       Object.assign(local, { upload: id, expires_at });
+    } else if (message !== history.at(-1)) {
+      part.gone = true;
+      this.#redraw(message);
+    } else {
+      throw new ApiFailure(`${local.name} is no longer kept by this browser.`, { code: "lost" });
     }
   }
 }

@@ -47,5 +47,5 @@ function fitted({ width, height }, limit) {
 
 function source({ url, width, height }, limit) {
   const large = Math.max(width ?? 0, height ?? 0) > THUMBNAIL_FROM;
-  return large && url.startsWith("/v1/images/") ? `${url}?size=${2 * limit}` : url;
+  return large && url?.startsWith("/v1/images/") ? `${url}?size=${2 * limit}` : url;
 }

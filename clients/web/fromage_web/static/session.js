@@ -1,41 +1,44 @@
 // One conversation at a time: sending, streaming, stopping, editing, keeping.
 
-import { ApiFailure, chat } from "./api.js";
-import { ALIVE_MS, answeredElsewhere, apply, inWords, newConversation } from "./conversation.js";
-import { newReply, textOf, titleOf, toWire } from "./conversation.js";
+import { Addresses } from "./addresses.js";
+import { answered, answering } from "./answering.js";
+import { inWords, newConversation, newReply, textOf, titleOf } from "./conversation.js";
 import { announce, byId } from "./dom.js";
+import { Editing } from "./editing.js";
 import { Keeper } from "./keeping.js";
-import { Mender } from "./mending.js";
+import { Replier } from "./replying.js";
 import { ReplyView, userMessage } from "./transcript.js";
 
 const KEEP_EVERY_MS = 1000;
 
-/** Fires `change` when the conversation has changed, `lost` when the server did not answer. */
+/** Fires `change` when the conversation has changed. */
 export class Session extends EventTarget {
   #store;
   #keeper;
-  #mender;
+  #replier;
   #act;
   #answering = Promise.resolve();
   #preparing = false;
   #stopping = null;
-  #editing = null;
+  #editing;
+  #watched = null;
+  #addresses;
   conversation = newConversation();
 
-  /** `act`: {options(), refuse(error), open(part), welcome()}; see app.js. */
+  /** `act`: {options(), failed(error), open(part), welcome()}; see app.js. */
   constructor(store, composer, scroller, act) {
     super();
     this.#store = store;
     this.#keeper = new Keeper(store);
-    this.#mender = new Mender(store, (message) => this.#redraw(message));
+    this.#replier = new Replier(store, (message) => this.#redraw(message));
+    this.#addresses = new Addresses(store);
     this.#act = act;
     this.composer = composer;
     this.scroller = scroller;
     composer.addEventListener("send", () => this.#sendWritten());
     composer.addEventListener("stop", () => this.stop());
     composer.addEventListener("edit-last", () => this.#editLast());
-    composer.addEventListener("cancel", () => this.#endEditing());
-    byId("cancel-edit").addEventListener("click", () => this.#endEditing());
+    this.#editing = new Editing(composer);
     store.addEventListener("elsewhere", ({ detail }) => this.#catchUp(detail));
   }
 
@@ -43,43 +46,79 @@ export class Session extends EventTarget {
     return this.#stopping !== null;
   }
 
-  /** Shows another conversation, or a new one. */
+  /** Shows another conversation, or a new one. One that cannot be shown changes nothing. */
   show(conversation = newConversation()) {
+    const views = this.#views(conversation.messages);
     this.stop();
-    this.#endEditing();
-    this.#display(conversation);
+    this.#editing.end();
+    this.conversation = conversation;
+    this.#addresses.forget();
+    this.#fill(views);
+    this.#watch();
     this.#changed();
   }
 
-  #display(conversation) {
-    this.conversation = conversation;
-    if (answeredElsewhere(conversation)) {
-      setTimeout(() => this.#catchUp(conversation.id), ALIVE_MS);
-    }
-    this.render();
-  }
-
-  /** Another tab has changed a conversation: if it is this one, shows what it is now. */
-  async #catchUp(id) {
-    const shown = () => id === this.conversation.id && !this.streaming && !this.#preparing;
-    if (shown()) {
+  /** Another tab has changed a conversation; where it is this one, shows what it is now. */
+  async #catchUp({ id, ...renamed }) {
+    if (id === this.conversation.id) {
+      // Its title alone: that is no reason to part.
+      if (renamed.revision - 1 === this.conversation.revision) Object.assign(this.conversation, renamed);
       await this.#keeper.done;
       const there = await this.#store.get(id);
-      if (!shown()) return;
-      if (there) {
-        this.#forgetEditing();
-        this.#display(there);
-      } else if (this.conversation.revision) {
-        announce("The conversation was deleted in another tab.");
+      const { revision } = this.conversation;
+      if (id !== this.conversation.id) return;
+      if (!there && revision) {
         this.show();
+        await this.#answering;
+        announce("The conversation was deleted in another tab.");
+      } else if (there && there.revision !== revision && !this.streaming && !this.#preparing) {
+        this.#adopt(there);
       }
     }
     this.#changed();
   }
 
+  /** Goes on with the state that another tab has kept; what is the same is left as it stands. */
+  #adopt(there) {
+    const { messages } = this.conversation;
+    const isOther = (message, i) => JSON.stringify(message) !== JSON.stringify(messages[i]);
+    const first = there.messages.findIndex(isOther);
+    const same = first < 0 ? there.messages.length : first;
+    const views = this.#views(there.messages.slice(same));
+    if (messages.indexOf(this.#editing.message) >= same) this.#editing.end();
+    this.#cut(same);
+    there.messages.splice(0, same, ...messages);
+    this.conversation = there;
+    byId("messages").append(...views);
+    this.scroller.follow();
+    this.#watch();
+  }
+
+  /** A reply that is on its way in another tab ends, or is cut off when that tab is gone. */
+  async #watch() {
+    const { id, messages } = this.conversation;
+    if (messages.at(-1)?.state !== "streaming" || this.#watched === id) return;
+    this.#watched = id;
+    const isShown = () => this.conversation.id === id;
+    await answered(id, () => (isShown() ? this.conversation.kept ?? 0 : 0));
+    this.#watched = null;
+    await this.#catchUp({ id });
+    const last = this.conversation.messages.at(-1);
+    if (!isShown() || this.streaming || last?.state !== "streaming") return;
+    Object.assign(last, { state: "failed", error: "The reply was cut off." });
+    this.#redraw(last);
+  }
+
   render() {
-    const shown = this.conversation.messages.map((message) => this.#view(message).element);
-    byId("messages").replaceChildren(...(shown.length ? shown : [this.#act.welcome()]));
+    this.#fill(this.#views(this.conversation.messages));
+  }
+
+  #views(messages) {
+    return messages.map((message) => this.#view(message).element);
+  }
+
+  #fill(views) {
+    byId("messages").replaceChildren(...(views.length ? views : [this.#act.welcome()]));
     this.scroller.jump();
   }
 
@@ -99,15 +138,19 @@ export class Session extends EventTarget {
     if (!options || this.composer.empty) return;
     const { content, files } = this.composer;
     const kept = files.map(({ local, blob }) => ({ local, blob }));
-    if (this.#editing) this.#cutAt(this.#editing.message);
+    if (this.#editing.message) this.#cutAt(this.#editing.message);
     this.composer.clear();
-    this.#endEditing();
+    this.#editing.end();
     await this.#ask({ role: "user", content }, kept, options);
   }
 
   /** The options of a request; null where none can be sent now. */
   async #allowed() {
     if (this.#preparing || (this.streaming && !this.#stopping.signal.aborted)) return null;
+    if (!this.streaming && this.conversation.messages.at(-1)?.state === "streaming") {
+      this.composer.say("One moment: this conversation is being answered in another tab.");
+      return null;
+    }
     this.#preparing = true;
     try {
       await this.#answering;
@@ -128,7 +171,9 @@ export class Session extends EventTarget {
   }
 
   #answer(options) {
-    this.#answering = this.#answered(options);
+    this.#stopping = new AbortController();
+    this.composer.busy = true;
+    this.#answering = answering(this.conversation.id, () => this.#answered(options));
     return this.#answering;
   }
 
@@ -140,65 +185,30 @@ export class Session extends EventTarget {
     conversation.messages.push(reply);
     byId("messages").append(view.element);
     this.scroller.jump();
-    this.#stopping = new AbortController();
-    this.composer.busy = true;
     announce("FROMAGe is answering.");
     this.#touch(conversation);
-    const { signal } = this.#stopping;
-    try {
-      await this.#stream({ conversation, history, reply, view, options, signal });
-    } catch (error) {
-      this.#failed(reply, error);
-    }
+    let keptAt = Date.now();
+    const turn = { history, options, signal: this.#stopping.signal };
+    const error = await this.#replier.take(turn, reply, (event) => {
+      view.take(event, reply);
+      this.scroller.follow();
+      if (Date.now() - keptAt < KEEP_EVERY_MS) return;
+      keptAt = Date.now();
+      this.#keeper.conversation(conversation);
+    });
+    if (error) this.#act.failed(error);
     this.#stopping = null;
     this.composer.busy = false;
     view.update(reply);
     this.scroller.follow();
     announce(reply.state === "failed" ? `No reply: ${reply.error}` : `FROMAGe: ${inWords(reply)}`);
     this.#touch(conversation);
-  }
-
-  async #stream(turn) {
-    await this.#mender.prepare(turn);
-    for (;;) {
-      try {
-        await this.#take(turn);
-        return;
-      } catch (error) {
-        if (!(await this.#mender.mended(turn, error))) throw error;
-      }
-    }
+    await this.#keeper.done;
   }
 
   #redraw(message) {
     const place = this.conversation.messages.indexOf(message);
     byId("messages").children[place]?.replaceWith(this.#view(message).element);
-  }
-
-  async #take({ conversation, history, reply, view, options, signal }) {
-    let keptAt = Date.now();
-    const body = { ...options, messages: toWire(history), truncation: "oldest_turns" };
-    for await (const event of chat(body, signal)) {
-      apply(reply, event);
-      view.take(event, reply);
-      this.scroller.follow();
-      if (Date.now() - keptAt > KEEP_EVERY_MS) {
-        keptAt = Date.now();
-        this.#keeper.conversation(conversation);
-      }
-    }
-  }
-
-  #failed(reply, error) {
-    if (error.name === "AbortError") {
-      reply.state = "stopped";
-      return;
-    }
-    reply.state = "failed";
-    reply.error = error.message;
-    if (!(error instanceof ApiFailure)) console.error(error);
-    this.#act.refuse(error);
-    this.dispatchEvent(new Event("lost"));
   }
 
   /** Asks for the last reply once more. */
@@ -217,11 +227,9 @@ export class Session extends EventTarget {
       const blob = part.local && (await this.#store.picture(part.local.picture));
       if (blob || !part.local) pictures.push({ part, blob });
     }
-    this.#endEditing();
-    this.#editing = { message, draft: this.composer.setAside() };
-    byId("editing").hidden = false;
-    this.#mark(message, true);
-    this.composer.fill(textOf(message), pictures);
+    const place = this.conversation.messages.indexOf(message);
+    const element = byId("messages").children[place];
+    if (element) this.#editing.begin(message, element, textOf(message), pictures);
   }
 
   #editLast() {
@@ -229,30 +237,12 @@ export class Session extends EventTarget {
     if (last) this.#edit(last);
   }
 
-  /** What had been begun before stands there again. */
-  #endEditing() {
-    if (!this.#editing) return;
-    const { message, draft } = this.#editing;
-    this.#mark(message, false);
-    this.composer.clear();
-    this.composer.putBack(draft);
-    this.#forgetEditing();
-  }
-
-  /** What is written becomes a message of its own. */
-  #forgetEditing() {
-    this.#editing = null;
-    byId("editing").hidden = true;
-  }
-
-  #mark(message, editing) {
-    const place = this.conversation.messages.indexOf(message);
-    byId("messages").children[place]?.classList.toggle("edited", editing);
-  }
-
   /** Takes the message away, and all that follows it. */
   #cutAt(message) {
-    const place = this.conversation.messages.indexOf(message);
+    this.#cut(this.conversation.messages.indexOf(message));
+  }
+
+  #cut(place) {
     this.conversation.messages.splice(place);
     [...byId("messages").children].slice(place).forEach((element) => element.remove());
   }
@@ -268,8 +258,7 @@ export class Session extends EventTarget {
 
   async #source(part) {
     await this.#keeper.done;
-    const blob = await this.#store.picture(part.local.picture);
-    return blob && URL.createObjectURL(blob);
+    return this.#addresses.of(part.local.picture);
   }
 
   #touch(conversation) {
@@ -279,18 +268,27 @@ export class Session extends EventTarget {
     this.#changed();
   }
 
-  /** Keeps what was changed from outside, such as the title. */
+  /** Keeps the conversation that is shown. */
   async keep() {
     await this.#keeper.conversation(this.conversation);
     this.#changed();
   }
 
-  /** Deletes the conversation. */
-  async forget() {
-    const { conversation } = this;
-    this.stop();
+  /** Whichever conversation is shown meanwhile. */
+  async rename(id, title) {
+    const apply = (renamed) => id === this.conversation.id && Object.assign(this.conversation, renamed);
+    await this.#keeper.rename(id, title, apply);
+    this.#changed();
+  }
+
+  /** Deletes that conversation; a new one stands in its place. */
+  async forget(id) {
+    const isShown = id === this.conversation.id;
+    if (isShown) this.stop();
     await this.#answering;
-    await this.#keeper.remove(conversation);
+    await this.#keeper.remove(id);
+    if (isShown && id === this.conversation.id) this.show();
+    else this.#changed();
   }
 
   #changed() {

@@ -21,7 +21,7 @@ export class Shelf extends EventTarget {
   // While the dialog is open, the page's own announcer is not heard.
   #said = el("p", { class: "unseen", role: "status" });
   #progress = el("progress", { "aria-label": "Adding pictures", hidden: true });
-  #problems = el("ul", { class: "problems", role: "alert" });
+  #problems = el("ul", { class: "problems", "aria-label": "Problems" });
   #grid = el("ul", { class: "grid", "aria-label": "Pictures" });
   #more = button("Show more", () => this.#page());
   #files = el("input", {
@@ -55,7 +55,7 @@ export class Shelf extends EventTarget {
       this.#state,
       this.#progress,
       this.#said,
-      this.#problems,
+      el("div", { role: "alert" }, this.#problems),
       this.#grid,
       this.#more,
     );
@@ -111,6 +111,7 @@ export class Shelf extends EventTarget {
       if (name !== this.#name) return;
       this.#refused(error);
       this.#state.textContent = "";
+      if (error.code === "collection_not_found") this.dispatchEvent(new Event("change"));
       this.#more.textContent = "Try again";
       this.#more.hidden = false;
     }

@@ -1,6 +1,7 @@
 // A conversation out of a file, made anew from the fields that it should have.
 
 const STATES = new Set(["done", "stopped", "failed"]);
+const CUT_OFF = { state: "failed", error: "The reply was cut off." };
 
 /** Throws a TypeError where something else stands; what the page doesn't know is left out. */
 export function soundMessage({ role, content, ...more }) {
@@ -11,12 +12,11 @@ export function soundMessage({ role, content, ...more }) {
   return {
     role,
     content: parts,
-    state: STATES.has(state) ? state : "failed",
-    error: optional("string", error),
+    ...(STATES.has(state) ? { state, error: optional("string", error) } : CUT_OFF),
     model: optional("string", model),
     finish_reason: optional("string", finish_reason),
-    usage: usage && numbers(usage),
-    timings: timings && numbers(timings),
+    usage: numbers(usage, "completion_tokens"),
+    timings: numbers(timings, "total_ms"),
   };
 }
 
@@ -51,7 +51,9 @@ function sizeOf({ width, height }) {
   return { width: optional("number", width), height: optional("number", height) };
 }
 
-function numbers(object) {
+/** Those of its values that are numbers; undefined where `needed` is none. */
+function numbers(object, needed) {
+  if (typeof object?.[needed] !== "number") return undefined;
   return Object.fromEntries(Object.entries(object).filter(([, value]) => typeof value === "number"));
 }
 

@@ -7,6 +7,9 @@ const VERSION = 1;
 /** Another tab has kept a state of the conversation that this one has not seen. */
 export class Conflict extends Error {}
 
+/** Another tab has deleted the conversation. */
+export class Gone extends Error {}
+
 function promised(request) {
   return new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
@@ -31,7 +34,10 @@ async function opened() {
   return promised(request);
 }
 
-/** Fires `elsewhere` when another tab has changed a conversation; its id is the `detail`. */
+/**
+ * Fires `elsewhere` when another tab has changed a conversation; its `detail` is {id}, and where
+ * that tab has given it another title {id, title, named, revision}.
+ */
 export class Store extends EventTarget {
   #db;
   #tabs = null;
@@ -66,29 +72,47 @@ export class Store extends EventTarget {
   }
 
   /**
-   * Keeps the conversation as it is now, and of its pictures those that it still shows. Throws a
-   * Conflict, and changes nothing, where another tab was quicker.
+   * Keeps the conversation as it is now, and of its pictures those that it still shows. Throws
+   * Conflict or Gone, and changes nothing, where another tab was quicker.
    */
   async put(conversation) {
     const { revision = 0 } = conversation;
     const next = { ...conversation, revision: revision + 1, kept: Date.now() };
     const copy = structuredClone(next);
-    await this.#write("conversations", copy, this.#conversations, (there) => {
+    const isKept = await this.#write("conversations", copy, this.#conversations, (there) => {
+      if (!there && revision) throw new Gone(copy.id);
       if (there && (there.revision ?? 0) !== revision) throw new Conflict(copy.id);
     });
-    conversation.revision = copy.revision;
+    if (isKept) conversation.revision = copy.revision;
+    else copy.revision = revision; // as the database has it
     const used = new Set(
       copy.messages.flatMap((message) => message.content.map((part) => part.local?.picture)),
     );
     await this.#forgetPictures(copy.id, (id) => !used.has(id));
-    this.#tabs?.postMessage(copy.id);
+    this.#tell({ id: copy.id });
+  }
+
+  /** Its title alone. Resolves to {title, named, revision}, or undefined where it is gone. */
+  async rename(id, title) {
+    const memory = this.#conversations.get(id);
+    if (memory) return Object.assign(memory, { title, named: true });
+    if (!this.#db) return undefined;
+    const store = this.#change("conversations");
+    const kept = await promised(store.get(id));
+    if (!kept) return undefined;
+    const done = finished(store.transaction);
+    const renamed = { title, named: true, revision: (kept.revision ?? 0) + 1 };
+    store.put({ ...kept, ...renamed });
+    await done;
+    this.#tell({ id, ...renamed });
+    return renamed;
   }
 
   async remove(id) {
     this.#conversations.delete(id);
     if (this.#db) await promised(this.#change("conversations").delete(id));
     await this.#forgetPictures(id, () => true);
-    this.#tabs?.postMessage(id);
+    this.#tell({ id });
   }
 
   async putPicture(id, conversation, blob) {
@@ -113,7 +137,10 @@ export class Store extends EventTarget {
     await finished(pictures.transaction);
   }
 
-  /** `check` is given what is there, and may throw; nobody else writes in between. */
+  /**
+   * `check` is given what is there, and may throw; nobody else writes in between. Resolves to
+   * whether it is in the database.
+   */
   async #write(name, value, memory, check = () => {}) {
     if (this.#db) {
       try {
@@ -123,14 +150,19 @@ export class Store extends EventTarget {
         store.put(value);
         await done;
         memory.delete(value.id);
-        if (!memory.size) this.#onRefused("");
-        return;
+        if (!this.#pictures.size && !this.#conversations.size) this.#onRefused("");
+        return true;
       } catch (error) {
-        if (error instanceof Conflict) throw error;
+        if (error instanceof Conflict || error instanceof Gone) throw error;
         this.#onRefused(refusal(error));
       }
     }
     memory.set(value.id, value);
+    return false;
+  }
+
+  #tell(detail) {
+    this.#tabs?.postMessage(detail);
   }
 
   #listen() {

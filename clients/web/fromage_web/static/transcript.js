@@ -88,8 +88,8 @@ function notesOn({ state, finish_reason, usage, content }) {
   if (state === "done" && !content.length) notes.push("The model had nothing to say.");
   const dropped = usage?.dropped_turns;
   if (dropped) {
-    const turns = dropped === 1 ? "turn" : `${number(dropped)} turns`;
-    notes.push(`The oldest ${turns} no longer fit and were left out.`);
+    const turns = dropped === 1 ? "turn no longer fits and is" : `${number(dropped)} turns no longer fit and are`;
+    notes.push(`The oldest ${turns} left out.`);
   }
   return notes;
 }
@@ -103,7 +103,7 @@ function tools(reply) {
   });
   const { usage, timings } = reply;
   const seconds = timings ? (timings.total_ms / 1000).toFixed(1) : "";
-  const words = usage ? `${number(usage.completion_tokens)} tokens in ${seconds} s` : "";
+  const words = usage && timings ? `${number(usage.completion_tokens)} tokens in ${seconds} s` : "";
   const has = reply.content.length && navigator.clipboard;
   return el("div", { class: "tools" }, has ? copy : null, el("span", {}, words));
 }
@@ -125,18 +125,19 @@ export function userMessage(message, act) {
 }
 
 function sentPicture(part, act) {
-  if (part.gone) return el("figure", {}, lost(part.image, "no longer in its collection"));
   const named = { ...part.image, key: part.local?.name ?? part.image.key, url: "data:image/gif," };
+  const where = part.local ? "kept by this browser" : "in its collection";
+  if (part.gone) return el("figure", {}, lost(named, where));
   const image = part.local ? picture(named, SENT_SIDE) : picture(part.image, SENT_SIDE);
   if (part.local) {
     image.removeAttribute("src");
-    act.source(part).then((url) => (url ? (image.src = url) : image.replaceWith(lost(named))));
+    act.source(part).then((url) => (url ? (image.src = url) : image.replaceWith(lost(named, where))));
   }
   return el("figure", {}, image);
 }
 
-const lost = (image, why = "no longer kept by this browser") =>
-  el("p", { class: "elsewhere" }, nameOf(image), el("span", {}, why));
+const lost = (image, where) =>
+  el("p", { class: "elsewhere" }, nameOf(image), el("span", {}, `no longer ${where}`));
 
 /** What stands there before the first message: a greeting, and examples to click. */
 export function welcome(examples, act) {

@@ -1,6 +1,6 @@
 // Conversations as files: JSON to come back, a web page to be read anywhere.
 
-import { creditsOf, nameOf, newId } from "./conversation.js";
+import { creditsOf, nameOf, newId, titleOf } from "./conversation.js";
 import { el } from "./dom.js";
 import { addressOf, isHere } from "./pictures.js";
 import { soundMessage } from "./sound.js";
@@ -76,7 +76,8 @@ function soundConversation({ conversation: { title, messages }, pictures = {} })
     local.picture = newId();
     blobs.set(local.picture, blob);
   }
-  return { conversation: { title: String(title), messages: sound }, pictures: blobs };
+  const named = typeof title === "string" && title.trim() ? title : titleOf({ messages: sound });
+  return { conversation: { title: named, messages: sound }, pictures: blobs };
 }
 
 function blobOf(uri) {
