@@ -22,8 +22,9 @@ from fromage_server.streaming import ClientLeft
 
 log = logging.getLogger(__name__)
 _SHOWN: Final = 80
-# Discriminators and unions put their tag into the path, which is no field of the request.
-_TAGS: Final = frozenset({"text", "image_url", "image"})
+# The lists of parts. A part's type, by which its model is chosen, stands in the path behind its
+# place, and is no field of the request.
+_PARTS: Final = frozenset({"content", "prompt"})
 
 
 def install(app: FastAPI) -> None:
@@ -140,12 +141,12 @@ def from_json(error: ValueError, field: str = "") -> ApiError:
 
 
 def _path(location: Sequence[int | str]) -> str:
-    """``messages.0.content.1.text``, without the tags that a union adds."""
+    """``messages.0.content.1.text``, without the part's type."""
     names = list(location[1:]) if location and location[0] in ("body", "query", "path") else []
     kept = [
         name
         for i, name in enumerate(names)
-        if not (name in _TAGS and i > 0 and isinstance(names[i - 1], int))
+        if not (i > 1 and isinstance(names[i - 1], int) and names[i - 2] in _PARTS)
     ]
     return _short(".".join(_short(str(name)) for name in kept))
 

@@ -76,6 +76,12 @@ def test_forms_that_are_refused(
         ({"images": [{}]}, "invalid_value", "images.0"),
         ({"images": [data_uri(1) | {"image": {"upload": "x"}}]}, "invalid_value", "images.0"),
         ({"images": [data_uri(1) | {"name": "x"}]}, "unknown_field", "images.0.name"),
+        ({"images": [{"image": {"upload": 5}}]}, "invalid_value", "images.0.image.upload"),
+        ({"images": [{"image": {"x": 5}}]}, "unknown_field", "images.0.image.x"),
+        ({"images": [{"image": {"type": "image"}}]}, "unknown_field", "images.0.image.type"),
+        ({"images": [data_uri(1), {"image": {}}]}, "invalid_value", "images.1.image"),
+        ({"images": [{"image_url": {"url": 5}}]}, "invalid_value", "images.0.image_url.url"),
+        ({"images": [{"image_url": {}}]}, "missing_field", "images.0.image_url.url"),
         ({"images": [data_uri(1) | {"key": ""}]}, "invalid_value", "images.0.key"),
         ({"images": [data_uri(1) | {"key": "\ud800"}]}, "invalid_value", "images.0.key"),
         (

@@ -111,6 +111,10 @@ def test_what_cannot_be_followed_is_refused(server: httpx.Client, name: str, val
         ({"messages": [{"role": "user"}]}, "messages.0"),
         ({"messages": [USER | {"images": [{"image_url": {"url": "x"}}]}]}, "messages.0"),
         (
+            {"messages": [{"role": "assistant", "images": [{"image_url": {"url": 5}}]}, USER]},
+            "messages.0.images.0.image_url.url",
+        ),
+        (
             {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
             "messages.0.content.0",
         ),
