@@ -12,7 +12,13 @@ from pathlib import Path
 from fromage_index.changes import PREFIX as CHANGES
 from fromage_index.changes import write_changes
 from fromage_index.collection import Collection
-from fromage_index.errors import ImageNotFound, IndexFailure, PlaceUnusable
+from fromage_index.errors import (
+    CollectionBusy,
+    CollectionNotFound,
+    ImageNotFound,
+    IndexFailure,
+    PlaceUnusable,
+)
 from fromage_index.locking import writing
 from fromage_index.manifest import (
     Manifest,
@@ -22,6 +28,7 @@ from fromage_index.manifest import (
     write_manifest,
 )
 from fromage_index.metadata import merged
+from fromage_index.names import checked_name
 from fromage_index.record import Metadata, StoredRecord, checked_key, image_id
 from fromage_index.segment import Float32, SegmentWriter
 from fromage_index.sniff import sniff_content_type
@@ -42,7 +49,8 @@ DROPPED = ".dropped-"
 class Addition:
     """A picture to be held by the collection: its file, and its embedding (E,) of any length.
 
-    `key` is its owner's name for it, by default its id.
+    `key` is its owner's name for it, by default its id. `told` is what another collection's sidecar
+    said of it, which may be nested, as `metadata` may not.
     """
 
     data: bytes
@@ -50,6 +58,7 @@ class Addition:
     size: tuple[int, int]
     key: str | None = None
     metadata: Metadata = field(default_factory=dict)
+    told: Metadata = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,28 +105,34 @@ def edit(collection: Collection, changes: Sequence[Change]) -> tuple[Collection,
 
 
 def create_collection(out: Path, *, dim: int, provenance: Provenance, source: str) -> None:
-    """An empty collection at `out`. Raises CollectionExists, CollectionBusy, PlaceUnusable."""
-    check_target(out, overwrite=None)
-    make_directories(out)
-    with writing(out):
+    """An empty collection at `out`. Raises BadName, CollectionExists, CollectionBusy (one of that
+    name is dropped at this moment), PlaceUnusable."""
+    manifest = Manifest(
+        generation=secrets.token_hex(4),
+        name=checked_name(out.resolve().name),
+        dim=dim,
+        provenance=provenance,
+        created_at=now(),
+        created_with=created_with(),
+        source=source,
+        segments=(),
+        next_serial=0,
+    )
+    try:
         check_target(out, overwrite=None)
-        manifest = Manifest(
-            generation=secrets.token_hex(4),
-            name=out.name,
-            dim=dim,
-            provenance=provenance,
-            created_at=now(),
-            created_with=created_with(),
-            source=source,
-            segments=(),
-            next_serial=0,
-        )
-        write_manifest(out, manifest)
+        make_directories(out)
+        with writing(out):
+            check_target(out, overwrite=None)
+            write_manifest(out, manifest)
+    except (CollectionNotFound, FileNotFoundError):
+        # Another made one there first, and it went, with the directory, before the lock was had.
+        raise CollectionBusy(f"{out} is made and dropped by another; try again later") from None
 
 
 def drop_collection(directory: Path) -> None:
     """Removes the collection and its files: in one step they go aside, to a name that begins with
-    DROPPED. What a crash leaves there is rubbish. Raises CollectionBusy, PlaceUnusable.
+    DROPPED. What a crash leaves there is rubbish. Raises CollectionNotFound, CollectionBusy,
+    PlaceUnusable.
     """
     aside = directory.with_name(DROPPED + secrets.token_hex(6))
     with writing(directory):
@@ -180,7 +195,8 @@ class _Draft:
         # The same picture gets the same id again, also after it was removed.
         id = image_id(f"sha256:{digest}")
         vector = unit(addition.vector, self._store.manifest.dim, addition.key or id)
-        self._added[id] = replace(addition, vector=vector, metadata=merged({}, addition.metadata))
+        metadata = merged(addition.told, addition.metadata)
+        self._added[id] = replace(addition, vector=vector, metadata=metadata)
         self._contents[digest] = id
         return Done(id, changed=True)
 

@@ -16,6 +16,7 @@ IndexFailure
 ├── BadVectors               embeddings with NaN, zero rows or the wrong shape
 ├── BadMetadata              metadata that is no object of plain values, or a file of it
 ├── BadKey                   a key that is no text
+├── BadName                  a collection cannot be called that
 ├── BadPickle                embeddings in a form that cannot be read without running code
 ├── NothingToIndex           a source without a single usable image
 └── FaissInstallation        no FAISS, or two builds of it at once
@@ -105,6 +106,10 @@ class BadMetadata(IndexFailure):
 
 class BadKey(IndexFailure):
     """A key holds half of a surrogate pair: nothing can print it, or send it."""
+
+
+class BadName(IndexFailure):
+    """A name that no address can hold, or that is too long; the message says the rule."""
 
 
 class BadPickle(IndexFailure):

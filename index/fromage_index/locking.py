@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fromage_index.errors import CollectionBusy, PlaceUnusable
+from fromage_index.errors import CollectionBusy, CollectionNotFound, PlaceUnusable
 
 LOCK = ".lock"
 # A change takes milliseconds; a build may take hours, and nobody waits for that.
@@ -23,8 +23,8 @@ _EVERY_S = 0.01
 def take_lock(directory: Path, patience_s: float = 0.0) -> int:
     """A descriptor that holds the directory's lock until it is closed.
 
-    Raises CollectionBusy where another holds it still after `patience_s`, PlaceUnusable where
-    the lock file cannot be made.
+    Raises CollectionBusy where another holds it still after `patience_s`, CollectionNotFound where
+    the directory isn't there (any more), PlaceUnusable where the lock file cannot be made.
     """
     end = time.monotonic() + patience_s
     while True:
@@ -49,6 +49,8 @@ def writing(directory: Path) -> Iterator[None]:
 def _try(directory: Path) -> int | None:
     try:
         descriptor = os.open(directory / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CollectionNotFound(f"{directory} is gone: there is no such directory") from error
     except OSError as error:
         raise PlaceUnusable(f"{directory} cannot be written ({error.strerror})") from error
     try:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fromage_index import faiss_build
+from fromage_index import faiss_build, names
 from fromage_index.build import BuildReport, Item, Progress, build_from_folder, build_from_items
 from fromage_index.collection import Collection
 from fromage_index.editor import DROPPED
@@ -73,6 +73,15 @@ def _created(settings: Settings, bundle: Bundle, device: str) -> list[tuple[str,
     found = []
     for manifest in sorted(directory.glob(f"[!.]*/{MANIFEST}")):
         name = manifest.parent.name
+        if not names.is_name(name):
+            log.warning(
+                "collection %r in %s is not served: a name has %s. Rename its directory, or serve "
+                "it with --collection NAME=DIR",
+                name,
+                directory,
+                names.RULE,
+            )
+            continue
         try:
             found.append((name, _open(name, manifest.parent, bundle, device)))
         except (StartupError, IndexFailure) as error:

@@ -13,7 +13,6 @@ from typing import Any
 
 from fromage_index.collection import Collection
 from fromage_index.editor import (
-    Addition,
     Amendment,
     Change,
     Done,
@@ -33,26 +32,16 @@ from fromage_index.errors import (
 )
 from fromage_index.manifest import Provenance
 from fromage_index.record import Metadata
+from fromage_server.additions import NewPicture
 from fromage_server.errors import ApiError
 from fromage_server.gallery import Gallery, describe
 from fromage_server.ingest import Embedded, Ingest
 from fromage_server.live import Commit, LiveCollection
 from fromage_server.media import MediaReader, SourceImage
-from fromage_server.prompt import Picture
 from fromage_server.workers import Workers
 
 Json = dict[str, Any]
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class NewPicture:
-    """A picture to be added; ``param`` is the field of the request that it comes from."""
-
-    source: Picture | SourceImage
-    param: str
-    key: str | None
-    metadata: Metadata
 
 
 @dataclass(frozen=True)
@@ -102,15 +91,15 @@ class Curator:
         found = await self._workers.files(self._read, live, pictures)
         new = {i: image for i, image in enumerate(found) if isinstance(image, SourceImage)}
         embedded = await self._embed(list(new.values()))
-        changes: dict[int, Change] = {}
-        for (i, image), made in zip(new.items(), embedded, strict=True):
-            if isinstance(made, Embedded):
-                picture = pictures[i]
-                changes[i] = Addition(
-                    image.data, made.vector, made.size, picture.key, picture.metadata
-                )
+        made: dict[int, Embedded] = {}
+        for i, one in zip(new, embedded, strict=True):
+            if isinstance(one, Embedded):
+                made[i] = one
             else:
-                found[i] = made
+                found[i] = one
+        changes = await self._workers.files(
+            lambda: {i: pictures[i].addition(new[i], made[i], self._gallery) for i in made}
+        )
         commit = await self._commit(live, list(changes.values()))
         for i, outcome in zip(changes, commit.outcomes, strict=True):
             found[i] = _held(outcome, commit.collection, pictures[i].param)
@@ -136,7 +125,7 @@ class Curator:
         self._check_allowed()
         live = self._gallery.live(name)
         if not self.writable(live):
-            self._gallery.live(name)  # raises, where it was dropped meanwhile
+            self._gallery.check(live)
             raise ApiError(
                 "read_only", f"this server cannot write the files of the collection {name!r}"
             )
@@ -145,7 +134,7 @@ class Curator:
     def _create(self, name: str) -> LiveCollection:
         place = self._place
         out = place.directory / name
-        if name in self._gallery.names:
+        if not self._gallery.takes(name):
             raise ApiError("collection_exists", f"there is a collection {name!r}", param="name")
         try:
             create_collection(
@@ -154,6 +143,8 @@ class Curator:
             collection = Collection.open(out, device=place.device)
         except CollectionExists as error:
             raise ApiError("collection_exists", str(error), param="name") from None
+        except CollectionNotFound as error:  # a command was quick to drop it
+            raise refusal(CollectionBusy(str(error))) from error
         except IndexFailure as error:
             raise refusal(error) from error
         live = LiveCollection(name, collection, droppable=True)
@@ -172,6 +163,8 @@ class Curator:
         directory = live.snapshot.directory
         try:
             drop_collection(directory)
+        except CollectionNotFound as error:
+            raise refusal(error) from error
         except IndexFailure as error:
             self._gallery.add(LiveCollection(live.name, live.snapshot, droppable=True))
             raise refusal(error) from error
@@ -222,7 +215,7 @@ class Curator:
         except asyncio.CancelledError:
             if not done.cancelled():
                 raise  # it is the request that was
-            self._gallery.live(live.name)  # raises, where the collection was dropped
+            self._gallery.check(live)
             raise _stopping() from None
 
     def _page(self, name: str, limit: int, after: int | None) -> Json:

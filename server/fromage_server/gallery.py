@@ -49,24 +49,25 @@ class Gallery:
         self._changing = threading.Lock()
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._collections)
-
-    @property
     def all(self) -> tuple[LiveCollection, ...]:
-        return tuple(self._collections.values())
+        """Those that are still there."""
+        return tuple(live for live in self._collections.values() if not live.gone)
 
     @property
     def default(self) -> str | None:
-        return next(iter(self._collections), None)
+        """The first that is still there."""
+        return next((name for name, live in self._collections.items() if not live.gone), None)
 
     def add(self, live: LiveCollection) -> None:
-        """Behind the others."""
+        """Behind the others; in the place of one of its name that is gone."""
         with self._changing:
+            before = self._collections.get(live.name)
             self._collections = {**self._collections, live.name: live}
+        if before is not None:
+            before.close()
 
     def remove(self, live: LiveCollection) -> None:
-        """Raises ApiError where it is not there (any more)."""
+        """Raises ApiError where another was faster."""
         with self._changing:
             if self._collections.get(live.name) is not live:
                 raise self._unknown(live.name, None)
@@ -83,14 +84,27 @@ class Gallery:
         return self.live(name, param=param).latest()
 
     def live(self, name: str, *, param: str | None = None) -> LiveCollection:
-        """Raises ApiError where there is none of that name."""
-        try:
-            return self._collections[name]
-        except KeyError:
-            raise self._unknown(name, param) from None
+        """Raises ApiError where there is none of that name (any more)."""
+        live = self._collections.get(name)
+        if live is None or live.gone:
+            raise self._unknown(name, param)
+        return live
+
+    def takes(self, name: str) -> bool:
+        """Whether one of that name may be added. Those given at the start keep their names, though
+        their disk be away."""
+        live = self._collections.get(name)
+        return live is None or (live.droppable and live.gone)
+
+    def check(self, live: LiveCollection) -> None:
+        """Raises ApiError where it was dropped, though another may have its name now."""
+        if self._collections.get(live.name) is not live or live.gone:
+            raise ApiError(
+                "collection_not_found", f"the collection {live.name!r} was dropped meanwhile"
+            )
 
     def _unknown(self, name: str, param: str | None) -> ApiError:
-        known = ", ".join(self._collections) or "none"
+        known = ", ".join(live.name for live in self.all) or "none"
         return ApiError(
             "collection_not_found",
             f"there is no collection {name[:80]!r}; there are: {known}",

@@ -59,12 +59,24 @@ class LiveCollection:
         """As it was last seen; reads no file."""
         return self._snapshot
 
+    @property
+    def gone(self) -> bool:
+        """Whether another process has dropped it: its directory isn't there any more. Asks the file
+        system; a disk that doesn't answer says nothing about it."""
+        try:
+            self._snapshot.directory.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
+        return False
+
     def latest(self) -> Collection:
         """As it is now, whoever changed it: another process may have. Reads files."""
         try:
             manifest = (self._snapshot.directory / MANIFEST).read_bytes()
         except OSError:
-            return self._snapshot  # dropped, or its disk is away: what is open can be read
+            return self._snapshot  # being dropped, or its disk is away: what is open can be read
         if manifest != self._seen:
             with self._lock:
                 if manifest != self._seen:

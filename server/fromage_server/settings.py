@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
+from fromage_index import names
 from fromage_server.errors import SettingsError
 from fromage_server.schema.completions import ImageDelivery
 
@@ -18,7 +18,6 @@ PREFIX: Final = "FROMAGE_"
 CONFIG_KEY: Final = "config"
 # Read by the test suite and the client, not by the server.
 _NOT_SETTINGS: Final = frozenset({"FROMAGE_REQUIRE", "FROMAGE_REFERENCE", "FROMAGE_SERVER"})
-COLLECTION_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
 def default_cache_dir() -> Path:
@@ -124,8 +123,8 @@ class Settings(BaseModel):
     @classmethod
     def _plain_names(cls, value: dict[str, Path]) -> dict[str, Path]:
         for name in value:
-            if not re.fullmatch(COLLECTION_NAME, name):
-                raise ValueError(f"{name!r} is not a name: use letters, digits and . _ -")
+            if not names.is_name(name):
+                raise ValueError(f"{name!r} is not a name: it has {names.RULE}")
         return value
 
 

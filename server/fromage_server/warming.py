@@ -16,8 +16,8 @@ def warm_up(engine: Engine, encoder: FeatureEncoder, gallery: Gallery) -> None:
     """Language model, vision tower and every collection's search."""
     engine.warm_up()
     encoder.warm_up()
-    for name in gallery.names:
-        collection = gallery.collection(name)
+    for live in gallery.all:
+        collection = live.snapshot
         query = np.zeros((1, collection.dim), dtype=np.float32)
         query[0, 0] = 1.0
         collection.search(query, 1)

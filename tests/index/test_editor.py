@@ -40,7 +40,7 @@ from fromage_index.filter import Filter
 from fromage_index.locking import LOCK, writing
 from fromage_index.store import verify
 from fromage_index.writer import CollectionWriter
-from tests.index.editing import DIM, FILES, VECTORS, addition, keys
+from tests.index.editing import DIM, FILES, VECTORS, addition, keys, make_empty
 from tests.index.pictures import PROVENANCE, unit_rows
 
 
@@ -270,6 +270,24 @@ def test_dropped_and_made_again(
     with writing(directory), pytest.raises(CollectionBusy):
         edit(empty, [addition(1)])
     assert keys(edit(empty, [addition(1)])[0]) == ["1"]
+
+
+def test_dropped_while_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the directory's making and its lock, another's collection is made there, and goes."""
+    directory = tmp_path / "c"
+
+    def make_directories(out: Path) -> bool:
+        monkeypatch.undo()
+        make_empty(out)
+        drop_collection(out)
+        return True
+
+    monkeypatch.setattr("fromage_index.editor.make_directories", make_directories)
+    with pytest.raises(CollectionBusy, match="made and dropped by another"):
+        make_empty(directory)
+    with pytest.raises(CollectionNotFound, match="gone"):
+        drop_collection(directory)
+    assert make_empty(directory).size == 0
 
 
 def test_a_lock_of_what_was_moved_away_is_not_one(

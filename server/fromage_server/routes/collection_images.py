@@ -13,7 +13,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.responses import JSONResponse, Response
 
 from fromage_index.plain_json import parse
-from fromage_server.curator import NewPicture
+from fromage_server.additions import NewPicture
 from fromage_server.errors import ApiError
 from fromage_server.failures import from_json
 from fromage_server.limits import ADDITIONS_PATH

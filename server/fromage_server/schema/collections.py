@@ -7,11 +7,11 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from fromage_index import metadata as metadata_rules
+from fromage_index import names
 from fromage_index.errors import BadMetadata
 from fromage_server.schema.answers import ErrorBody, StoredImage
 from fromage_server.schema.base import STOP_AT_FIRST, AnswerModel, RequestModel, Text
 from fromage_server.schema.parts import ImageRef, ImageUrl
-from fromage_server.settings import COLLECTION_NAME
 
 MAX_ADDED: Final = 256
 # Replies bring up to four keys in a frame.
@@ -60,8 +60,8 @@ class CreateCollectionRequest(RequestModel):
     model_config = _example(name="holidays")
 
     name: str = Field(
-        pattern=f"^{COLLECTION_NAME}$",
-        description="1 to 64 letters, digits and . _ -, with a letter or digit in front.",
+        pattern=f"^{names.NAME}$",
+        description=f"{names.RULE}.",
     )
 
 
@@ -73,9 +73,12 @@ class NewImage(RequestModel):
     key: Annotated[Text, Field(min_length=1, max_length=MAX_KEY)] | None = Field(
         default=None,
         description=f"Your name for it, as replies show it, up to {MAX_KEY} characters. "
-        "Default: its id.",
+        "Default: its id, or the key of the image that is copied.",
     )
-    metadata: Metadata = Field(default_factory=dict, description=f"{_METADATA_TEXT} Default: none.")
+    metadata: Metadata | None = Field(
+        default=None,
+        description=f"{_METADATA_TEXT} Default: none, or that of the image that is copied.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> NewImage:

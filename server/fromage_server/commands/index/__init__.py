@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fromage_server.commands.index import add, build, change, collections, look
+from fromage_server.commands.index import add, build, change, collections, copying, look
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -14,5 +14,6 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     build.register_import(verbs)
     collections.register(verbs)
     add.register(verbs)
+    copying.register(verbs)
     change.register(verbs)
     look.register(verbs)

@@ -13,11 +13,11 @@ from fromage_server.commands.index.shared import (
     add_collection,
     add_model,
     check_bundle,
+    checked_key,
     commit,
     progress_bar,
 )
 from fromage_server.demo_world import warning_for
-from fromage_server.errors import SettingsError
 
 if TYPE_CHECKING:
     from fromage_index.collection import Collection
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     metadata = _Metadata(args.metadata)
     files = list(_files(args.files, args.collection))
     if args.key is not None:
-        files = [_File(_only(files).path, _checked_key(args.key))]
+        files = [_File(files[0].path, checked_key(args.key, len(files)))]
     bundle = check_bundle(args.collection, collection.provenance, args.bundle)
     warning = warning_for(args.bundle)
     if warning is not None:
@@ -82,21 +82,6 @@ def run(args: argparse.Namespace) -> int:
     for name, problem in adding.failed:
         print(f"fromage: {name}: {problem}", file=sys.stderr)
     return 1 if adding.failed else 0
-
-
-def _only(files: list[_File]) -> _File:
-    if len(files) != 1:
-        raise SettingsError(f"--key names one image; there are {len(files):,}")
-    return files[0]
-
-
-def _checked_key(key: str) -> str:
-    from fromage_index.record import checked_key
-    from fromage_server.schema.collections import MAX_KEY
-
-    if not 1 <= len(key) <= MAX_KEY:
-        raise SettingsError(f"--key has {len(key):,} characters; from 1 to {MAX_KEY} are taken")
-    return checked_key(key)
 
 
 class _Adding:

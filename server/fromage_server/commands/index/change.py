@@ -15,6 +15,7 @@ from fromage_server.commands.index.shared import (
     add_collection,
     check_bundle,
     commit,
+    named,
     parse_metadata,
 )
 
@@ -75,11 +76,11 @@ def run_update(args: argparse.Namespace) -> int:
     from fromage_index.editor import Amendment
 
     collection = Collection.open(args.collection, device="cpu")
-    named = _named(collection, args.images)
-    done = _change(collection, [Amendment(id, args.metadata) for id in named])
+    ids = named(collection, args.images)
+    done = _change(collection, [Amendment(id, args.metadata) for id in ids])
     same = done.count(False)
     print(f"{done.count(True):,} changed" + (f", {same:,} had it already" if same else ""))
-    return 0 if len(done) == len(named) else 1
+    return 0 if len(done) == len(ids) else 1
 
 
 def run_remove(args: argparse.Namespace) -> int:
@@ -87,33 +88,10 @@ def run_remove(args: argparse.Namespace) -> int:
     from fromage_index.editor import Removal
 
     collection = Collection.open(args.collection, device="cpu")
-    named = _named(collection, args.images)
-    done = _change(collection, [Removal(id) for id in named])
+    ids = named(collection, args.images)
+    done = _change(collection, [Removal(id) for id in ids])
     print(f"{len(done):,} removed; {collection.refreshed().size:,} images")
-    return 0 if len(done) == len(named) else 1
-
-
-def _named(collection: Collection, names: Sequence[str]) -> list[str]:
-    """Their ids, each once. Raises ImageNotFound, AmbiguousKey."""
-    from fromage_index.errors import AmbiguousKey, ImageNotFound
-
-    store = collection.store
-    by_key: dict[str, list[str]] = {}
-    if any(name not in collection for name in names):
-        for row in store.live_rows.tolist():
-            by_key.setdefault(store.record(row).key, []).append(store.id(row))
-    ids: dict[str, None] = {}
-    for name in names:
-        found = [name] if name in collection else by_key.get(name, [])
-        if not found:
-            raise ImageNotFound(f"{collection.directory} has no image {name!r}; nothing is changed")
-        if len(found) > 1:
-            raise AmbiguousKey(
-                f"{len(found)} images of {collection.directory} have the key {name!r}; say which "
-                f"by its id: {', '.join(found[:8])}"
-            )
-        ids[found[0]] = None
-    return list(ids)
+    return 0 if len(done) == len(ids) else 1
 
 
 def _change(collection: Collection, changes: Sequence[Amendment | Removal]) -> list[bool]:

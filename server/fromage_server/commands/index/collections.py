@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fromage_index.names import RULE
 from fromage_server.commands.index.shared import add_collection, as_json, open_bundle, shown
 from fromage_server.demo_world import warning_for
 from fromage_server.errors import SettingsError
@@ -19,7 +20,8 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     create = verbs.add_parser(
         "create",
         help="make an empty collection",
-        description="A server whose --collections-dir it is made in serves it from its next start.",
+        description="A server whose --collections-dir it is made in serves it from its next start. "
+        f"The directory's name is the collection's: {RULE}.",
     )
     add_collection(create)
     create.add_argument(
@@ -30,7 +32,7 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "drop",
         help="delete a collection with all its files",
         description="Pictures that it only refers to stay where they are. On a terminal you are "
-        "asked first. A server that has it open shows it until it is stopped.",
+        "asked first. A server that has it open does not show it any more.",
     )
     add_collection(drop)
     drop.add_argument("--yes", action="store_true", help="do not ask")

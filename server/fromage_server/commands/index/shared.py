@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fromage_server.errors import StartupError
+from fromage_server.errors import SettingsError, StartupError
 
 if TYPE_CHECKING:
     from fromage_index.build import Progress
@@ -79,6 +79,41 @@ def parse_metadata(text: str) -> Metadata:
         return checked(parse_object(text))
     except BadMetadata as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def named(collection: Collection, names: Sequence[str]) -> list[str]:
+    """Their ids, each once. Raises ImageNotFound, AmbiguousKey."""
+    from fromage_index.errors import AmbiguousKey, ImageNotFound
+
+    store = collection.store
+    by_key: dict[str, list[str]] = {}
+    if any(name not in collection for name in names):
+        for row in store.live_rows.tolist():
+            by_key.setdefault(store.record(row).key, []).append(store.id(row))
+    ids: dict[str, None] = {}
+    for name in names:
+        found = [name] if name in collection else by_key.get(name, [])
+        if not found:
+            raise ImageNotFound(f"{collection.directory} has no image {name!r}; nothing is changed")
+        if len(found) > 1:
+            raise AmbiguousKey(
+                f"{len(found)} images of {collection.directory} have the key {name!r}; say which "
+                f"by its id: {', '.join(found[:8])}"
+            )
+        ids[found[0]] = None
+    return list(ids)
+
+
+def checked_key(key: str, images: int) -> str:
+    """What --key says of that many images. Raises SettingsError, BadKey."""
+    from fromage_index import record
+    from fromage_server.schema.collections import MAX_KEY
+
+    if images != 1:
+        raise SettingsError(f"--key names one image; there are {images:,}")
+    if not 1 <= len(key) <= MAX_KEY:
+        raise SettingsError(f"--key has {len(key):,} characters; from 1 to {MAX_KEY} are taken")
+    return record.checked_key(key)
 
 
 def shown(text: str) -> str:
