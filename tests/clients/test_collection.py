@@ -1,5 +1,6 @@
 """What is asked about a collection: of both clients."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,16 @@ from fromage_client import (
     ImageRef,
     InvalidRequest,
     NewImage,
+    NotFound,
     Picture,
     TransportFailed,
     UnexpectedAnswer,
     UnreadableFile,
+    UnusableMetadata,
     UnusablePicture,
     Upload,
 )
-from fromage_client.additions import BATCH
-from fromage_client.messages import INLINE_LIMIT
+from fromage_client.additions import BATCH, BATCH_BYTES
 from fromage_client.pictures import data_url
 from tests.clients.scripted import Answer, ScriptedServer, answer, error, image
 
@@ -34,6 +36,15 @@ def added(*rows: dict[str, Any]) -> Answer:
 
 def success(id: str = "a1") -> dict[str, Any]:
     return {"status": "added", "image": image(id, score=None)}
+
+
+def upload(id: str) -> Answer:
+    return answer({"id": id, "width": 1, "height": 1, "expires_at": 1 << 40})
+
+
+def refusal(status: int, code: str, param: str | None, type: str = "invalid_request") -> Answer:
+    told = {"type": f"{type}_error", "code": code, "message": "no", "param": param}
+    return answer({"error": told}, status=status)
 
 
 def test_many_images_go_in_batches(scripted: ScriptedServer, client: Client) -> None:
@@ -60,12 +71,10 @@ def test_one_image_in_every_form(
     path = tmp_path / "my cat.png"
     path.write_bytes(png)
     scripted.script[IMAGES] = [added(success())]
-    scripted.script["/v1/uploads"] = [
-        answer({"id": "large", "width": 1, "height": 1, "expires_at": 1 << 40})
-    ]
+    scripted.script["/v1/uploads"] = [upload("large")]
     mine = client.collection("mine")
     forms: list[Any] = [path, str(path), Picture(path), png, Upload("u", 1, 1, 0)]
-    forms += [NewImage(path, key="k", metadata={"a": 1}), png + b"\0" * INLINE_LIMIT]
+    forms += [NewImage(path, key="k", metadata={"a": 1}), png + b"\0" * BATCH_BYTES]
     for form in forms:
         mine.add(form, metadata={"b": 2})
     rows = [asked.json["images"][0] for asked in scripted.asked_for(IMAGES)]
@@ -204,16 +213,110 @@ def test_an_upload_that_was_dropped_is_sent_again_with_the_rest(
 ) -> None:
     reason = {"type": "not_found_error", "code": "upload_not_found", "message": "gone"}
     gone = answer({"error": {**reason, "param": "images.0.image.upload"}}, status=404)
-    scripted.script[IMAGES] = [gone, added(success())]
-    uploads = [
-        answer({"id": id, "width": 1, "height": 1, "expires_at": 1 << 40}) for id in ("one", "two")
-    ]
-    scripted.script["/v1/uploads"] = uploads
-    large = png + b"\0" * INLINE_LIMIT
-    lost, sent = client.collection("mine").add([tmp_path / "nowhere.png", large])
+    scripted.script[IMAGES] = [gone, added(success()), gone]
+    scripted.script["/v1/uploads"] = [upload(id) for id in ("one", "two", "three", "four")]
+    large = png + b"\0" * BATCH_BYTES
+    lost, sent, never = client.collection("mine").add([tmp_path / "nowhere.png", large, large])
     assert (lost.status, sent.status) == ("failed", "added")
     rows = [asked.json["images"] for asked in scripted.asked_for(IMAGES)]
-    assert rows == [[{"image": {"upload": "one"}}], [{"image": {"upload": "two"}}]]
+    assert rows == [[{"image": {"upload": id}}] for id in ("one", "two", "three", "four")]
+    # What is dropped twice is told, and what the caller uploaded is not to be had again.
+    for row in (never, *client.collection("mine").add(Upload("mine", 1, 1, 0))):
+        assert isinstance(row.error, NotFound)
+        assert row.error.code == "upload_not_found"
+    assert len(scripted.asked_for("/v1/uploads")) == 4
+
+
+def test_batches_are_bounded_in_bytes(scripted: ScriptedServer, client: Client) -> None:
+    half = BATCH_BYTES // 2
+    sizes = [half - 9, half, 10, BATCH_BYTES, 1]
+    scripted.script[IMAGES] = [added(*[success()] * count) for count in (2, 1, 1, 1)]
+    done = client.collection("mine").add([b"GIF8".ljust(size, b"0") for size in sizes])
+    assert [row.status for row in done] == ["added"] * len(sizes)
+    counts = [len(asked.json["images"]) for asked in scripted.asked]
+    assert counts == [2, 1, 1, 1]
+
+
+def test_a_request_that_is_refused_for_one_image_goes_out_without_it(
+    scripted: ScriptedServer, client: Client
+) -> None:
+    scripted.script[IMAGES] = [
+        refusal(400, "invalid_value", "images.1.metadata.a"),
+        refusal(400, "invalid_value", "images.0.key"),
+        added(success("c")),
+        error(403, "permission_error"),
+    ]
+    mine = client.collection("mine")
+    first, second, third = mine.add([b"GIF8a", b"GIF8b", b"GIF8c"])
+    assert (first.status, second.status) == ("failed", "failed")
+    assert isinstance(first.error, InvalidRequest)
+    assert isinstance(second.error, InvalidRequest)
+    assert (first.error.param, second.error.param) == ("images.0.key", "images.1.metadata.a")
+    assert third.image is not None
+    assert third.image.id == "c"
+    assert [len(asked.json["images"]) for asked in scripted.asked] == [3, 2, 1]
+    with pytest.raises(Forbidden):
+        mine.add([b"GIF8a", b"GIF8b"])
+
+
+def test_a_request_that_is_too_long_goes_in_halves(
+    scripted: ScriptedServer, client: Client
+) -> None:
+    """What is too long by itself is sent as its own bytes, at the last."""
+    too_long = refusal(413, "body_too_large", None)
+    scripted.script[IMAGES] = [too_long, added(success("a")), too_long]
+    scripted.script[IMAGES] += [too_long, added(success("b")), too_long]
+    scripted.script["/v1/uploads"] = [upload("one"), too_long]
+    done = client.collection("mine").add([b"GIF8a", b"GIF8b", b"GIF8c"])
+    assert [row.image and row.image.id for row in done] == ["a", "b", None]
+    assert isinstance(done[2].error, InvalidRequest)
+    assert done[2].error.code == "body_too_large"
+    rows = [len(asked.json["images"]) for asked in scripted.asked_for(IMAGES)]
+    assert rows == [3, 1, 2, 1, 1, 1]
+
+
+def test_values_that_json_has_no_word_for(scripted: ScriptedServer, client: Client) -> None:
+    given = {
+        "n": np.int64(3),
+        "x": np.float32(0.5),
+        "yes": np.bool_(True),
+        "all": np.array([1, 2]),
+        "pair": (1, "a"),
+    }
+    scripted.script[IMAGES] = [added(success("a"), success("b"))]
+    scripted.script[f"{IMAGES}/a"] = [answer({"image": image("a")})]
+    looped: list[Any] = []
+    looped.append(looped)
+    bad: list[Any] = [{1, 2}, object(), float("nan"), 10**5000, looped, np.datetime64("2024-01-01")]
+    mine = client.collection("mine")
+    done = mine.add(
+        [
+            NewImage(b"GIF8a", metadata=given),
+            *(NewImage(b"GIF8", metadata={"a": value}) for value in bad),
+            NewImage(b"GIF8", key=Path("x")),  # type: ignore[arg-type]
+            b"GIF8b",
+        ]
+    )
+    assert [row.status for row in done] == ["added", *["failed"] * (len(bad) + 1), "added"]
+    assert {type(row.error) for row in done[1:-1]} == {UnusableMetadata}
+    assert "key: a PosixPath cannot be written" in str(done[-2].error)
+    plain = {"n": 3, "x": 0.5, "yes": True, "all": [1, 2], "pair": [1, "a"]}
+    assert [row.get("metadata") for row in scripted.asked[0].json["images"]] == [plain, None]
+    mine.update("a", given)
+    assert scripted.asked[1].json == {"metadata": plain}
+    with pytest.raises(UnusableMetadata, match="metadata: a set"):
+        mine.update("a", {"a": {1}})
+
+
+def test_a_file_s_name_need_not_be_text(
+    scripted: ScriptedServer, client: Client, png: bytes, tmp_path: Path
+) -> None:
+    """Its key is what can be printed of it, as on the command line."""
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    path.write_bytes(png)
+    scripted.script[IMAGES] = [added(success())]
+    client.collection("mine").add(path)
+    assert scripted.asked[0].json["images"][0]["key"] == "caf\N{REPLACEMENT CHARACTER}.png"
 
 
 def test_an_image_of_a_collection_is_copied(scripted: ScriptedServer, client: Client) -> None:

@@ -9,8 +9,10 @@ import pytest
 
 from fromage_client import (
     Client,
+    Conversation,
     Interrupted,
     InvalidRequest,
+    NotFound,
     TextDelta,
     UnreadableConversation,
     Upload,
@@ -135,6 +137,100 @@ def test_an_edit_that_failed_changes_nothing(scripted: ScriptedServer, client: C
     with pytest.raises(InvalidRequest):
         talk.edit(0, "A")
     assert talk.turns == 2
+
+
+def lost(place: str, code: str = "image_not_found") -> Answer:
+    told = {"type": "not_found_error", "code": code, "message": "gone", "param": place}
+    return answer({"error": told}, status=404)
+
+
+def stored(id: str) -> dict[str, Any]:
+    return {"type": "image", "image": {"collection": "mine", "id": id}}
+
+
+def spoken(talk: Conversation, how: str, *content: Any) -> None:
+    if how == "send":
+        talk.send(*content)
+    else:
+        assert list(talk.stream(*content))
+
+
+@pytest.mark.parametrize("how", ["send", "stream"])
+def test_a_picture_that_was_deleted_since_is_left_out(
+    scripted: ScriptedServer, client: Client, how: str
+) -> None:
+    went_on = said("3") if how == "send" else reply_stream("3")
+    scripted.script["/v1/chat"] = [
+        *(said("0"), said("1"), said("2")),
+        lost("messages.1.content.0.image.id"),
+        lost("messages.1.content.0.image_url.url", "upload_not_found"),
+        lost("messages.2.content.1.image.collection", "collection_not_found"),
+        went_on,
+    ]
+    talk = client.conversation("S")
+    upload = {"type": "image_url", "image_url": {"url": "upload:u1"}}
+    talk.send(stored("a"), upload)
+    talk.send("b", stored("b"))
+    talk.send("c")
+    spoken(talk, how, "d", stored("d"))
+    # A question of which nothing is left isn't sent, and stays a turn.
+    assert [message["content"] for message in asked(scripted)[-1]["messages"]] == [
+        "S",
+        *([{"type": "text", "text": text}] for text in ("0", "b", "1", "c", "2")),
+        [{"type": "text", "text": "d"}, stored("d")],
+    ]
+    assert talk.turns == 4
+    assert [message["content"] for message in talk.messages[1:4:2]] == [
+        [],
+        [{"type": "text", "text": "b"}],
+    ]
+    assert [(one.turn, one.part, one.error.code) for one in talk.left_out] == [
+        (0, stored("a"), "image_not_found"),
+        (0, upload, "upload_not_found"),
+        (1, stored("b"), "collection_not_found"),
+    ]
+    count = len(scripted.asked)
+    scripted.script["/v1/chat"] = [went_on]
+    spoken(talk, how, "e")
+    assert len(scripted.asked) == count + 1
+
+
+def test_what_is_asked_about_now_is_not_left_out(
+    scripted: ScriptedServer, client: Client, png: bytes
+) -> None:
+    scripted.script["/v1/chat"] = [
+        said("0"),
+        lost("messages.2.content.0.image.id"),
+        lost("messages.1.content.9.image.id"),
+        lost("collection", "collection_not_found"),
+        lost("messages.0.content.0.image.upload", "upload_not_found"),
+    ]
+    talk = client.conversation()
+    talk.send(png)
+    before = list(talk.messages)
+    for content in (stored("a"), "b", "c", "d"):
+        with pytest.raises(NotFound):
+            talk.send(content)
+    assert talk.messages == before
+    assert talk.left_out == ()
+
+
+def test_what_was_left_out_stays_so_after_an_error(
+    scripted: ScriptedServer, client: Client
+) -> None:
+    scripted.script["/v1/chat"] = [
+        said("0"),
+        lost("messages.0.content.0.image.id"),
+        error(400, "invalid_request_error"),
+        said("1"),
+    ]
+    talk = client.conversation()
+    talk.send(stored("a"), "a")
+    with pytest.raises(InvalidRequest):
+        talk.send("b")
+    assert len(talk.left_out) == 1
+    talk.send("b")
+    assert asked(scripted)[-1]["messages"][0] == user("a")
 
 
 def test_an_image_is_read_when_it_is_sent(

@@ -4,7 +4,7 @@ from .additions import Added, NewImage
 from .async_client import AsyncClient
 from .client import Client
 from .collection import AsyncCollection, Collection
-from .conversation import AsyncConversation, Conversation
+from .conversation import AsyncConversation, Conversation, LeftOut
 from .errors import (
     Forbidden,
     FromageError,
@@ -22,6 +22,7 @@ from .errors import (
     Unreachable,
     UnreadableConversation,
     UnreadableFile,
+    UnusableMetadata,
     UnusablePicture,
 )
 from .events import (
@@ -71,6 +72,7 @@ __all__ = [
     "ImageShown",
     "Interrupted",
     "InvalidRequest",
+    "LeftOut",
     "MessageEnd",
     "MessageStart",
     "ModelInfo",
@@ -98,6 +100,7 @@ __all__ = [
     "Unreachable",
     "UnreadableConversation",
     "UnreadableFile",
+    "UnusableMetadata",
     "UnusablePicture",
     "Upload",
     "Usage",

@@ -19,12 +19,11 @@ from .exchange import Body, Exchange
 from .images import ImageRef, read_image
 from .messages import Content, Intake, Messages, OwnImage, Upload
 from .pictures import as_picture
-from .reply import CollectionInfo, ModelInfo, Part, Reply, Retrieval, Score, record
+from .reply import CollectionInfo, ModelInfo, Reply, Retrieval, Score, record
 from .streams import EventReader
 from .wire import Request, Wire
 
 Options = Mapping[str, Any]
-Ended = Callable[[tuple[Part, ...]], None]
 Result = TypeVar("Result")
 _POLL_S: Final = 0.5
 
@@ -111,13 +110,16 @@ class Calls:
         body = {"messages": await self.intake.messages(messages), **options}
         return Request("POST", "/v1/chat", json=body)
 
-    def events(
-        self, build: Callable[[], Awaitable[Request]], ended: Ended = lambda content: None
-    ) -> EventReader:
-        async def open() -> Body:
+    def events(self, build: Callable[[], Awaitable[Request]]) -> EventReader:
+        return EventReader(lambda: self.open(build), self.base_url)
+
+    async def open(self, build: Callable[[], Awaitable[Request]]) -> Body:
+        """A stream's body. `build` is asked again where an upload has been dropped."""
+
+        async def send() -> Body:
             return await self._exchange.open(await build())
 
-        return EventReader(lambda: self._fresh(open), self.base_url, ended)
+        return await self._fresh(send)
 
     async def json(
         self, build: Callable[[], Awaitable[Request]], read: Callable[[Any], Result]

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from .additions import Added, Addition, Additions
 from .calls import Calls
 from .images import ImageRef
+from .plain import plain_json
 from .reply import image_refs
 from .wire import Request, run
 
@@ -37,7 +38,8 @@ class CollectionCalls:
         return await Additions(self._calls, f"{self._path}/images").add(images, metadata)
 
     async def update(self, image: ImageRef | str, metadata: Mapping[str, Any]) -> ImageRef:
-        request = Request("PATCH", self._of(image), json={"metadata": dict(metadata)})
+        changes = {"metadata": plain_json("metadata", metadata)}
+        request = Request("PATCH", self._of(image), json=changes)
         server = self._calls.base_url
         return await self._calls.ask(
             request, lambda data: ImageRef.from_json(data["image"], server)
@@ -109,11 +111,11 @@ class Collection:
             metadata: That of every image that has none of its own.
 
         Returns:
-            What became of each, in order. One that can't be read, here or by the server, does not
-            keep the others out.
+            What became of each, in order. One that can't be read, here or by the server, is too
+            large for it, or has a key or metadata that it refuses, does not keep the others out.
 
-        Images go in batches: after an error on the way, those of the batches before it are there,
-        and adding them again does no harm.
+        Images go in batches: after an error on the way, of the connection or of the collection,
+        those of the batches before it are there, and adding them again does no harm.
         """
         return run(self._calls.add(images, metadata))
 
@@ -136,6 +138,8 @@ class Collection:
 
         Returns:
             The image as it is now.
+
+        Raises UnusableMetadata for what JSON can't hold.
         """
         return run(self._calls.update(image, metadata))
 

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
 from .calls import Calls
-from .errors import UnreadableConversation
+from .errors import NotFound, UnreadableConversation
+from .exchange import Body
 from .messages import plain_part
 from .options import ChatOptions
 from .pictures import as_picture, data_url, from_data_url, is_picture
 from .reply import Part, Reply, assistant_message
 from .streams import AsyncReplyStream, EventReader, ReplyStream
-from .wire import Request, run
+from .wire import run
 
 if TYPE_CHECKING:
     from .messages import ContentPart
 
 Message = dict[str, Any]
 Kept = TypeVar("Kept", bound="History")
+Answered = TypeVar("Answered")
 _FORMAT: Final = {"format": "fromage-conversation", "version": 1}
+_LOST: Final = re.compile(r"messages\.(\d+)\.content\.(\d+)\.")
 _DEFAULTS: Final[Mapping[str, Any]] = {"truncation": "oldest_turns"}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A picture that is no longer part of a conversation: the JSON of its part, the turn whose
+    question it stood in (0 the first), and what the server said of it."""
+
+    turn: int
+    part: Mapping[str, Any]
+    error: NotFound
 
 
 class History:
@@ -30,6 +46,11 @@ class History:
 
     A question is in the history from the moment there is something of an answer: one that came to
     an error, or was left before the first word, leaves no trace.
+
+    A picture of an earlier message that the server has no longer (it was deleted from its
+    collection, the collection was dropped, an `Upload` expired) is taken out of the history, and
+    told in `left_out`. Without one that the new question itself is about there is no answer:
+    NotFound is raised.
     """
 
     def __init__(self, calls: Calls, system: str | None, options: ChatOptions) -> None:
@@ -37,6 +58,8 @@ class History:
         self.messages: list[Message] = []
         """What goes with the next question. The images of one's own in it are `bytes`."""
         self.options: dict[str, Any] = {**_DEFAULTS, **options}
+        self.left_out: tuple[LeftOut, ...] = ()
+        """The pictures that were taken out of the history, in the order in which it was noticed."""
         if system is not None:
             self.messages.append({"role": "system", "content": system})
 
@@ -74,14 +97,15 @@ class History:
             raise UnreadableConversation(f"{path} is not a saved conversation: {error}") from error
         if found != _FORMAT:
             raise UnreadableConversation(f"{path} is {found}, not {_FORMAT}")
-        self.messages, self.options = messages, options
+        self.messages, self.options, self.left_out = messages, options, ()
         return self
 
     async def _send(
         self, base: list[Message], content: Sequence[ContentPart], options: Mapping[str, Any]
     ) -> Reply:
         asked = [*base, await self._question(content)]
-        reply = await self._calls.chat(asked, {**self.options, **options})
+        said = {**self.options, **options}
+        reply = await self._answered(asked, lambda sent: self._calls.chat(sent, said))
         self._keep(asked, reply.content)
         return reply
 
@@ -89,12 +113,38 @@ class History:
         streamed = {**self.options, **options, "stream": True}
         asked: list[Message] = []
 
-        async def build() -> Request:
-            if not asked:
-                asked.extend([*self.messages, await self._question(content)])
-            return await self._calls.chat_request(asked, streamed)
+        def opened(sent: list[Message]) -> Awaitable[Body]:
+            return self._calls.open(lambda: self._calls.chat_request(sent, streamed))
 
-        return self._calls.events(build, lambda parts: self._keep(asked, parts))
+        async def begin() -> Body:
+            asked.extend([*self.messages, await self._question(content)])
+            return await self._answered(asked, opened)
+
+        return EventReader(begin, self._calls.base_url, lambda parts: self._keep(asked, parts))
+
+    async def _answered(
+        self, asked: list[Message], send: Callable[[list[Message]], Awaitable[Answered]]
+    ) -> Answered:
+        """What comes back, without those pictures in `asked` that are left out on the way."""
+        while True:
+            sent = [message for message in asked[:-1] if _says_something(message)]
+            try:
+                return await send([*sent, asked[-1]])
+            except NotFound as error:
+                lost = _named(sent, error.param or "")
+                if lost is None:
+                    raise
+                self._leave_out(asked, *lost, error)
+
+    def _leave_out(
+        self, asked: list[Message], message: Message, part: Mapping[str, Any], error: NotFound
+    ) -> None:
+        kept = [one for one in message["content"] if one is not part]
+        before = list(takewhile(lambda one: one is not message, asked))
+        turn = sum(one["role"] == "user" for one in before)
+        self.left_out = (*self.left_out, LeftOut(turn, part, error))
+        for history in (asked, self.messages):
+            history[:] = [{**one, "content": kept} if one is message else one for one in history]
 
     async def _question(self, content: Sequence[ContentPart]) -> Message:
         """Its images are read now: what becomes of the files later does not change the history."""
@@ -156,6 +206,28 @@ class AsyncConversation(History):
     async def edit(self, turn: int, *content: ContentPart, **options: Unpack[ChatOptions]) -> Reply:
         """Says something else in place of the question of a turn; what came after is dropped."""
         return await self._send(self._before(turn), content, options)
+
+
+def _named(sent: list[Message], param: str) -> tuple[Message, Mapping[str, Any]] | None:
+    """The message, and the part that only names a picture, of which an error speaks. Bytes are no
+    such part: they are here, and it is the server that has no room for them."""
+    found = _LOST.match(param)
+    if found is None:
+        return None
+    try:
+        message = sent[int(found[1])]
+        part = message["content"][int(found[2])]
+    except IndexError:
+        return None  # it is the question, or nothing that was sent
+    return (message, part) if isinstance(part, Mapping) else None
+
+
+def _says_something(message: Message) -> bool:
+    """A question whose only picture was left out does not."""
+    content = message["content"]
+    return isinstance(content, str) or any(
+        isinstance(part, bytes) or part.get("type") != "text" or part["text"] for part in content
+    )
 
 
 def _with_images(message: Message, change: Callable[[Any], Any]) -> Message:

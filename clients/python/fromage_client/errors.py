@@ -1,6 +1,7 @@
 """Everything this package raises, but for the OSError of a file that can't be read or written.
 
-Of many images that are added, one whose file can't be read has an UnreadableFile as its error.
+Of many images that are added, one whose file can't be read has an UnreadableFile as its error, and
+one whose key or metadata can't be sent an UnusableMetadata.
 
 FromageError
 ├── TransportFailed             no whole answer came back
@@ -9,6 +10,7 @@ FromageError
 │   └── Interrupted             it hung up before its answer, or its stream, was whole
 ├── UnexpectedAnswer            an answer that is not in the server's contract
 ├── UnusablePicture             an array, a URL or an object that no image can be made of
+├── UnusableMetadata            metadata, or a key, that JSON cannot hold
 ├── UnreadableFile              a file that can't be read; its cause is the OSError
 ├── UnreadableConversation      a file that is not a saved conversation
 └── ServerError                 the server refused or failed; carries type, code, param and message
@@ -51,6 +53,10 @@ class UnexpectedAnswer(FromageError):
 
 class UnusablePicture(FromageError, ValueError):
     """No image can be made of what was given as one."""
+
+
+class UnusableMetadata(FromageError, ValueError):
+    """Metadata, or a key, that JSON cannot hold; the message says what in it."""
 
 
 class UnreadableFile(FromageError):
