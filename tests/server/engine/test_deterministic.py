@@ -3,10 +3,10 @@
 import pytest
 
 from fromage_server.engine import Engine, EngineConfig, GenerationRequest
+from tests.server.engine.arrivals import engine_of
 from tests.server.engine.driving import Heard, answers, drain, reply
 from tests.server.engine.test_equals_generate import expected_of, requests_of
 from tests.server.engine.test_packing import packed
-from tests.server.engine.test_paging import engine_of
 from tests.server.engine.tiny import grounded, text
 
 LOGPROBS = 3
