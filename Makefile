@@ -36,8 +36,9 @@ $(VENV)/.clients: $(VENV)/.dev tests/server/completions/clients.txt
 	@echo "Installing clients of OpenAI's API, which the tests use, into $(VENV)/openai-clients ..."
 	@$(BIN)/python -m tests.server.completions.environment && touch $@ || true
 
+# Two at a time, of one thread each: with more threads than cores, each operation waits for another.
 test: $(VENV)/.clients
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ]  # 5: none is marked so
