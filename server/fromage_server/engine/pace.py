@@ -6,17 +6,20 @@ _LEAST = 16
 
 class Pace:
     """A step that also prefills may last ``stall`` times as long as one that only decodes, as far
-    as the steps before it tell. Without streams it takes ``most`` tokens."""
+    as the steps before it tell; longer where more prompts wait for it than streams, since nobody's
+    wait counts more than another's. Without streams it takes ``most`` tokens."""
 
     def __init__(self, most: int, stall: float = 3.0) -> None:
         self.most, self._stall = most, stall
         self._decode: float | None = None  # seconds of a step that only decodes
         self._token: float | None = None  # seconds per prompt token on top of that
 
-    def prefill_tokens(self, decoding: int) -> int:
+    def prefill_tokens(self, decoding: int, prompts: int = 1) -> int:
+        """Of a step with so many streams, while so many prompts are to be computed."""
         if not decoding or self._decode is None or self._token is None:
             return self.most
-        room = (self._stall - 1) * self._decode / self._token
+        stall = self._stall * max(1.0, prompts / decoding)
+        room = (stall - 1) * self._decode / self._token
         return min(self.most, max(_LEAST, int(room)))
 
     def measured(self, seconds: float, decoding: int, prefilled: int) -> None:

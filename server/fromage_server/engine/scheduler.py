@@ -105,7 +105,7 @@ class Scheduler:
         for job in [job for job in self._running if _is_decoding(job)]:
             if job in self._running and self._grow(job, plan):
                 self._plan_chunk(job, job.length, plan)
-        budget = self._pace.prefill_tokens(len(plan.chunks))
+        budget = self._pace.prefill_tokens(len(plan.chunks), self._prompts)
         for job in self._running:
             if job.computed < job.length and budget > 0:
                 budget -= self._plan_prefill(job, budget, plan)
@@ -138,6 +138,12 @@ class Scheduler:
         for job in jobs:
             self.remove(job, forget=True)
         return jobs
+
+    @property
+    def _prompts(self) -> int:
+        """How many are being computed, or could be: those that wait for a slot cannot."""
+        begun = sum(job.computed < job.length for job in self._running)
+        return begun + min(len(self._waiting), max(0, self._max_batch - self._slots_taken))
 
     def _admit(self, budget: int, plan: Plan) -> None:
         blocked: deque[Job] = deque()
