@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fromage_client import Client, Collection, NewImage, NotFound, ServerError, UnusableMetadata
+from fromage_client import (
+    Client,
+    Collection,
+    InvalidRequest,
+    NewImage,
+    NotFound,
+    ServerError,
+    UnusableMetadata,
+)
 from fromage_client.additions import BATCH_BYTES
 from fromage_client.messages import INLINE_LIMIT
 from tests.clients.faces import FACES, client_of
@@ -98,6 +106,14 @@ def test_one_that_fails_in_every_way(real: Client, mine: Collection, tmp_path: P
     listed = {image.key: image.metadata for image in mine.images()}
     assert "caf\N{REPLACEMENT CHARACTER}.bmp" in listed
     assert {"n": 3, "x": 0.5} in listed.values()
+
+
+def test_what_is_no_picture_is_told_as_such_whatever_its_size(real: Client) -> None:
+    heic = b"\0\0\0\x18ftypheic"
+    for data in (heic, heic.ljust(INLINE_LIMIT + 1, b"\0")):
+        with pytest.raises(InvalidRequest, match="HEIC") as refused:
+            real.chat([{"role": "user", "content": [data, "what is this?"]}])
+        assert refused.value.code == "unreadable_image"
 
 
 def test_a_collection_that_is_not_there_is_no_image_s_failure(real: Client) -> None:

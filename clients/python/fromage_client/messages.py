@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from .errors import ServerError, UnexpectedAnswer, UnusablePicture
 from .exchange import Exchange
 from .images import ImageRef
-from .pictures import Picture, as_picture, content_type, data_url, is_picture
+from .pictures import UNKNOWN, Picture, as_picture, content_type, data_url, is_picture
 from .reply import ImagePart, TextPart, record
 from .wire import Request, Wire
 
@@ -93,7 +93,9 @@ class Intake:
         return await self._wire.compute(picture.read)
 
     async def upload(self, data: bytes) -> Upload:
-        headers = {"content-type": content_type(data)}
+        kind = content_type(data)
+        # The server looks for itself, and says better than anybody here what it doesn't take.
+        headers = {"content-type": kind if kind != UNKNOWN else "image/x-unknown"}
         request = Request("POST", "/v1/uploads", content=data, headers=headers)
         answer = await self._exchange.read(request)
         try:

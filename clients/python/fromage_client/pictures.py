@@ -29,6 +29,7 @@ _MAGIC: Final = {
     b"II*\0": "image/tiff",
     b"MM\0*": "image/tiff",
 }
+UNKNOWN: Final = "application/octet-stream"
 _PNG_MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
 
@@ -90,7 +91,7 @@ def content_type(data: bytes) -> str:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     known = (kind for magic, kind in _MAGIC.items() if data.startswith(magic))
-    return next(known, "application/octet-stream")
+    return next(known, UNKNOWN)
 
 
 def data_url(data: bytes) -> str:
