@@ -1,9 +1,10 @@
 """Whole collections that come and go while they are used: by several clients, and by commands."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -73,6 +74,35 @@ def test_filled_while_it_is_made_and_dropped(tiny_bundle: Path, tmp_path: Path) 
         seen = together(local.url, [comes_and_goes, *[filled] * 4])
     assert (404, "collection_not_found") in seen
     assert seen <= {(200, None), (404, "collection_not_found")}
+
+
+def test_dropped_and_made_again_while_a_picture_is_embedded(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was to be added belongs to the one that was dropped."""
+    begun, gate = threading.Event(), threading.Event()
+    settings = Settings(bundle=str(tiny_bundle), device="cpu", cache_dir=tmp_path)
+    with local_server(settings) as local, httpx.Client(base_url=local.url, timeout=60) as client:
+        embedder = local.service.curator._ingest._embedder
+        real = embedder.embed
+
+        def embed(prepared: Sequence[Any]) -> Any:
+            begun.set()
+            gate.wait(30)
+            return real(prepared)
+
+        monkeypatch.setattr(embedder, "embed", embed)
+        assert client.post("/v1/collections", json=BOX).status_code == 201
+        with ThreadPoolExecutor(1) as pool:
+            adding = pool.submit(client.post, IMAGES, json={"images": [data_uri(1)]})
+            assert begun.wait(30)
+            with httpx.Client(base_url=local.url, timeout=60) as other:
+                assert other.delete("/v1/collections/box").status_code == 200
+                assert other.post("/v1/collections", json=BOX).status_code == 201
+            gate.set()
+            told = refused(adding.result(), 404, "collection_not_found")["message"]
+        assert told == "the collection 'box' was dropped meanwhile"
+        assert listed(client, "box") == []
 
 
 def test_dropped_by_a_command_it_is_gone(tiny_bundle: Path, tmp_path: Path) -> None:
