@@ -171,6 +171,9 @@ def test_a_key_of_one_s_own(mine: Path, tiny_bundle: Path, tmp_path: Path, capsy
         assert told in refused(status, capsys, "add", mine, file, "--key", key, *options)
     several = [mine, file, tmp_path / "new", "--key", "beach"]
     assert f"there are {COUNT + 1}" in refused(2, capsys, "add", *several, *options)
+    (tmp_path / "empty").mkdir()
+    nothing = [mine, tmp_path / "empty", "--key", "beach"]
+    assert "there are 0" in refused(2, capsys, "add", *nothing, *options)
     assert len(about(mine)) == COUNT
     assert index("add", mine, file, "--key", "the beach", *options) == 0
     assert next(iter(about(mine))) == "the beach"

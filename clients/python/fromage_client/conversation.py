@@ -33,8 +33,8 @@ _DEFAULTS: Final[Mapping[str, Any]] = {"truncation": "oldest_turns"}
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A picture that is no longer part of a conversation: the JSON of its part, the turn whose
-    question it stood in (0 the first), and what the server said of it."""
+    """A picture that is no longer part of a conversation: the JSON of its part, the turn in which
+    it stood (0 the first), and what the server said of it."""
 
     turn: int
     part: Mapping[str, Any]
@@ -141,7 +141,8 @@ class History:
     ) -> None:
         kept = [one for one in message["content"] if one is not part]
         before = list(takewhile(lambda one: one is not message, asked))
-        turn = sum(one["role"] == "user" for one in before)
+        asked_before = sum(one["role"] == "user" for one in before)
+        turn = asked_before if message["role"] == "user" else max(0, asked_before - 1)
         self.left_out = (*self.left_out, LeftOut(turn, part, error))
         for history in (asked, self.messages):
             history[:] = [{**one, "content": kept} if one is message else one for one in history]

@@ -141,9 +141,15 @@ class Scheduler:
 
     @property
     def _prompts(self) -> int:
-        """How many are being computed, or could be: those that wait for a slot cannot."""
-        begun = sum(job.computed < job.length for job in self._running)
-        return begun + min(len(self._waiting), max(0, self._max_batch - self._slots_taken))
+        """How many are being computed, or could be: not those that wait for a slot or for blocks."""
+        count = sum(job.computed < job.length for job in self._running)
+        slots, free = self._max_batch - self._slots_taken, self._pool.free - len(self._running)
+        for job in self._waiting:
+            slots, free = slots - 1, free - self._pool.blocks_for(job.length)
+            if slots < 0 or free < 0:
+                break
+            count += 1
+        return count
 
     def _admit(self, budget: int, plan: Plan) -> None:
         blocked: deque[Job] = deque()

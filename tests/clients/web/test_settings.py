@@ -1,6 +1,7 @@
 """Options, the collection, the colours: what is chosen goes with the next request, and stays."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -135,3 +136,25 @@ def test_colours(settings: ChatPage) -> None:
     assert paper() == light
     settings.page.get_by_text("As the system", exact=True).click()
     assert paper() == dark
+
+
+def test_who_goes_elsewhere_before_the_server_is_known_sends_nothing(
+    scripted: ScriptedServer, scripted_chat: ChatPage
+) -> None:
+    page = scripted_chat
+    scripted.script["/v1/chat"] = [reply_stream("yes")]
+    page.send("one")
+    page.button("New conversation").click()
+    whole = scripted.script["/v1/models"][0]
+    (body,) = whole.chunks
+    scripted.script["/v1/models"] = [replace(whole, chunks=(body[:9], body[9:]), pause=1.5), whole]
+    page.page.reload()
+    expect(page.message).to_be_enabled()
+    page.message.fill("two")
+    page.message.press("Enter")
+    page.chats.click()
+    expect(page.replies).to_have_count(1)
+    expect(page.page.locator("#settings-body")).to_contain_text("running since")
+    expect(page.message).to_have_value("two")
+    assert len(scripted.asked_for("/v1/chat")) == 1
+    expect(page.send("three")).to_contain_text("yes")

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.clients.scripted import ScriptedServer, reply_stream
+from tests.clients.scripted import END_FRAME, START_FRAME, ScriptedServer, reply_stream, stream
 from tests.clients.web import world
 from tests.clients.web.browser import ChatPage
-from tests.clients.web.scripting import answer
+from tests.clients.web.scripting import answer, deltas
 
 NONE = "IDBFactory.prototype.open = () => { throw new DOMException('no', 'SecurityError'); };"
 FULL = """
@@ -70,6 +70,47 @@ def test_room_that_is_short_for_a_while(scripted: ScriptedServer, scripted_chat:
     expect(page.chats).to_have_text(["one"])
 
 
+def test_room_made_by_deleting(scripted: ScriptedServer, scripted_chat: ChatPage) -> None:
+    page = scripted_chat
+    scripted.script["/v1/chat"] = [reply_stream("yes")]
+    page.page.add_init_script(AT_TIMES)
+    page.page.reload()
+    page.send("old")
+    page.button("New conversation").click()
+    page.page.evaluate("void (refuses = () => true)")
+    page.send("important")
+    page.chats.filter(has_text="old").click()
+    expect(page.asked).to_contain_text(["old"])
+    page.page.evaluate("void (refuses = () => false)")
+    page.button("This conversation: rename, export, delete").click()
+    page.button("Delete…").click()
+    page.button("Delete").click()
+    expect(page.chats).to_have_text(["important"])
+    expect(page.page.locator("#refusal")).to_be_hidden()
+    page.page.reload()
+    page.chats.click()
+    expect(page.asked).to_contain_text(["important"])
+
+
+def test_renamed_while_it_is_answered(scripted: ScriptedServer, scripted_chat: ChatPage) -> None:
+    page = scripted_chat
+    slow = stream(START_FRAME, *deltas("slow", "ly"), END_FRAME, pause=1.5)
+    scripted.script["/v1/chat"] = [slow, reply_stream("then")]
+    page.page.add_init_script(NONE)
+    page.page.reload()
+    expect(page.message).to_be_enabled()
+    page.message.fill("one")
+    page.message.press("Enter")
+    expect(page.replies).to_contain_text("slow")
+    page.button("This conversation: rename, export, delete").click()
+    page.button("Rename…").click()
+    page.page.get_by_role("textbox", name="Title").fill("Numbers")
+    page.button("Rename").click()
+    expect(page.chats).to_have_text(["Numbers"])
+    expect(page.finished(0)).to_contain_text("slowly")
+    expect(page.send("two")).to_contain_text("then")
+
+
 def test_a_picture_that_is_not_kept(
     scripted: ScriptedServer, scripted_chat: ChatPage, tmp_path: Path
 ) -> None:
@@ -89,9 +130,32 @@ def test_a_picture_that_is_not_kept(
     expect(page.page.locator("#refusal")).to_contain_text("The browser's storage is full")
     page.page.reload()
     expect(page.send("and later?")).to_contain_text("yes")
+    expect(page.page.locator("#refusal")).to_be_hidden()
     expect(page.asked.first).to_contain_text("no longer kept by this browser")
     sent = scripted.asked_for("/v1/chat")[-1].json["messages"][0]
     assert sent["content"] == [{"type": "text", "text": "look"}]
+
+
+def test_a_picture_that_is_kept_later(
+    scripted: ScriptedServer, scripted_chat: ChatPage, tmp_path: Path
+) -> None:
+    page = scripted_chat
+    item = world.sent_picture()
+    (tmp_path / item.key).write_bytes(item.image)
+    scripted.script["/v1/uploads"] = [answer(id="up_1", width=240, height=240, expires_at=1)]
+    scripted.script["/v1/chat"] = [reply_stream("yes")]
+    page.page.add_init_script(AT_TIMES)
+    page.page.reload()
+    page.page.evaluate("void (refuses = (value) => Boolean(value.blob))")
+    page.page.set_input_files("#files", tmp_path / item.key)
+    expect(page.page.locator(".attachment.ready")).to_have_count(1)
+    page.send("look")
+    page.page.evaluate("void (refuses = () => false)")
+    page.send("and now?")
+    expect(page.page.locator("#refusal")).to_be_hidden()
+    page.page.reload()
+    picture = page.asked.first.get_by_role("img")
+    expect(picture).to_have_js_property("naturalWidth", 240)
 
 
 def test_without_room_for_choices(scripted: ScriptedServer, scripted_chat: ChatPage) -> None:

@@ -87,6 +87,25 @@ def test_a_reply_on_its_way_is_seen_to_grow(growing: ChatPage) -> None:
     expect(growing.chats).to_have_count(1)
 
 
+def test_stopped_and_asked_again_at_once(
+    first: ChatPage, growing: ChatPage, scripted: ScriptedServer
+) -> None:
+    """The tab that waits for the end does not take the next reply for one that is cut off."""
+    scripted.script["/v1/chat"] = [SLOW]
+    first.page.evaluate(
+        """() => {
+          document.querySelector("#stop").click();
+          document.querySelector("#message").value = "three";
+          document.querySelector("#composer").requestSubmit();
+        }"""
+    )
+    reply = growing.replies.nth(2)
+    expect(reply).to_contain_text("slow")
+    expect(reply).to_have_attribute("aria-busy", "true")
+    expect(growing.finished(2)).to_contain_text("slowly, all that")
+    expect(first.chats).to_have_count(1)
+
+
 def test_a_tab_that_is_closed_leaves_a_reply_cut_off(first: ChatPage, growing: ChatPage) -> None:
     first.page.close()
     expect(growing.finished(1)).to_contain_text("The reply was cut off.")

@@ -51,6 +51,13 @@ def test_there_and_back(talked: ChatPage, tmp_path: Path) -> None:
     expect(chats).to_have_count(2)
     talked.send("and two of them")
     expect(talked.replies).to_have_count(3)
+    talked.asked.first.hover()
+    talked.asked.first.get_by_role("button", name="Edit and send again").click()
+    expect(talked.page.locator(".attachment.ready")).to_have_count(1)
+    talked.message.fill("how many are there?")
+    talked.message.press("Enter")
+    expect(talked.replies).to_have_count(1)
+    expect(talked.finished(0)).to_contain_text("two")
 
 
 def test_another_file_is_refused(page: ChatPage, tmp_path: Path) -> None:

@@ -1,16 +1,16 @@
 // Addresses of pictures that the browser keeps: one for each, however often it is drawn.
 
 export class Addresses {
-  #store;
+  #keeper;
   #known = new Map();
 
-  constructor(store) {
-    this.#store = store;
+  constructor(keeper) {
+    this.#keeper = keeper;
   }
 
   /** undefined where the picture is no longer kept. */
   async of(picture) {
-    const blob = await this.#store.picture(picture);
+    const blob = await this.#keeper.picture(picture);
     if (blob && !this.#known.has(picture)) this.#known.set(picture, URL.createObjectURL(blob));
     return this.#known.get(picture);
   }

@@ -4,12 +4,25 @@
 // so long is no longer on its way.
 const ALIVE_MS = 5_000;
 const LOOK_MS = 1_000;
+// Tabs that wait for the end hold the lock for a moment each.
+const PATIENCE_MS = 500;
 const nameOf = (id) => `fromage.answer.${id}`;
 
-/** Does `work` as the tab that answers. */
-export function answering(id, work) {
+/** Does `work` as the tab that answers; where another one does, all the same. */
+export async function answering(id, work) {
   if (!navigator.locks) return work();
-  return navigator.locks.request(nameOf(id), { ifAvailable: true }, work);
+  let begun = false;
+  const begin = () => {
+    begun = true;
+    return work();
+  };
+  try {
+    const signal = AbortSignal.timeout(PATIENCE_MS);
+    return await navigator.locks.request(nameOf(id), { signal }, begin);
+  } catch (error) {
+    if (begun) throw error;
+    return work();
+  }
 }
 
 /** Resolves when no tab answers; `keptAt()`: when the reply was last kept. */

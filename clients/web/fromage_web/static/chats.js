@@ -12,6 +12,7 @@ export class Chats {
   #session;
   #leave;
   #refreshing = Promise.resolve();
+  #opening = 0;
 
   /** `leave()`: a conversation was chosen. */
   constructor(store, session, leave) {
@@ -37,15 +38,25 @@ export class Chats {
 
   /** The conversation that the address names, else a new one. */
   async open() {
-    const id = HASH.exec(location.hash)?.[1];
+    this.#opening += 1;
+    try {
+      await this.#open(HASH.exec(location.hash)?.[1]);
+    } finally {
+      this.#opening -= 1;
+    }
+  }
+
+  async #open(id) {
     if (id && id === this.#session.conversation.id) return;
-    byId("ask").close(); // its question was about another conversation
+    // They were about another conversation.
+    byId("ask").close();
+    byId("menu").hidePopover();
     this.#leave();
     const found = id && (await this.#store.get(id));
     if (found && this.#show(found)) return;
     leaveAddress();
     this.#session.show();
-    if (found) await this.#offerToDelete(id);
+    if (found) this.#offerToDelete(id);
   }
 
   /** False for one that is broken. */
@@ -75,7 +86,8 @@ export class Chats {
   #follow() {
     const { id, title, messages } = this.#session.conversation;
     const address = messages.length ? `#c=${id}` : location.pathname;
-    if (messages.length ? location.hash !== address : location.hash) {
+    // While one is being opened, the address is ahead of what is shown.
+    if (!this.#opening && (messages.length ? location.hash !== address : location.hash)) {
       history.pushState(null, "", address);
     }
     byId("title").textContent = title;

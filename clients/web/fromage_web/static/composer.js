@@ -11,7 +11,7 @@ const TALLEST = 220;
 class Attachment {
   constructor({ blob = null, name, image = null, local = null }) {
     Object.assign(this, { blob, name, image, local, error: null });
-    this.state = local?.upload || image ? "ready" : "waiting";
+    this.state = local || image ? "ready" : "waiting";
     this.leaving = new AbortController();
   }
 
@@ -29,6 +29,13 @@ class Attachment {
       this.error = error.message;
     }
     changed();
+  }
+
+  /** It is not ready: what is said of that. */
+  get why() {
+    return this.state === "failed"
+      ? `${this.name} could not be sent: remove it, or try it again.`
+      : "One moment: a picture is still on its way.";
   }
 
   get part() {
@@ -62,15 +69,11 @@ export class Composer extends EventTarget {
     return !this.#text.value.trim() && !this.#attachments.length;
   }
 
-  /** The parts of the message, pictures first; and the blobs of those that are files. */
+  /** The parts of the message, pictures first. */
   get content() {
     const text = this.#text.value.trim();
     const parts = this.#attachments.map((one) => one.part);
     return text ? [...parts, { type: "text", text }] : parts;
-  }
-
-  get files() {
-    return this.#attachments.filter((one) => one.blob);
   }
 
   set busy(busy) {
@@ -156,15 +159,23 @@ export class Composer extends EventTarget {
   #submit(event) {
     event.preventDefault();
     if (this.#busy) return;
+    if (this.#isSendable()) this.dispatchEvent(new Event("send"));
+  }
+
+  #isSendable() {
     const waiting = this.#attachments.find((one) => one.state !== "ready");
-    if (waiting?.state === "failed") {
-      this.say(`${waiting.name} could not be sent: remove it, or try it again.`);
-    } else if (waiting) {
-      this.say("One moment: a picture is still on its way.");
-    } else if (!this.empty) {
-      this.say("");
-      this.dispatchEvent(new Event("send"));
-    }
+    this.say(waiting ? waiting.why : "");
+    return !waiting && !this.empty;
+  }
+
+  /** What is written, `{content, files}`, and empties itself; null where it cannot be sent now. */
+  take() {
+    if (!this.#isSendable()) return null;
+    const { content } = this;
+    const files = this.#attachments.filter((one) => one.blob);
+    const taken = { content, files: files.map(({ local, blob }) => ({ local, blob })) };
+    this.clear();
+    return taken;
   }
 
   #key(event) {

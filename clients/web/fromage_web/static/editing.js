@@ -28,10 +28,24 @@ export class Editing {
   /** What had been begun before stands there again. */
   end() {
     if (!this.message) return;
+    this.#leave();
+    this.#composer.clear();
+    this.#composer.putBack(this.#draft);
+  }
+
+  /** The message is gone: what is written stays, behind what had been begun before. */
+  release() {
+    if (!this.message) return;
+    this.#leave();
+    const written = this.#composer.setAside();
+    const text = [this.#draft.text, written.text].filter(Boolean).join("\n");
+    const attachments = [...this.#draft.attachments, ...written.attachments];
+    this.#composer.putBack({ text, attachments });
+  }
+
+  #leave() {
     this.message = null;
     this.#element.classList.remove("edited");
     byId("editing").hidden = true;
-    this.#composer.clear();
-    this.#composer.putBack(this.#draft);
   }
 }

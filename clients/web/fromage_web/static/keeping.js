@@ -20,9 +20,15 @@ export class Keeper {
     return this.#next(() => this.#put(conversation));
   }
 
-  /** A picture that was sent in the conversation. */
-  picture(picture, conversation, blob) {
+  /** A picture that is sent in the conversation. */
+  keepPicture(picture, conversation, blob) {
     return this.#next(() => this.#store.putPicture(picture, conversation.id, blob));
+  }
+
+  /** The picture's blob, also one that is only now being kept; undefined where it is gone. */
+  async picture(picture) {
+    await this.#queue;
+    return this.#store.picture(picture);
   }
 
   /** `apply` is given what the conversation has now: title, named, revision. */

@@ -8,12 +8,12 @@ const MISSING = new Set(["image_not_found", "collection_not_found", "image_unava
 
 /** A turn is `{history, signal}`: the messages to be sent, the last one the user's. */
 export class Mender {
-  #store;
+  #keeper;
   #redraw;
 
   /** `redraw(message)`: it has changed. */
-  constructor(store, redraw) {
-    this.#store = store;
+  constructor(keeper, redraw) {
+    this.#keeper = keeper;
     this.#redraw = redraw;
   }
 
@@ -55,7 +55,7 @@ export class Mender {
 
   async #renewOne({ history, signal }, message, part) {
     const { local } = part;
-    const blob = await this.#store.picture(local.picture);
+    const blob = await this.#keeper.picture(local.picture);
     if (blob) {
       const { id, expires_at } = await upload(blob, signal);
       Object.assign(local, { upload: id, expires_at });

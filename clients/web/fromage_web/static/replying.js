@@ -8,8 +8,8 @@ export class Replier {
   #mender;
 
   /** `redraw(message)`: it has changed. */
-  constructor(store, redraw) {
-    this.#mender = new Mender(store, redraw);
+  constructor(keeper, redraw) {
+    this.#mender = new Mender(keeper, redraw);
   }
 
   /**

@@ -30,8 +30,8 @@ export class Session extends EventTarget {
     super();
     this.#store = store;
     this.#keeper = new Keeper(store);
-    this.#replier = new Replier(store, (message) => this.#redraw(message));
-    this.#addresses = new Addresses(store);
+    this.#replier = new Replier(this.#keeper, (message) => this.#redraw(message));
+    this.#addresses = new Addresses(this.#keeper);
     this.#act = act;
     this.composer = composer;
     this.scroller = scroller;
@@ -85,7 +85,7 @@ export class Session extends EventTarget {
     const first = there.messages.findIndex(isOther);
     const same = first < 0 ? there.messages.length : first;
     const views = this.#views(there.messages.slice(same));
-    if (messages.indexOf(this.#editing.message) >= same) this.#editing.end();
+    if (messages.indexOf(this.#editing.message) >= same) this.#editing.release();
     this.#cut(same);
     there.messages.splice(0, same, ...messages);
     this.conversation = there;
@@ -135,16 +135,14 @@ export class Session extends EventTarget {
 
   async #sendWritten() {
     const options = await this.#allowed();
-    if (!options || this.composer.empty) return;
-    const { content, files } = this.composer;
-    const kept = files.map(({ local, blob }) => ({ local, blob }));
+    const written = options && this.composer.take();
+    if (!written) return;
     if (this.#editing.message) this.#cutAt(this.#editing.message);
-    this.composer.clear();
     this.#editing.end();
-    await this.#ask({ role: "user", content }, kept, options);
+    await this.#ask({ role: "user", content: written.content }, written.files, options);
   }
 
-  /** The options of a request; null where none can be sent now. */
+  /** The options of a request; null where none can be sent now, or the user went elsewhere. */
   async #allowed() {
     if (this.#preparing || (this.streaming && !this.#stopping.signal.aborted)) return null;
     if (!this.streaming && this.conversation.messages.at(-1)?.state === "streaming") {
@@ -152,9 +150,11 @@ export class Session extends EventTarget {
       return null;
     }
     this.#preparing = true;
+    const { conversation } = this;
     try {
       await this.#answering;
-      return await this.#act.options();
+      const options = await this.#act.options();
+      return conversation === this.conversation ? options : null;
     } finally {
       this.#preparing = false;
     }
@@ -165,7 +165,7 @@ export class Session extends EventTarget {
     if (!conversation.messages.length) byId("messages").replaceChildren();
     conversation.messages.push(message);
     if (!conversation.named) conversation.title = titleOf(conversation);
-    for (const { local, blob } of files) this.#keeper.picture(local.picture, conversation, blob);
+    for (const { local, blob } of files) this.#keeper.keepPicture(local.picture, conversation, blob);
     byId("messages").append(this.#view(message).element);
     return this.#answer(options);
   }
@@ -173,29 +173,27 @@ export class Session extends EventTarget {
   #answer(options) {
     this.#stopping = new AbortController();
     this.composer.busy = true;
-    this.#answering = answering(this.conversation.id, () => this.#answered(options));
+    const { conversation } = this;
+    this.#answering = answering(conversation.id, () => this.#answered(conversation, options));
     return this.#answering;
   }
 
-  async #answered(options) {
+  async #answered(conversation, options) {
     const reply = newReply();
     const view = this.#view(reply);
-    const conversation = this.conversation;
     const history = conversation.messages.slice();
     conversation.messages.push(reply);
-    byId("messages").append(view.element);
+    if (conversation === this.conversation) byId("messages").append(view.element);
     this.scroller.jump();
     announce("FROMAGe is answering.");
     this.#touch(conversation);
-    let keptAt = Date.now();
+    const keeping = setInterval(() => this.#keeper.conversation(conversation), KEEP_EVERY_MS);
     const turn = { history, options, signal: this.#stopping.signal };
     const error = await this.#replier.take(turn, reply, (event) => {
       view.take(event, reply);
       this.scroller.follow();
-      if (Date.now() - keptAt < KEEP_EVERY_MS) return;
-      keptAt = Date.now();
-      this.#keeper.conversation(conversation);
     });
+    clearInterval(keeping);
     if (error) this.#act.failed(error);
     this.#stopping = null;
     this.composer.busy = false;
@@ -224,7 +222,7 @@ export class Session extends EventTarget {
     if (this.streaming) return;
     const pictures = [];
     for (const part of message.content.filter(({ type, gone }) => type === "image" && !gone)) {
-      const blob = part.local && (await this.#store.picture(part.local.picture));
+      const blob = part.local && (await this.#keeper.picture(part.local.picture));
       if (blob || !part.local) pictures.push({ part, blob });
     }
     const place = this.conversation.messages.indexOf(message);
@@ -252,13 +250,8 @@ export class Session extends EventTarget {
       const { open } = this.#act;
       return new ReplyView(message, { open, retry: () => this.#retry() });
     }
-    const act = { edit: () => this.#edit(message), source: (part) => this.#source(part) };
+    const act = { edit: () => this.#edit(message), source: (part) => this.#addresses.of(part.local.picture) };
     return { element: userMessage(message, act) };
-  }
-
-  async #source(part) {
-    await this.#keeper.done;
-    return this.#addresses.of(part.local.picture);
   }
 
   #touch(conversation) {
@@ -283,12 +276,10 @@ export class Session extends EventTarget {
 
   /** Deletes that conversation; a new one stands in its place. */
   async forget(id) {
-    const isShown = id === this.conversation.id;
-    if (isShown) this.stop();
+    if (id === this.conversation.id) this.show();
     await this.#answering;
     await this.#keeper.remove(id);
-    if (isShown && id === this.conversation.id) this.show();
-    else this.#changed();
+    this.#changed();
   }
 
   #changed() {

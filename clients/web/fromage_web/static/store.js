@@ -42,20 +42,31 @@ export class Store extends EventTarget {
   #db;
   #tabs = null;
   #onRefused;
+  // What could not be kept: tried again whenever something else could be.
   #pictures = new Map();
   #conversations = new Map();
+  #retrying = false;
+  #cleared = false;
 
   /** `onRefused` is called with a sentence when something cannot be kept, with "" when it can. */
   static async open(onRefused) {
     const store = new Store();
     store.#onRefused = onRefused;
-    try {
-      store.#db = await opened();
-    } catch {
-      onRefused("This browser keeps nothing: conversations are lost when the page is closed.");
-    }
+    await store.#connect();
     if (store.#db) store.#listen();
+    else onRefused("This browser keeps nothing: conversations are lost when the page is closed.");
     return store;
+  }
+
+  async #connect() {
+    this.#db = await opened().catch(() => undefined);
+    if (!this.#db) return;
+    // The user has deleted what this site keeps.
+    this.#db.onclose = () => {
+      this.#cleared = true;
+      this.#db = undefined;
+      this.#connect();
+    };
   }
 
   /** All conversations, the latest first. */
@@ -76,32 +87,36 @@ export class Store extends EventTarget {
    * Conflict or Gone, and changes nothing, where another tab was quicker.
    */
   async put(conversation) {
-    const { revision = 0 } = conversation;
-    const next = { ...conversation, revision: revision + 1, kept: Date.now() };
-    const copy = structuredClone(next);
-    const isKept = await this.#write("conversations", copy, this.#conversations, (there) => {
-      if (!there && revision) throw new Gone(copy.id);
-      if (there && (there.revision ?? 0) !== revision) throw new Conflict(copy.id);
+    const { id, revision = 0 } = conversation;
+    const copy = structuredClone({ ...conversation, revision: revision + 1, kept: Date.now() });
+    this.#conversations.delete(id);
+    const isKept = await this.#write("conversations", copy, (there) => {
+      if (!there && revision && !this.#cleared) throw new Gone(id);
+      if (there && (there.revision ?? 0) !== revision) throw new Conflict(id);
     });
     if (isKept) conversation.revision = copy.revision;
-    else copy.revision = revision; // as the database has it
+    else this.#conversations.set(id, conversation);
     const used = new Set(
       copy.messages.flatMap((message) => message.content.map((part) => part.local?.picture)),
     );
-    await this.#forgetPictures(copy.id, (id) => !used.has(id));
-    this.#tell({ id: copy.id });
+    await this.#forgetPictures(id, (picture) => !used.has(picture));
+    this.#tell({ id });
+    if (isKept) await this.#retry();
   }
 
   /** Its title alone. Resolves to {title, named, revision}, or undefined where it is gone. */
   async rename(id, title) {
-    const memory = this.#conversations.get(id);
-    if (memory) return Object.assign(memory, { title, named: true });
+    const renamed = { title, named: true };
+    if (this.#conversations.has(id)) {
+      Object.assign(this.#conversations.get(id), renamed);
+      return renamed; // kept with the rest of it
+    }
     if (!this.#db) return undefined;
     const store = this.#change("conversations");
     const kept = await promised(store.get(id));
     if (!kept) return undefined;
     const done = finished(store.transaction);
-    const renamed = { title, named: true, revision: (kept.revision ?? 0) + 1 };
+    renamed.revision = (kept.revision ?? 0) + 1;
     store.put({ ...kept, ...renamed });
     await done;
     this.#tell({ id, ...renamed });
@@ -113,10 +128,13 @@ export class Store extends EventTarget {
     if (this.#db) await promised(this.#change("conversations").delete(id));
     await this.#forgetPictures(id, () => true);
     this.#tell({ id });
+    await this.#retry();
   }
 
   async putPicture(id, conversation, blob) {
-    await this.#write("pictures", { id, conversation, blob }, this.#pictures);
+    const picture = { id, conversation, blob };
+    this.#pictures.delete(id);
+    if (!(await this.#write("pictures", picture))) this.#pictures.set(id, picture);
   }
 
   /** The picture's blob; undefined where it is gone. */
@@ -138,27 +156,41 @@ export class Store extends EventTarget {
   }
 
   /**
-   * `check` is given what is there, and may throw; nobody else writes in between. Resolves to
-   * whether it is in the database.
+   * Resolves to whether it is in the database. `check` is given what is there, and may throw; nobody
+   * else writes in between.
    */
-  async #write(name, value, memory, check = () => {}) {
-    if (this.#db) {
-      try {
-        const store = this.#change(name);
-        check(await promised(store.get(value.id)));
-        const done = finished(store.transaction);
-        store.put(value);
-        await done;
-        memory.delete(value.id);
-        if (!this.#pictures.size && !this.#conversations.size) this.#onRefused("");
-        return true;
-      } catch (error) {
-        if (error instanceof Conflict || error instanceof Gone) throw error;
-        this.#onRefused(refusal(error));
-      }
+  async #write(name, value, check = () => {}) {
+    if (!this.#db) return false;
+    try {
+      const store = this.#change(name);
+      check(await promised(store.get(value.id)));
+      const done = finished(store.transaction);
+      store.put(value);
+      await done;
+      if (!this.#pictures.size && !this.#conversations.size) this.#onRefused("");
+      return true;
+    } catch (error) {
+      if (error instanceof Conflict || error instanceof Gone) throw error;
+      this.#onRefused(refusal(error));
+      return false;
     }
-    memory.set(value.id, value);
-    return false;
+  }
+
+  /** There is room again: what could not be kept may be now. */
+  async #retry() {
+    if (this.#retrying || !this.#db) return;
+    this.#retrying = true;
+    try {
+      for (const { id, conversation, blob } of [...this.#pictures.values()]) {
+        await this.putPicture(id, conversation, blob);
+      }
+      for (const conversation of [...this.#conversations.values()]) await this.put(conversation);
+    } catch (error) {
+      // It has gone apart from what is kept, and is no longer taken for that.
+      if (!(error instanceof Conflict || error instanceof Gone)) throw error;
+    } finally {
+      this.#retrying = false;
+    }
   }
 
   #tell(detail) {
@@ -166,8 +198,13 @@ export class Store extends EventTarget {
   }
 
   #listen() {
+    if (!globalThis.BroadcastChannel) return;
     this.#tabs = new BroadcastChannel(NAME);
-    this.#tabs.onmessage = ({ data }) => {
+    this.#tabs.onmessage = async ({ data }) => {
+      const unkept = this.#conversations.get(data.id);
+      if (unkept?.revision && this.#db && !(await promised(this.#read("conversations").get(data.id)))) {
+        this.#conversations.delete(data.id); // deleted there
+      }
       this.dispatchEvent(new CustomEvent("elsewhere", { detail: data }));
     };
   }

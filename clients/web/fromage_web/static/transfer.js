@@ -68,6 +68,7 @@ export async function importJson(file) {
 
 /** With names of its own for the pictures: the same file may be imported twice. */
 function soundConversation({ conversation: { title, messages }, pictures = {} }) {
+  if (!messages.length) throw new TypeError("there is nothing in it");
   const sound = messages.map(soundMessage);
   const blobs = new Map();
   for (const { local } of sound.flatMap(({ content }) => content)) {

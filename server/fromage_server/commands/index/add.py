@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     metadata = _Metadata(args.metadata)
     files = list(_files(args.files, args.collection))
     if args.key is not None:
-        files = [_File(files[0].path, checked_key(args.key, len(files)))]
+        key = checked_key(args.key, len(files))
+        files = [_File(files[0].path, key)]
     bundle = check_bundle(args.collection, collection.provenance, args.bundle)
     warning = warning_for(args.bundle)
     if warning is not None:
