@@ -141,7 +141,7 @@ class Scheduler:
 
     @property
     def _prompts(self) -> int:
-        """How many are being computed, or could be: not those that wait for a slot or for blocks."""
+        """How many are being computed, or could be: not where slots or blocks lack."""
         count = sum(job.computed < job.length for job in self._running)
         slots, free = self._max_batch - self._slots_taken, self._pool.free - len(self._running)
         for job in self._waiting:
