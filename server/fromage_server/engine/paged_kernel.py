@@ -12,6 +12,14 @@ from torch import Tensor
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _scores(q, k, scale, softcap, CAPPED: tl.constexpr):  # type: ignore[no-untyped-def]
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    if CAPPED:
+        scores = softcap * (2.0 / (1.0 + tl.exp(-2.0 * scores / softcap)) - 1.0)  # tanh
+    return scores
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _kernel(  # type: ignore[no-untyped-def]
     query, keys, values, out, table, starts, lengths, tile_of, first_of,
     scale, softcap,
@@ -35,11 +43,8 @@ def _kernel(  # type: ignore[no-untyped-def]
     at = length - count + token
     dim = tl.arange(0, DIM_PADDED)
     is_dim = dim < DIM
-    q = tl.load(
-        query + (start + token)[:, None] * q_token + head[:, None] * q_head + dim[None, :],
-        mask=is_row[:, None] & is_dim[None, :],
-        other=0.0,
-    )
+    at_query = query + (start + token)[:, None] * q_token + head[:, None] * q_head + dim[None, :]
+    q = tl.load(at_query, mask=is_row[:, None] & is_dim[None, :], other=0.0)
     best = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     sums = tl.zeros([ROWS, DIM_PADDED], tl.float32)
@@ -55,10 +60,7 @@ def _kernel(  # type: ignore[no-untyped-def]
         place = page.to(tl.int64) * kv_page + (column % PAGE) * kv_place + shared_head * kv_head
         mask = is_column[:, None] & is_dim[None, :]
         k = tl.load(keys + place[:, None] + dim[None, :], mask=mask, other=0.0)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        if CAPPED:
-            scaled = scores / softcap
-            scores = softcap * (2.0 / (1.0 + tl.exp(-2.0 * scaled)) - 1.0)  # tanh
+        scores = _scores(q, k, scale, softcap, CAPPED)
         seen = is_row[:, None] & is_column[None, :] & (column[None, :] <= at[:, None])
         if WINDOW > 0:
             seen = seen & (column[None, :] > at[:, None] - WINDOW)
@@ -73,11 +75,8 @@ def _kernel(  # type: ignore[no-untyped-def]
         total = total * faded + tl.sum(weights, 1)
         best = higher
     result = sums / tl.where(total > 0, total, 1.0)[:, None]
-    tl.store(
-        out + (start + token)[:, None] * out_token + head[:, None] * out_head + dim[None, :],
-        result.to(out.dtype.element_ty),
-        mask=is_row[:, None] & is_dim[None, :],
-    )
+    to = out + (start + token)[:, None] * out_token + head[:, None] * out_head + dim[None, :]
+    tl.store(to, result.to(out.dtype.element_ty), mask=is_row[:, None] & is_dim[None, :])
 
 
 def tile_tokens(group: int, longest: int) -> int:

@@ -111,10 +111,9 @@ def test_renamed_while_it_is_answered(scripted: ScriptedServer, scripted_chat: C
     expect(page.send("two")).to_contain_text("then")
 
 
-def test_a_picture_that_is_not_kept(
-    scripted: ScriptedServer, scripted_chat: ChatPage, tmp_path: Path
-) -> None:
-    """It is said for as long as it holds, and without the picture the conversation goes on."""
+@pytest.fixture
+def unkept(scripted: ScriptedServer, scripted_chat: ChatPage, tmp_path: Path) -> ChatPage:
+    """With a conversation of one turn, whose picture the browser had no room for."""
     page = scripted_chat
     item = world.sent_picture()
     (tmp_path / item.key).write_bytes(item.image)
@@ -126,35 +125,27 @@ def test_a_picture_that_is_not_kept(
     page.page.set_input_files("#files", tmp_path / item.key)
     expect(page.page.locator(".attachment.ready")).to_have_count(1)
     page.send("look")
-    page.send("and now?")
-    expect(page.page.locator("#refusal")).to_contain_text("The browser's storage is full")
-    page.page.reload()
-    expect(page.send("and later?")).to_contain_text("yes")
-    expect(page.page.locator("#refusal")).to_be_hidden()
-    expect(page.asked.first).to_contain_text("no longer kept by this browser")
+    return page
+
+
+def test_a_picture_that_is_not_kept(scripted: ScriptedServer, unkept: ChatPage) -> None:
+    """It is said for as long as it holds, and without the picture the conversation goes on."""
+    unkept.send("and now?")
+    expect(unkept.page.locator("#refusal")).to_contain_text("The browser's storage is full")
+    unkept.page.reload()
+    expect(unkept.send("and later?")).to_contain_text("yes")
+    expect(unkept.page.locator("#refusal")).to_be_hidden()
+    expect(unkept.asked.first).to_contain_text("no longer kept by this browser")
     sent = scripted.asked_for("/v1/chat")[-1].json["messages"][0]
     assert sent["content"] == [{"type": "text", "text": "look"}]
 
 
-def test_a_picture_that_is_kept_later(
-    scripted: ScriptedServer, scripted_chat: ChatPage, tmp_path: Path
-) -> None:
-    page = scripted_chat
-    item = world.sent_picture()
-    (tmp_path / item.key).write_bytes(item.image)
-    scripted.script["/v1/uploads"] = [answer(id="up_1", width=240, height=240, expires_at=1)]
-    scripted.script["/v1/chat"] = [reply_stream("yes")]
-    page.page.add_init_script(AT_TIMES)
-    page.page.reload()
-    page.page.evaluate("void (refuses = (value) => Boolean(value.blob))")
-    page.page.set_input_files("#files", tmp_path / item.key)
-    expect(page.page.locator(".attachment.ready")).to_have_count(1)
-    page.send("look")
-    page.page.evaluate("void (refuses = () => false)")
-    page.send("and now?")
-    expect(page.page.locator("#refusal")).to_be_hidden()
-    page.page.reload()
-    picture = page.asked.first.get_by_role("img")
+def test_a_picture_that_is_kept_later(unkept: ChatPage) -> None:
+    unkept.page.evaluate("void (refuses = () => false)")
+    unkept.send("and now?")
+    expect(unkept.page.locator("#refusal")).to_be_hidden()
+    unkept.page.reload()
+    picture = unkept.asked.first.get_by_role("img")
     expect(picture).to_have_js_property("naturalWidth", 240)
 
 
