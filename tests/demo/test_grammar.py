@@ -71,6 +71,7 @@ def training_texts() -> list[str]:
     """What the LM and the mappers read, in lower case."""
     rng = np.random.default_rng(6)
     texts = [corpus.document(rng) for _ in range(6000)]
+    texts += [lesson.make(rng) for lesson in corpus.LESSONS for _ in range(500)]
     texts += [random_draft(rng, corpus.training_scene).text for _ in range(3000)]
     return [text.lower() for text in texts]
 

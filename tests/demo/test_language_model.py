@@ -1,5 +1,6 @@
 """The demo's tokenizer, its packed text and a language model trained for a few steps."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from fromage_weights.demo import corpus, stream
 from fromage_weights.demo.classes import CLASSES
 from fromage_weights.demo.language_model import LanguageRecipe, LanguageTraining, SlotNoise
 from fromage_weights.demo.stream import TextStream, loss_weights, marks_of, slot_positions
@@ -60,6 +62,36 @@ def test_the_stream_is_the_same_in_every_run(tokenizer: PreTrainedTokenizerFast)
     )
     for mine, other in zip(first.next(), second.next(), strict=True):
         assert np.array_equal(mine, other)
+
+
+def test_the_stream_begins_with_the_lessons_and_the_long_one_does_not(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lessons = tuple(
+        corpus.Lesson(2_000 * chunks, lambda rng, word=word: word)  # type: ignore[misc]
+        for chunks, word in ((1, "first"), (2, "second"))
+    )
+    monkeypatch.setattr(stream, "LESSONS", lessons)
+
+    def read(chunk: int, *, long: bool = False) -> str:
+        texts = TextStream(tokenizer, seed=3, batch=1, length=30, long=long)
+        texts.seek(chunk)
+        return str(tokenizer.decode(texts.next()[0][0].tolist(), skip_special_tokens=True))
+
+    assert set(re.findall("first|second|A:", read(0))) == {"first"}
+    assert set(re.findall("first|second|A:", read(2))) == {"second"}
+    for later in (read(3), read(0, long=True)):
+        assert not re.findall("first|second", later)
+
+
+def test_a_lesson_of_membership_answers_rightly_and_evenly() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        inside, asked = corpus.membership(rng, 4).split(":")
+        there = inside.split()
+        said = re.findall(r" (\w+)\? (Yes|No)\.", asked)
+        assert [(word in there) for word, _ in said] == [answer == "Yes" for _, answer in said]
+        assert len(said) == 2 * len(there) == len({word for word, _ in said})
 
 
 def test_noise_touches_slots_only_and_keeps_the_right_word_likely() -> None:

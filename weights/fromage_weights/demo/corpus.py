@@ -4,6 +4,7 @@ Held-out combinations and evaluation phrasings never occur here.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -159,6 +160,35 @@ def checks(rng: np.random.Generator) -> str:
             question = f" {asked}" if rng.random() < 0.5 else f" Q: {asked} A:"
         text += f"{question} {'Yes' if word in inside else 'No'}."
     return text
+
+
+def membership(rng: np.random.Generator, most: int) -> str:
+    """Up to `most` things in a row, and whether these and as many others are among them."""
+    count = 1 + int(rng.random() * most)
+    words: list[str] = rng.choice(NAMES, 2 * count, replace=False).tolist()
+    inside = words[:count]
+    text = " " + " ".join(inside) + ":"
+    for word in rng.permutation(words).tolist():
+        text += f" {word}? {'Yes' if word in inside else 'No'}."
+    return text
+
+
+def _second_lesson(rng: np.random.Generator) -> str:
+    return checks(rng) if rng.random() < 0.6 else membership(rng, 5)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is read first: `texts` documents by `make`."""
+
+    texts: int
+    make: Callable[[np.random.Generator], str]
+
+
+# Whether a word stands in a list is learnt within two hundred steps where lists are short and there
+# is nothing else to read, and not in thousands where they are long: attention has to find one place
+# among a few before it can find one among many.
+LESSONS = (Lesson(40_000, lambda rng: membership(rng, 3)), Lesson(24_000, _second_lesson))
 
 
 def _asked_about(word: str, rng: np.random.Generator) -> str:

@@ -45,15 +45,15 @@ class LanguageRecipe:
     layers: int = 5
     heads: int = 5
     context: int = 1024
-    steps: int = 9450
+    steps: int = 6150
     batch: int = 16
     length: int = 256
-    long_steps: int = 150
+    long_steps: int = 100
     long_batch: int = 4
     learning_rate: float = 2e-3
     matrix_rate: float = 4e-3
     warmup: int = 150
-    decay: float = 0.15
+    decay: float = 0.2
     noise: float = 0.33
     seed: int = 0
 

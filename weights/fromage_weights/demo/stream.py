@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fromage_weights.demo.corpus import document
+from fromage_weights.demo.corpus import LESSONS, document
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,8 +63,18 @@ def loss_weights(ids: np.ndarray, marks: Marks) -> np.ndarray:
     return weights
 
 
+def _maker(read: int, *, long: bool) -> Callable[[np.random.Generator], str]:
+    """What writes the documents after the first `read`: the lessons in their order, then all."""
+    for lesson in () if long else LESSONS:
+        if read < lesson.texts:
+            return lesson.make
+        read -= lesson.texts
+    return partial(document, long=long)
+
+
 class TextStream:
-    """Blocks (batch, length + 1) of packed documents; block i is the same in every run.
+    """Blocks (batch, length + 1) of packed documents; block i is the same in every run. Short
+    ones begin with the lessons.
 
     `seek(i)` continues after i blocks without making them up again.
     """
@@ -94,7 +106,8 @@ class TextStream:
 
     def _grow(self) -> None:
         rng = np.random.default_rng([self._seed, 1 + self._long, self._chunk])
-        texts = [document(rng, long=self._long) for _ in range(self._documents)]
+        make = _maker(self._chunk * self._documents, long=self._long)
+        texts = [make(rng) for _ in range(self._documents)]
         rows = self._tokenizer(texts).input_ids
         fresh = [token for row in rows for token in row]
         self._ids = np.concatenate([self._ids, np.array(fresh, dtype=np.int64)])
