@@ -96,7 +96,8 @@ class PagesBackend:
         if self._takes_varlen(rows, keys, scores):
             out = _varlen(rows, keys, values, tables, scores)
         else:
-            out = _triton(layout, rows, keys, values, tables, scores)
+            splits = 1 if self._whole else _splits(tables, rows, keys.shape[2])
+            out = _triton(layout, rows, keys, values, tables, scores, splits)
         return functional.pad(out, (0, 0, 0, 0, 0, query.shape[1] - count))
 
     def _takes_varlen(self, query: Tensor, keys: Tensor, scores: Scores) -> bool:
@@ -129,8 +130,24 @@ def _varlen(query: Tensor, keys: Tensor, values: Tensor, tables: Tables, scores:
     return found
 
 
+def _splits(tables: Tables, query: Tensor, shared: int) -> int:
+    """Prompts make programs enough by themselves."""
+    from fromage_server.engine.paged_kernel import splits_for
+
+    if tables.most_tokens > 1 or not query.is_cuda:
+        return 1
+    processors = torch.cuda.get_device_properties(query.device).multi_processor_count
+    return splits_for(len(query) * shared, tables.most_positions, processors)
+
+
 def _triton(
-    layout: Layout, query: Tensor, keys: Tensor, values: Tensor, tables: Tables, scores: Scores
+    layout: Layout,
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    tables: Tables,
+    scores: Scores,
+    splits: int = 1,
 ) -> Tensor:
     from fromage_server.engine.paged_kernel import paged_attention, tile_tokens
 
@@ -152,6 +169,7 @@ def _triton(
         scores.scale,
         scores.window,
         scores.softcap,
+        splits,
     )
     return out
 

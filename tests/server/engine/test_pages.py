@@ -1,4 +1,5 @@
-"""The GPU's attention kernel on this machine, by Triton's interpreter: slow, but the same code."""
+"""The GPU's attention kernel on this machine, by Triton's interpreter (slow, but the same code) and
+through its compiler."""
 
 import os
 import subprocess
@@ -45,6 +46,87 @@ for family in sys.argv[1:]:
 assert found > 0
 print("equal")
 """
+_SPLIT = """
+import itertools
+import torch
+from fromage_server.engine.attention_pages import single_tokens
+from fromage_server.engine.paged_kernel import paged_attention, splits_for
+
+torch.manual_seed(0)
+PAGE, shared, dim = 16, 2, 24
+lengths = torch.tensor([1, 70, 333, 64, 640], dtype=torch.int32)
+count, width = len(lengths), 40
+pages = torch.randperm(count * width, dtype=torch.int32).view(count, width)
+states = torch.randn(2, count * width, PAGE, shared, dim)
+
+
+def expected(query, window, softcap):
+    rows = []
+    for row, length, table in zip(query, lengths.tolist(), pages.long(), strict=True):
+        first = max(0, length - window) if window else 0
+        keys, values = states[:, table].view(2, -1, shared, dim)[:, first:length]
+        group = len(row) // shared
+        keys, values = (x.repeat_interleave(group, 1) for x in (keys, values))
+        scores = torch.einsum("hd,khd->hk", row, keys) * 0.3
+        if softcap:
+            scores = softcap * torch.tanh(scores / softcap)
+        rows.append(torch.einsum("hk,khd->hd", scores.softmax(1), values))
+    return torch.stack(rows)
+
+
+for group, window, softcap, splits in itertools.product((1, 3), (0, 50), (0.0, 5.0), (1, 4, 8)):
+    query = torch.randn(count, shared * group, dim)
+    out = torch.full_like(query, float("nan"))
+    scratch = single_tokens(pages, lengths)
+    tables = scratch["tables"]
+    paged_attention(
+        query, *states, out, pages, tables.starts, lengths, scratch["tiles", 1], 1,
+        0.3, window, softcap, splits,
+    )
+    torch.testing.assert_close(out, expected(query, window, softcap), atol=1e-5, rtol=1e-5)
+# One stream of 32 heads on 132 processors; 64 streams; a short one.
+assert [splits_for(32, 2048, 132), splits_for(64 * 32, 2048, 132), splits_for(32, 200, 132)] == [
+    8, 1, 1,
+]
+print("equal")
+"""
+_COMPILED = """
+from itertools import product
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from fromage_server.engine import paged_kernel
+
+POINTERS = {name: "*bf16" for name in ("query", "keys", "values", "out")} | {"parts": "*fp32"}
+POINTERS |= {name: "*i32" for name in ("table", "starts", "lengths", "tile_of", "first_of")}
+NUMBERS = {"scale": "fp32", "softcap": "fp32"}
+
+
+def compiled(kernel, capability, constants):
+    types = {name: "i32" for name in kernel.arg_names} | POINTERS | NUMBERS
+    types = {name: types[name] for name in kernel.arg_names}
+    types |= {name: "constexpr" for name in constants}
+    # What a call finds out: the pages and strides of any real model.
+    even = set(types) - set(constants) - set(NUMBERS) - {"table_row"}
+    source = ASTSource(
+        kernel, types, constants,
+        {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in even},
+    )
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["ptx"]
+
+
+fixed = {"PAGE": 16, "COLUMNS": 64, "DIM": 128, "DIM_PADDED": 128}
+decode = fixed | {"GROUP": 1, "ROWS": 16, "TOKENS": 1}
+prompt = fixed | {"GROUP": 4, "ROWS": 64, "TOKENS": 16, "SPLITS": 1}
+plain, special = {"WINDOW": 0, "CAPPED": False}, {"WINDOW": 4096, "CAPPED": True}
+kinds = [decode | {"SPLITS": 1}, decode | {"SPLITS": 8}, prompt]
+for capability, kind, scores in product((80, 90), kinds, (plain, special)):
+    ptx = compiled(paged_kernel._kernel, capability, kind | scores)
+    # Keys and values come in 16 bytes at a time, while the ones before are being used.
+    assert "cp.async.cg.shared.global" in ptx, (capability, kind, scores)
+assert compiled(paged_kernel._join, 90, {"SPLITS": 8, "DIM": 128, "DIM_PADDED": 128})
+print("equal")
+"""
 _WHATEVER_COMES = """
 import random
 from functools import partial
@@ -64,10 +146,10 @@ print("equal")
 """
 
 
-def interpreted(program: str, *args: str) -> None:
+def succeeds(program: str, *args: str, interpreted: bool = True) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program, *args],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
+        env=os.environ | {"TRITON_INTERPRET": str(int(interpreted))},
         capture_output=True,
         text=True,
         timeout=600,
@@ -77,9 +159,20 @@ def interpreted(program: str, *args: str) -> None:
 
 @needs_triton
 def test_the_kernel_gives_the_same_tokens() -> None:
-    interpreted(_RUN, *FAMILIES)
+    succeeds(_RUN, *FAMILIES)
 
 
 @needs_triton
 def test_whatever_comes_while_steps_are_recorded_and_launched_ahead() -> None:
-    interpreted(_WHATEVER_COMES)
+    succeeds(_WHATEVER_COMES)
+
+
+@needs_triton
+def test_programs_that_share_a_sequences_keys_find_the_same() -> None:
+    succeeds(_SPLIT)
+
+
+@needs_triton
+def test_the_kernels_compile_for_gpus() -> None:
+    """For the architectures of the A100 and the H100; the compiler needs no GPU."""
+    succeeds(_COMPILED, interpreted=False)
