@@ -22,7 +22,7 @@ def _scores(q, k, scale, softcap, CAPPED: tl.constexpr):  # type: ignore[no-unty
     return scores
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _faded(scores, best):  # type: ignore[no-untyped-def]
     """The new maximum, the weights, and what is left of those before."""
     higher = tl.maximum(best, tl.max(scores, 1))
