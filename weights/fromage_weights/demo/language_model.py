@@ -45,7 +45,7 @@ class LanguageRecipe:
     layers: int = 5
     heads: int = 5
     context: int = 1024
-    steps: int = 6150
+    steps: int = 5300
     batch: int = 16
     length: int = 256
     long_steps: int = 100
@@ -55,6 +55,7 @@ class LanguageRecipe:
     warmup: int = 150
     decay: float = 0.2
     noise: float = 0.33
+    noise_steps: int = 1250
     seed: int = 0
 
     @property
@@ -62,8 +63,8 @@ class LanguageRecipe:
         return self.steps + self.long_steps
 
     def noise_at(self, step: int) -> float:
-        """Starts at a third and is full after a fifth of all steps."""
-        return self.noise * min(1.0, 1 / 3 + 2 / 3 * step / (0.2 * self.total))
+        """Starts at a third and is full after `noise_steps`."""
+        return self.noise * min(1.0, 1 / 3 + 2 / 3 * step / self.noise_steps)
 
     def pace(self, step: int) -> float:
         """The part of the learning rates at `step`: warm up, stay, then fall linearly over the
