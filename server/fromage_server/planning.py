@@ -148,7 +148,7 @@ class _Parts:
         return replace(self, division=Division.of(self.lm, world))
 
     def shape(self, dtype: torch.dtype) -> KVShape:
-        whole = KVShape.of(self.lm, dtype)
+        whole = KVShape.of(self.lm, dtype, self.device.type)
         return whole if self.division is None else replace(whole, heads=self.division.kv_heads)
 
     def kv_blocks(self, dtype: torch.dtype, left: int) -> int:
@@ -237,7 +237,8 @@ def _remedies(
         saved = plan.bytes_of("language model") - other.bytes_of("language model")
         if saved <= 0:
             continue
-        saved += kv - kv * numbers.itemsize // dtype.itemsize
+        then, now = (parts.shape(one).position_bytes for one in (numbers, dtype))
+        saved += kv - kv * then // now
         fits = other.fits and other.streams >= 1
         verdict = "makes it fit" if fits else "is not enough alone"
         found.append(f"{flags} saves {_size(saved)} and {verdict}")

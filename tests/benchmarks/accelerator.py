@@ -37,7 +37,9 @@ def against_memory(models: Models, table: Table, rounds: int) -> float:
     model = models.ours
     engine, prompts = OurEngine(model, 1), Prompts(model)
     weights = sum(p.numel() * p.element_size() for p in model.lm.parameters())
-    states = KVShape.of(model.lm, model.dtype).position_bytes * (_PROMPT + _TOKENS // 2)
+    states = KVShape.of(model.lm, model.dtype, model.device.type).position_bytes * (
+        _PROMPT + _TOKENS // 2
+    )
     speed = _copy_speed(model.device)
     found = [engine.decode([prompts.one(_PROMPT)], _TOKENS) for _ in range(rounds + 1)][1:]
     floor = speed / (weights + states)

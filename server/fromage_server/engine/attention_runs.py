@@ -44,10 +44,11 @@ class RunsBackend:
     ) -> Tensor:
         keys, values = stored.unbind(0)
         count = len(layout.places)  # what is behind them is padding
-        keys.index_copy_(1, layout.places, key[:, :count])
-        values.index_copy_(1, layout.places, value[:, :count])
-        attend = _Attend(scores)
         out = query.new_zeros(query.shape[1], query.shape[0], query.shape[2])
+        query, key, value = (states[:, :count].to(stored.dtype) for states in (query, key, value))
+        keys.index_copy_(1, layout.places, key)
+        values.index_copy_(1, layout.places, value)
+        attend = _Attend(scores)
         for span, runs in zip(layout.spans, _runs(layout), strict=True):
             rows = slice(span.start, span.stop)
             q = query[None, :, rows]

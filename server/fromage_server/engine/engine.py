@@ -59,7 +59,7 @@ class Engine:
         and this is the one that leads them; without graphs."""
         config = config or EngineConfig()
         context = min(config.max_context or model.max_context, model.max_context)
-        shape = KVShape.of(model.lm, model.dtype)
+        shape = KVShape.of(model.lm, model.dtype, model.device.type)
         free = free_bytes(model.device)
         if leader is not None:
             free = leader.least_free(free)

@@ -34,9 +34,12 @@ class KVShape:
         return self.layers * 2 * self.heads * self.head_dim * self.dtype.itemsize
 
     @classmethod
-    def of(cls, lm: Any, dtype: torch.dtype) -> "KVShape":
-        """From the model's configuration; UnsupportedModel where a layer keeps something else than
-        keys and values of its own."""
+    def of(cls, lm: Any, dtype: torch.dtype, device_type: str) -> "KVShape":
+        """From the configuration of a model that computes with ``dtype``; UnsupportedModel where a
+        layer keeps something else than keys and values of its own.
+
+        On a CPU they are kept in float32: torch's kernel answers a single query several times
+        faster so than in 16 bits, the more keys the more."""
         config = lm.config.get_text_config()
         types = set(getattr(config, "layer_types", None) or ["full_attention"])
         if types - _KINDS or getattr(config, "kv_sharing_modes", None) is not None:
@@ -60,7 +63,7 @@ class KVShape:
             layers=config.num_hidden_layers,
             heads=kv_heads_of(lm),
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            dtype=dtype,
+            dtype=torch.float32 if device_type == "cpu" and dtype.itemsize < 4 else dtype,
         )
 
 

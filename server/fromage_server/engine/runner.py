@@ -50,7 +50,7 @@ class Runner:
         self._model = model
         self._leader = leader
         self._fixed = fixed
-        shape = KVShape.of(model.lm, model.dtype)
+        shape = KVShape.of(model.lm, model.dtype, model.device.type)
         backend = backend or _backend_for(model.device, whole=fixed is not None)
         self._cache = PagedCache(shape, blocks + 1, model.device, backend)  # one is nobody's
         self._paged = Paged(model.lm, self._cache)

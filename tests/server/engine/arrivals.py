@@ -17,7 +17,7 @@ def engine_of(
     engines: Engines, model: GroundedModel, blocks: int, *backend: Any, **options: Any
 ) -> Engine:
     """With so many blocks; ``options`` of its configuration."""
-    block = BLOCK_SIZE * KVShape.of(model.lm, model.dtype).position_bytes
+    block = BLOCK_SIZE * KVShape.of(model.lm, model.dtype, model.device.type).position_bytes
     return engines(model, EngineConfig(kv_cache_bytes=blocks * block, **options), *backend)
 
 

@@ -165,4 +165,4 @@ def test_attention_sinks_are_refused() -> None:
     )
     lm = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     with pytest.raises(UnsupportedModel, match="GptOssForCausalLM has attention sinks"):
-        KVShape.of(lm, torch.float32)
+        KVShape.of(lm, torch.float32, "cpu")

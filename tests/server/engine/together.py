@@ -70,7 +70,7 @@ CASES = [
 def run_engine(
     model: GroundedModel, scenario: str, wanted: list[Request], leader: Leader | None = None
 ) -> dict[str, Any]:
-    block = BLOCK_SIZE * KVShape.of(model.lm, model.dtype).position_bytes
+    block = BLOCK_SIZE * KVShape.of(model.lm, model.dtype, model.device.type).position_bytes
     engine = Engine(model, SCENARIOS[scenario](block), leader=leader)
     heard = answers(engine, wanted, steps_between=1)
     engine.check_idle()
