@@ -28,6 +28,14 @@ Object.defineProperty(window, "localStorage", {get() { throw new DOMException("n
 """
 
 
+def _hindered(scripted: ScriptedServer, chat: ChatPage, script: str) -> ChatPage:
+    """The page with ``script`` run before its own; it is always answered "yes"."""
+    scripted.script["/v1/chat"] = [reply_stream("yes")]
+    chat.page.add_init_script(script)
+    chat.page.reload()
+    return chat
+
+
 @pytest.mark.parametrize(
     ("script", "said"),
     [(NONE, "This browser keeps nothing"), (FULL, "The browser's storage is full")],
@@ -36,10 +44,7 @@ Object.defineProperty(window, "localStorage", {get() { throw new DOMException("n
 def test_it_is_said_and_the_chat_goes_on(
     scripted: ScriptedServer, scripted_chat: ChatPage, script: str, said: str
 ) -> None:
-    page = scripted_chat
-    scripted.script["/v1/chat"] = [reply_stream("yes")]
-    page.page.add_init_script(script)
-    page.page.reload()
+    page = _hindered(scripted, scripted_chat, script)
     expect(page.examples.get_by_role("button")).to_have_count(4)
     expect(page.send("one")).to_contain_text("yes")
     expect(page.page.locator("#refusal")).to_contain_text(said)
@@ -51,10 +56,7 @@ def test_it_is_said_and_the_chat_goes_on(
 
 def test_room_that_is_short_for_a_while(scripted: ScriptedServer, scripted_chat: ChatPage) -> None:
     """What could not be kept is kept later, in one conversation."""
-    page = scripted_chat
-    scripted.script["/v1/chat"] = [reply_stream("yes")]
-    page.page.add_init_script(AT_TIMES)
-    page.page.reload()
+    page = _hindered(scripted, scripted_chat, AT_TIMES)
     page.send("one")
     refusal = page.page.locator("#refusal")
     expect(refusal).to_be_hidden()
@@ -71,10 +73,7 @@ def test_room_that_is_short_for_a_while(scripted: ScriptedServer, scripted_chat:
 
 
 def test_room_made_by_deleting(scripted: ScriptedServer, scripted_chat: ChatPage) -> None:
-    page = scripted_chat
-    scripted.script["/v1/chat"] = [reply_stream("yes")]
-    page.page.add_init_script(AT_TIMES)
-    page.page.reload()
+    page = _hindered(scripted, scripted_chat, AT_TIMES)
     page.send("old")
     page.button("New conversation").click()
     page.page.evaluate("void (refuses = () => true)")

@@ -185,9 +185,9 @@ class Lesson:
     make: Callable[[np.random.Generator], str]
 
 
-# Whether a word stands in a list is learnt within two hundred steps where lists are short and there
-# is nothing else to read, and not in thousands where they are long: attention has to find one place
-# among a few before it can find one among many.
+# Whether a word stands in a list is learnt soon where lists are short and there is nothing else to
+# read, and late where they are long: attention has to find one place among a few before it can find
+# one among many.
 LESSONS = (Lesson(40_000, lambda rng: membership(rng, 3)), Lesson(24_000, _second_lesson))
 
 
