@@ -39,7 +39,8 @@ SHARED_DIM = 256
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the whole run depends on; the defaults are what shipped."""
+    """What the whole run depends on; the defaults are what
+    `fromage demo train` runs."""
 
     language: LanguageRecipe = field(default_factory=LanguageRecipe)
     mappers: MappingRecipe = field(default_factory=MappingRecipe)
