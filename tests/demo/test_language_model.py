@@ -45,15 +45,16 @@ def test_text_comes_back_and_starts_with_bos(tokenizer: PreTrainedTokenizerFast)
 def test_slots_are_found_wherever_the_frame_stands(tokenizer: PreTrainedTokenizerFast) -> None:
     marks = marks_of(tokenizer)
     for text in (
-        "Q: ( dog dog two blue) what?\nA: Two.\n",
-        "Q: what?( dog dog two blue) \nA: Two.\n",
+        "Q: ( dog dog two blue) what?\nA: I see two dogs.\n",
+        "Q: what?( dog dog two blue) \nA: I see two dogs.\n",
     ):
         ids = np.array(tokenizer(text).input_ids)
         slots = slot_positions(ids, marks, 4)
         assert tokenizer.decode(ids[slots].tolist()) == " dog dog two blue"
         weights = loss_weights(ids, marks)
         assert (weights[slots] == 0).all()
-        assert str(tokenizer.decode(ids[weights == 1].tolist())).endswith(" Two.\n")
+        assert str(tokenizer.decode(ids[weights >= 1].tolist())).endswith("> I see two dogs.\n")
+        assert tokenizer.decode(ids[weights == 3].tolist()) == " I see two"
 
 
 def test_the_stream_is_the_same_in_every_run(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -62,6 +63,33 @@ def test_the_stream_is_the_same_in_every_run(tokenizer: PreTrainedTokenizerFast)
     )
     for mine, other in zip(first.next(), second.next(), strict=True):
         assert np.array_equal(mine, other)
+
+
+def test_rows_hold_whole_documents_and_little_else() -> None:
+    rng = np.random.default_rng(0)
+    # Document i is made of its own number: what stands in a row tells whose it is.
+    lengths = [60, *rng.integers(1, 30, 498).tolist(), 70]
+    documents = [[number] * length for number, length in enumerate(lengths)]
+    rows = stream.packed(documents, 50)
+    found = {number: (row.count(number), len(row)) for row in rows for number in dict.fromkeys(row)}
+    assert [found[number][0] for number in range(500)] == [min(50, n) for n in lengths]
+    assert sum(map(len, rows)) == sum(min(50, n) for n in lengths)
+    assert max(map(len, rows)) <= 50
+    assert len(rows) <= 1.02 * sum(map(len, rows)) / 50 + 1
+
+
+def test_what_fills_a_row_up_is_not_learnt(tokenizer: PreTrainedTokenizerFast) -> None:
+    lesson = corpus.Lesson(10_000, lambda rng: "dog " * (1 + int(rng.random() * 30)))
+    texts = TextStream(tokenizer, seed=3, batch=700, length=64, long=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "LESSONS", (lesson,))
+        ids, weights, _ = texts.next()
+    assert ids.shape == weights.shape == (700, 65)
+    # A document's first token, too, is what another one or the filling begins with.
+    for row, learnt in zip(ids.tolist(), weights.tolist(), strict=True):
+        filling = len(row) - max(i for i, token in enumerate(row) if token != row[0]) - 1
+        assert learnt == [1.0] * (len(row) - filling) + [0.0] * filling
+    assert (weights == 0).any()
 
 
 def test_the_stream_begins_with_the_lessons_and_the_long_one_does_not(

@@ -53,7 +53,7 @@ class LanguageRecipe:
     learning_rate: float = 2e-3
     matrix_rate: float = 4e-3
     warmup: int = 150
-    decay: float = 0.2
+    decay: float = 0.45
     noise: float = 0.33
     noise_steps: int = 1250
     seed: int = 0
@@ -198,7 +198,11 @@ class LanguageTraining:
         others = [p for n, p in named if p.ndim != 2 or "embed" in n]
         return (
             torch.optim.Muon(
-                matrices, self.recipe.matrix_rate, 0.05, adjust_lr_fn="match_rms_adamw"
+                matrices,
+                self.recipe.matrix_rate,
+                0.05,
+                ns_steps=4,
+                adjust_lr_fn="match_rms_adamw",
             ),
             torch.optim.AdamW(
                 others, self.recipe.learning_rate, (0.9, 0.95), weight_decay=0.0, fused=True
@@ -225,7 +229,8 @@ class LanguageTraining:
         for optimizer, rate in zip(self._optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * self.recipe.pace(self.step)
         self._noise.level = self.recipe.noise_at(self.step)
-        # A weight is the chance of being learnt from: the head is costly, questions are noise.
+        # A weight below one is the chance of being learnt from: the head is costly, questions are
+        # noise.
         kept = torch.rand(weights[:, 1:].shape, generator=self._chance) < weights[:, 1:]
         with torch.autocast("cpu", torch.bfloat16):
             embeds = self._noise(input_embedding(self.lm)(ids[:, :-1]), slots[:, :-1])
@@ -233,7 +238,10 @@ class LanguageTraining:
                 inputs_embeds=embeds, position_ids=self._positions(ids[:, :-1]), use_cache=False
             )[0]
             logits = output_head(self.lm)(hidden[kept])
-        loss = functional.cross_entropy(logits.float(), ids[:, 1:][kept], self._token_weights)
+        targets = ids[:, 1:][kept]
+        counts = self._token_weights[targets].maximum(weights[:, 1:][kept])
+        losses = functional.cross_entropy(logits.float(), targets, reduction="none")
+        loss = (losses * counts).sum() / counts.sum()
         self.lm.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.lm.parameters(), 1.0)

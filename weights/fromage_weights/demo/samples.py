@@ -95,7 +95,7 @@ class Collator:
         slots, rets = [], []
         for i, (_, row) in enumerate(kept):
             ids[i, : len(row)] = torch.from_numpy(row)
-            learnt = loss_weights(row, self._marks) == 1
+            learnt = loss_weights(row, self._marks) >= 1
             weights[i, : len(row)] = torch.from_numpy(learnt.astype(np.float32))
             starts = np.flatnonzero(slot_positions(row, self._marks, SLOT_LENGTH))[::SLOT_LENGTH]
             slots += [(i, int(start)) for start in starts]

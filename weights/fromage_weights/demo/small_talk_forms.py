@@ -11,7 +11,7 @@ import numpy as np
 
 from fromage_weights.demo.common_words import COMMON_WORDS
 from fromage_weights.demo.grammar import NAMES, pick, plural, with_article
-from fromage_weights.demo.nouns import pseudo_word
+from fromage_weights.demo.nouns import any_noun, pseudo_word
 from fromage_weights.demo.wordings import random_words
 
 _WHO = "{there|friend|my friend|dear|bot|robot|computer|everyone|all|again|you|buddy|<name>}"
@@ -57,6 +57,27 @@ _WE_USE = (
     "{i|we|they} {drive|ride|feed|forgot|repair|cook|paint|eat|clean|carry|hear|hate|fear|grow|wear} "
     "{<thing>|<things>|my <thing>|your <thing>}{| today| every day| at home| sometimes| too}"
 )
+# A thing in a question does not make it a request for its picture.
+_ABOUT_THINGS = (
+    "{how|why|when|where|since when} {do|did|can|would|should} {<things>|<noun>s} "
+    "{<does>|live|fly|grow|swim|jump|hide|break|die|burn|float|sleep}{| in <place>| at night| so well}?",
+    "{can|could|will|do|does|did|should} {<thing>|a <noun>|any <thing>|every <thing>} "
+    "{<does>|fly|grow|jump|bite|hear|break|die|burn|float|feel pain|live long}{| in <place>| alone}?",
+    "{is|was|isn't} {<thing>|a <noun>|your <thing>|the <thing>} {dangerous|expensive|heavy|healthy|rare"
+    "|clever|older than <name>|a good present|better than <thing>|an animal|useful|made in <place>}?",
+    "how {big|old|heavy|fast|tall|long|loud|expensive|strong|dangerous} {is|was|gets|can} "
+    "{<thing>|a <noun>|the <thing>}{| get| in <place>| on average| really}?",
+    "how {much|often|long} {does|did|should|would} {<thing>|a <noun>} {cost|weigh|eat|sleep|live|take}?",
+    "how many {<things>|<noun>s} {are there|live|were made|fit} in {<place>|the world|a house|a day}?",
+    "what {do|did|would|will} {<things>|<noun>s} {eat|want|cost|mean|hear|say|need|dream of|think}?",
+    "{who|when|where} {invented|made|discovered|named|sold|ate|stole|bought} {<thing>|the first <thing>"
+    "|my <thing>|the <noun>}?",
+    "what is the {price|weight|age|meaning|history|use|point|latin word|taste} of {<thing>|<things>|a <noun>}?",
+    "{are|were|aren't} {<things>|<noun>s} {related to|better than|faster than|afraid of|good for|like} "
+    "{<things>|people|<noun>s|us}?",
+    "{how do i|should i|may i|can one} {feed|wash|repair|sell|cook|clean|train|paint|spell|pay for} "
+    "{<thing>|my <thing>|a <noun>|<things>}?",
+)  # fmt: skip
 _FORMS: dict[str, tuple[str, ...]] = {
     "greeting": (
         f"{_HELLO} {_WHO}",
@@ -109,6 +130,7 @@ _FORMS: dict[str, tuple[str, ...]] = {
         "i {hate|dislike|don't like|don't want|can't see|don't believe} {it|this|that|you|the picture}",
         "{not|no,|nope,} {that|this|that one|this one|again|like this|really}",
         f"{{what a|such a}} {_BAD} {{picture|answer|idea|day}}",
+        "{that|this|it} {is not|isn't|was not|was no|is no|can't be|does not look like} {<thing>|<things>}",
         "{that|this} {is|was} not {what i said|what i meant|mine|true|what i asked|a good answer}",
     ),
     "bye": (
@@ -137,6 +159,7 @@ _FORMS: dict[str, tuple[str, ...]] = {
         "|song|book|film|day|number|city|sport|word|game|thing|<word>}?",
         f"do you {_DOES} {_OFTEN}?",
         "what do you {like|love|think|hate|prefer|want|believe|dream}{| most| of| about me| about}?",
+        "{do|would} you {prefer|fear|like|envy|rather meet|eat} <thing>{| or <thing>| or a <noun>}?",
         "would you {like|love|rather be|prefer} {<topic>|a friend|to <does>|<place>|me}?",
     ),
     "maker": (
@@ -175,6 +198,7 @@ _FORMS: dict[str, tuple[str, ...]] = {
         "{play|sing|call|stop|start|open|close|buy|sell|pay} {a song|music|my <kin>|<name>|it|the door"
         "|something|the bill|now}",
         "{what|which} {day|time|year|month|date|century} is it{| now| today| there| in <place>}?",
+        *_ABOUT_THINGS,
     ),
     "nonsense": (
         "<word> <word>", "<word> <letters>", "<common>", "<common>", "<common>", "<word> <word> <word>", "<number>", "<number> <number>", "<letters>",
@@ -242,6 +266,8 @@ def _fill(kind: str, rng: np.random.Generator) -> str:
         return _letters(rng)
     if kind == "common":
         return " ".join([pick(rng, COMMON_WORDS), *random_words(rng, 6)])
+    if kind == "noun":
+        return any_noun(rng)
     if kind == "thing":
         return with_article(pick(rng, NAMES))
     if kind == "things":
@@ -258,6 +284,6 @@ def small_talk_form(intent: str, rng: np.random.Generator) -> str:
         choice = pick(rng, tuple(match[1].split("|")))
         text = text[: match.start()] + choice + text[match.end() :]
     text = _FILLER.sub(lambda found: _fill(found[1], rng), text)
-    text = re.sub(r"\bmy an? ", "my ", text)
+    text = re.sub(r"\b(my|any|every|your|the|first) an? ", r"\1 ", text)
     text = re.sub(r"\ban?(?= ([a-z]))", lambda a: "an" if a[1] in "aeiou" else "a", text)
     return re.sub(r" +([?,])", r"\1", re.sub(r" {2,}", " ", text)).strip()

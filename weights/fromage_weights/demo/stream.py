@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left, insort
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 _DOCUMENTS_PER_CHUNK = 2_000
 QUESTION_WEIGHT = 0.15
+# An answer's first words say whether a picture is shown, refused or not what this is about; all
+# that follows is easy. So many of them count so much.
+DECIDING, DECISION_WEIGHT = 3, 3.0
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,17 @@ def slot_positions(ids: np.ndarray, marks: Marks, length: int) -> np.ndarray:
 
 
 def loss_weights(ids: np.ndarray, marks: Marks) -> np.ndarray:
-    """Per token (T,) of a stream: 1 for answers and captions, less for questions, 0 for what is
-    random by design (slot words)."""
+    """Per token (T,) of a stream: 1 for answers and captions, more for how an answer begins, less
+    for questions, 0 for what is random by design (slot words)."""
     heads = ids[:-1]
     is_head = ids[1:] == marks.colon
     step = np.zeros(len(ids), dtype=np.int32)
     step[:-1] += (heads == marks.question) & is_head
     step[2:] -= ((heads == marks.answer) & is_head)[:-1]
     weights = np.where(np.cumsum(step) > 0, QUESTION_WEIGHT, 1.0).astype(np.float32)
+    begins = np.flatnonzero((heads == marks.answer) & is_head) + 2
+    for place in (begins[:, None] + np.arange(DECIDING)).flatten():
+        weights[place : place + 1] = DECISION_WEIGHT
     weights[slot_positions(ids, marks, 4)] = 0.0
     return weights
 
@@ -70,6 +77,23 @@ def _maker(read: int, *, long: bool) -> Callable[[np.random.Generator], str]:
             return lesson.make
         read -= lesson.texts
     return partial(document, long=long)
+
+
+def packed(documents: Sequence[list[int]], size: int) -> list[list[int]]:
+    """Rows of up to `size` tokens, made of whole documents (best fit, longest first). Only one
+    that is longer than a row loses its end: an answer without its question teaches guessing."""
+    rows: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # what is left in a row, its number; in order
+    for text in sorted(documents, key=len, reverse=True):
+        place = bisect_left(rooms, (len(text), -1))
+        if place < len(rooms):
+            room, row = rooms.pop(place)
+        else:
+            room, row = size, len(rows)
+            rows.append([])
+        rows[row] += text[:room]
+        insort(rooms, (room - len(text[:room]), row))
+    return rows
 
 
 class TextStream:
@@ -94,11 +118,11 @@ class TextStream:
         self._batch, self._length = batch, length
         self._documents = _DOCUMENTS_PER_CHUNK // (8 if long else 1)
         self._chunk = 0
-        self._ids = np.zeros(0, dtype=np.int64)
+        self._rows: list[list[int]] = []
 
     def seek(self, chunk: int) -> None:
         """Go on with chunk number `chunk`."""
-        self._chunk, self._ids = chunk, np.zeros(0, dtype=np.int64)
+        self._chunk, self._rows = chunk, []
 
     @property
     def chunk(self) -> int:
@@ -108,18 +132,18 @@ class TextStream:
         rng = np.random.default_rng([self._seed, 1 + self._long, self._chunk])
         make = _maker(self._chunk * self._documents, long=self._long)
         texts = [make(rng) for _ in range(self._documents)]
-        rows = self._tokenizer(texts).input_ids
-        fresh = [token for row in rows for token in row]
-        self._ids = np.concatenate([self._ids, np.array(fresh, dtype=np.int64)])
+        rows = packed(self._tokenizer(texts).input_ids, self._length + 1)
+        self._rows += [rows[int(i)] for i in rng.permutation(len(rows))]
         self._chunk += 1
 
     def next(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """ids (B, T + 1), loss weights (B, T + 1), slots (B, T + 1)."""
-        need = self._batch * (self._length + 1)
-        while len(self._ids) < need:
+        while len(self._rows) < self._batch:
             self._grow()
-        flat, self._ids = self._ids[:need], self._ids[need:]
-        shape = (self._batch, self._length + 1)
-        weights = loss_weights(flat, self._marks).reshape(shape)
-        ids = flat.reshape(shape)
+        rows, self._rows = self._rows[: self._batch], self._rows[self._batch :]
+        ids = np.full((self._batch, self._length + 1), self._marks.end_of_text, dtype=np.int64)
+        weights = np.zeros(ids.shape, dtype=np.float32)
+        for place, row in enumerate(rows):
+            ids[place, : len(row)] = row
+            weights[place, : len(row)] = loss_weights(np.array(row), self._marks)
         return ids, weights, slot_positions(ids, self._marks, 4)

@@ -10,8 +10,8 @@ import numpy as np
 
 from fromage_weights.demo import phrases
 from fromage_weights.demo.common_words import COMMON_WORDS
-from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, pick
-from fromage_weights.demo.nouns import any_noun
+from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, pick, plural
+from fromage_weights.demo.nouns import any_noun, unknown_words
 from fromage_weights.demo.small_talk import small_talk
 from fromage_weights.demo.splits import EVALUATION_SPLITS
 from fromage_weights.demo.wording_forms import CHANGES, QUESTIONS
@@ -171,6 +171,19 @@ def question_form(kind: str, rng: np.random.Generator) -> str:
     return _expanded(pick(rng, QUESTIONS[kind]), rng) + ("?" if rng.random() < 0.8 else "")
 
 
+@cache
+def _halves() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What stands before {x} and what stands behind it in the requests that are written down."""
+    halves = [form.partition("{x}") for form in phrases.more_wordings("REQUESTS", "train")]
+    return tuple(before for before, _, _ in halves), tuple(after for _, _, after in halves)
+
+
+def _crossed(rng: np.random.Generator) -> str:
+    """One request's beginning and another one's end: either of them says that it is one."""
+    before, after = _halves()
+    return pick(rng, before) + "{x}" + pick(rng, after)
+
+
 def _made(rng: np.random.Generator) -> str:
     draw = rng.random()
     if draw < 0.35:
@@ -219,32 +232,55 @@ def _after_small_talk(rng: np.random.Generator) -> str:
     return " ".join(words) + " " + core + pick(rng, _TAILS)
 
 
+@cache
+def _frame_words() -> tuple[str, ...]:
+    """Every word of the training requests that is no thing, number or colour."""
+    forms = " ".join((*phrases.REQUESTS["train"], *phrases.more_wordings("REQUESTS", "train")))
+    things = {
+        name for split in ("train", *EVALUATION_SPLITS) for name in unknown_words(split)
+    } | set(NAMES)
+    things |= {plural(name) for name in NAMES} | {f"{name}s" for name in things}
+    things |= {*COUNT_WORDS, *COLOURS, PAIR_WORD}
+    return tuple(sorted(set(re.findall(r"[a-z']*[a-z]", forms)) - things - {"x"}))
+
+
+def _other_word(rng: np.random.Generator) -> str:
+    """What stands around a thing may be a word never seen before, or name another thing: neither
+    makes the thing that is asked for unknown."""
+    draw = rng.random()
+    if draw < 0.4:
+        return pick(rng, _frame_words())
+    return pick(rng, COMMON_WORDS) if draw < 0.75 else any_noun(rng)
+
+
 def _strange(rng: np.random.Generator) -> str:
     """A request some of whose words are others, or {x} among words that happen to be there."""
     draw = rng.random()
-    if draw < 0.5:
+    if draw < 0.4:
         # Questions, too: a thing in it tells a request from small talk.
-        first = [pick(rng, _FIRST)] if draw < 0.3 else []
+        first = [pick(rng, _FIRST)] if draw < 0.24 else []
         return " ".join([*first, *random_words(rng, 4), "{x}", *random_words(rng, 3)])
     words: list[str] = []
-    known = training_wording("REQUESTS", rng) if rng.random() < 0.6 else _made(rng)
+    known = training_wording("REQUESTS", rng) if rng.random() < 0.8 else _made(rng)
     for word in known.split():
         draw = rng.random()
         if "{x}" in word or draw > 0.45:
             words.append(word)
         elif draw < 0.3:
-            words.append(pick(rng, COMMON_WORDS))
+            words.append(_other_word(rng))
         elif draw < 0.38:
-            words += [word, pick(rng, COMMON_WORDS)]
+            words += [word, _other_word(rng)]
     return " ".join(words)
 
 
 def training_form(rng: np.random.Generator) -> str:
     """A request with {x} in it."""
     draw = rng.random()
-    if draw < 0.43:
+    if draw < 0.30:
         return training_wording("REQUESTS", rng)
-    if draw < 0.6:
+    if draw < 0.44:
+        return _crossed(rng)
+    if draw < 0.55:
         return _made(rng)
     if draw < 0.75:
         return _strange(rng)
