@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from fromage_server.engine.attention import BLOCK_SIZE, Layout, Paged
 from fromage_server.engine.attention_pages import single_tokens
+from fromage_server.engine.ranks import DecodePass, Follower, Leader
 from fromage_weights.grounded import GroundedModel
 
 log = logging.getLogger(__name__)
@@ -56,9 +58,11 @@ class DecodeGraphs:
         pages: int,
         spare: int,
         record: bool = True,
+        ranks: Leader | Follower | None = None,
     ) -> None:
-        """``record`` False: the same passes, launched one operation at a time."""
-        self._model, self._paged = model, paged
+        """``record`` False: the same passes, launched one operation at a time. ``ranks``: those
+        that make every pass together; all of them record the same ones in the same order."""
+        self._model, self._paged, self._ranks = model, paged, ranks
         self._streams, self._spare, self._record = streams, spare, record
         self._sizes = batch_sizes(streams)
         device = model.device
@@ -72,34 +76,46 @@ class DecodeGraphs:
     def warm_up(self) -> None:
         """Record all sizes, the largest first: the others then find room in its memory. Where
         nothing is recorded, one pass."""
-        for size in reversed(self._sizes):
-            self._replay(size)
-        self._feed_nobody(self._sizes[0])
-        self._replay(self._sizes[0])()
+        for size in reversed(self._sizes if self._record else self._sizes[:1]):
+            self._together(DecodePass(self._rows([], size), self._before[:0]))
 
     def run(self, rows: Sequence[DecodeRow], before: Tensor | None) -> DecodeOutput:
         """In the order of ``rows``."""
         size = next(size for size in self._sizes if size >= len(rows))
-        replay = self._replay(size)  # recording, where that is still to be done, feeds as well
-        self._feed(rows, size)
-        if before is not None:
-            self._before[: len(before)].copy_(before)
-        output = replay()
+        known = self._before[:0] if before is None else before
+        output = self._together(DecodePass(self._rows(rows, size), known))
         return DecodeOutput(output.logits[: len(rows)], output.queries[: len(rows)])
 
-    def _feed(self, rows: Sequence[DecodeRow], size: int) -> None:
+    def _together(self, step: DecodePass) -> DecodeOutput:
+        with self._ranks.together(step) if isinstance(self._ranks, Leader) else nullcontext():
+            return self.compute(step)
+
+    def compute(self, step: DecodePass) -> DecodeOutput:
+        """The pass itself, in this process."""
+        replay = self._replay(len(step.rows))  # recording, if that is still to be done, feeds too
+        self._feed(step.rows)
+        self._before[: len(step.before)].copy_(step.before)
+        return replay()
+
+    def _rows(self, rows: Sequence[DecodeRow], size: int) -> Tensor:
+        """(size, columns): what stands in the inputs and, behind it, the pages."""
+        nobody = DecodeRow(0, -1, 0, (self._spare,))
+        rows = [*rows, *[nobody] * (size - len(rows))]
         widest = max(len(row.blocks) for row in rows)
         # torch gives this memory to nobody else while it is being read (its pinned allocator).
         on_gpu = self._inputs.is_cuda
         staged = torch.empty(size, _PAGES + widest, dtype=torch.int32, pin_memory=on_gpu)
-        nobody = DecodeRow(0, -1, 0, (self._spare,))
-        for line, row in zip(staged.numpy(), [*rows, *[nobody] * (size - len(rows))], strict=True):
+        for line, row in zip(staged.numpy(), rows, strict=True):
             place = row.blocks[row.position // BLOCK_SIZE] * BLOCK_SIZE + row.position % BLOCK_SIZE
             known = row.token is not None
             line[:_PAGES] = (row.token or 0, -1 if known else row.before, row.position, place)
             line[_PAGES : _PAGES + len(row.blocks)] = row.blocks
             line[_PAGES + len(row.blocks) :] = self._spare  # kernels may look at it
-        fed = staged.to(self._inputs.device, non_blocking=True)
+        return staged
+
+    def _feed(self, rows: Tensor) -> None:
+        size, widest = len(rows), rows.shape[1] - _PAGES
+        fed = rows.to(self._inputs.device, non_blocking=True)
         self._inputs[:size].copy_(fed[:, :_PAGES])
         self._pages[:size, :widest].copy_(fed[:, _PAGES:])
 
@@ -113,18 +129,26 @@ class DecodeGraphs:
 
     def _recorded(self, size: int) -> Callable[[], DecodeOutput]:
         """What cannot be recorded (the model may ask the device for a number) runs as it is."""
-        self._feed_nobody(size)
+        self._feed(self._rows([], size))  # what is recorded runs, too: on nobody's block
         aside = torch.cuda.Stream(self._model.device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(self._model.device))
         with torch.cuda.stream(aside):  # lazy initialisations come first
             self._pass(size)
         torch.cuda.current_stream(self._model.device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
+        failure: RuntimeError | None = None
         try:
-            with torch.cuda.graph(graph, pool=self._pool):
+            # Other threads of the server may be using the device.
+            mode = "thread_local"
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode=mode):
                 output = self._pass(size)
         except RuntimeError as error:
-            log.warning("decode steps are not recorded as CUDA graphs: %s", error)
+            failure = error
+        done = failure is None
+        if self._ranks is not None:  # all replay, or none: their sums would not meet
+            done = self._ranks.agree(done)
+        if not done:
+            log.warning("decode steps are not recorded as CUDA graphs: %s", failure or "on a peer")
             self._record = False
             return self._live(size)
         self._pool = self._pool or graph.pool()
@@ -134,10 +158,6 @@ class DecodeGraphs:
             return output
 
         return replay
-
-    def _feed_nobody(self, size: int) -> None:
-        """What is recorded runs, too: on the block that is nobody's."""
-        self._feed([DecodeRow(0, -1, 0, (self._spare,))], size)
 
     def _pass(self, size: int) -> DecodeOutput:
         inputs = self._inputs[:size].long()

@@ -23,7 +23,7 @@ from fromage_server.engine.memory import free_bytes, storage_blocks
 from fromage_server.engine.pace import Pace
 from fromage_server.engine.ranks import Leader
 from fromage_server.engine.request import GenerationRequest, ScoringRequest
-from fromage_server.engine.runner import FixedShapes, Runner
+from fromage_server.engine.runner import DecodeShapes, FixedShapes, Runner
 from fromage_server.engine.sampling import Samples, sample
 from fromage_server.engine.scheduler import Chunk, Plan, Scheduler
 from fromage_server.engine.scoring import ScoringJob
@@ -56,7 +56,7 @@ class Engine:
         """What is None is as the model's device needs it. ``backend``: what attends. ``ahead``: a
         step is launched before the tokens of the one before have come back. ``graphs``: steps of
         single tokens run through DecodeGraphs. ``leader``: the model is divided among processes,
-        and this is the one that leads them; without graphs."""
+        and this is the one that leads them."""
         config = config or EngineConfig()
         context = min(config.max_context or model.max_context, model.max_context)
         shape = KVShape.of(model.lm, model.dtype, model.device.type)
@@ -73,12 +73,11 @@ class Engine:
             model.ret_token_id, model.eos_token_ids, model.tokenizer.decode
         )
         fixed = FixedShapes(config.max_batch, _PIECE) if config.deterministic else None
-        self._runner = Runner(model, blocks, backend, fixed, leader)
         on_gpu = model.device.type == "cuda"
-        wanted = on_gpu if graphs is None else graphs
-        if wanted and fixed is None and leader is None:
-            pages = -(-self.max_context // BLOCK_SIZE)
-            self._runner.use_graphs(config.max_batch, pages, record=on_gpu)
+        decode = None
+        if fixed is None and (on_gpu if graphs is None else graphs):
+            decode = DecodeShapes(config.max_batch, -(-self.max_context // BLOCK_SIZE))
+        self._runner = Runner(model, blocks, backend, fixed=fixed, decode=decode, ranks=leader)
         self._ahead = on_gpu if ahead is None else ahead
         self._flight = Flight.none()  # launched, and nobody has been told yet
         self._landed = 0.0  # when the last step came back

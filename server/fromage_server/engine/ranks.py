@@ -1,16 +1,16 @@
 """Several processes that compute together, each with its part of the model (tensor parallelism).
 
 The leader, rank 0, runs the engine: it takes requests, schedules, samples. Of every pass it tells
-the followers whose tokens are computed, where their keys and values lie, and the embeddings; they
-make the same pass, layer by layer with the leader, over their own heads. The metadata is one small
-message between CPUs, the embeddings go from device to device.
+the followers whose tokens are computed, where their keys and values lie, and the embeddings (of a
+recorded pass: the tokens); they make the same pass, layer by layer with the leader, over their own
+heads. The metadata is one message between CPUs, embeddings and tokens go from device to device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -24,6 +24,7 @@ from fromage_server.engine.errors import RanksLost
 # A server may be idle for as long as it likes; a peer that dies is noticed by its connection.
 _PATIENCE: Final = timedelta(days=3650)
 _HEAD: Final = 1024  # numbers of the first message, its own length included
+_PASS, _DECODE = range(2)  # how a message begins
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,26 @@ class Pass:
 
 
 @dataclass(frozen=True)
+class DecodePass:
+    """A pass of DecodeGraphs, which all ranks record and replay: ``rows`` (S, columns) int32 are
+    what it is fed with, on the CPU, and ``before`` (N,) the tokens of the step before, on the
+    device."""
+
+    rows: Tensor
+    before: Tensor
+
+
+@dataclass(frozen=True)
 class Storage:
-    """What the ranks agree upon before their first pass: ``blocks``, and the ``streams`` and
-    ``piece`` of fixed shapes (0 where they are not fixed)."""
+    """What the ranks agree upon before their first pass: ``blocks``, the ``streams`` and ``piece``
+    of fixed shapes (0 where they are not fixed), and for how many rows of how many pages each
+    there are recorded passes (0 where there are none)."""
 
     blocks: int
     streams: int
     piece: int
+    rows: int
+    pages: int
 
 
 class _Ranks:
@@ -67,6 +81,12 @@ class _Ranks:
         dist.all_reduce(least, dist.ReduceOp.MIN, group=self._control)
         return int(least)
 
+    def agree(self, done: bool) -> bool:
+        """Whether every rank has done it; all of them ask at the same time."""
+        least = torch.tensor(int(done))
+        dist.all_reduce(least, dist.ReduceOp.MIN, group=self._control)
+        return bool(least)
+
 
 class Leader(_Ranks):
     """``lost`` once a pass has failed: nobody knows then how far the others are."""
@@ -74,14 +94,20 @@ class Leader(_Ranks):
     lost = False
 
     def begin(self, storage: Storage) -> None:
-        self._tell([storage.blocks, storage.streams, storage.piece])
+        self._tell(torch.tensor(astuple(storage)))
 
     @contextmanager
-    def together(self, step: Pass) -> Iterator[None]:
+    def together(self, step: Pass | DecodePass) -> Iterator[None]:
         """Within it the leader makes the pass, too."""
         try:
-            self._tell(pack(step))
-            dist.broadcast(step.embedded.contiguous(), 0)
+            if isinstance(step, Pass):
+                self._tell(torch.tensor([_PASS, *pack(step)]))
+                dist.broadcast(step.embedded.contiguous(), 0)
+            else:
+                count = torch.tensor([_DECODE, len(step.rows), len(step.before)])
+                self._tell(torch.cat([count, step.rows.flatten()]))
+                if len(step.before):
+                    dist.broadcast(step.before.long().contiguous(), 0)
             yield
         except BaseException:
             self.lost = True
@@ -97,10 +123,10 @@ class Leader(_Ranks):
         if not self.lost:
             self.lost = True
             with suppress(RuntimeError):
-                self._tell([])
+                self._tell(torch.empty(0, dtype=torch.long))
 
-    def _tell(self, numbers: Sequence[int]) -> None:
-        message = torch.tensor([len(numbers), *numbers])
+    def _tell(self, numbers: Tensor) -> None:
+        message = torch.cat([torch.tensor([len(numbers)]), numbers])
         head = torch.zeros(_HEAD, dtype=torch.long)
         head[: len(message)] = message[:_HEAD]
         dist.broadcast(head, 0, group=self._control)
@@ -117,28 +143,34 @@ class Follower(_Ranks):
         self._dtype, self._width = dtype, width
 
     def begin(self) -> Storage:
-        return Storage(*self._hear())
+        return Storage(*self._hear().tolist())
 
-    def next_pass(self) -> Pass | None:
+    def next_pass(self) -> Pass | DecodePass | None:
         """Waits for it; None when the leader has stopped."""
         numbers = self._hear()
-        if not numbers:
+        if not len(numbers):
             return None
-        size, spans, kept = unpack(numbers)
-        rows = torch.empty(size, self._width, dtype=self._dtype, device=self._device)
-        _receive(rows)
-        return Pass(spans, kept, rows)
+        if numbers[0] == _PASS:
+            size, spans, kept = unpack(numbers[1:].tolist())
+            embedded = torch.empty(size, self._width, dtype=self._dtype, device=self._device)
+            _receive(embedded)
+            return Pass(spans, kept, embedded)
+        _, size, count = numbers[:3].tolist()
+        before = torch.empty(count, dtype=torch.long, device=self._device)
+        if count:
+            _receive(before)
+        return DecodePass(numbers[3:].view(size, -1).int(), before)
 
-    def _hear(self) -> list[int]:
+    def _hear(self) -> Tensor:
         head = torch.empty(_HEAD, dtype=torch.long)
         _receive(head, self._control)
-        length, *numbers = head.tolist()
+        length = int(head[0])
         missing = length + 1 - _HEAD
-        if missing > 0:
-            rest = torch.empty(missing, dtype=torch.long)
-            _receive(rest, self._control)
-            numbers += rest.tolist()
-        return numbers[:length]
+        if missing <= 0:
+            return head[1 : length + 1]
+        rest = torch.empty(missing, dtype=torch.long)
+        _receive(rest, self._control)
+        return torch.cat([head[1:], rest])
 
 
 def _receive(into: Tensor, group: dist.ProcessGroup | None = None) -> None:

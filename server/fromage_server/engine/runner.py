@@ -1,6 +1,9 @@
 """The model's forward pass over a step's packed tokens."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence as Seq
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -15,7 +18,7 @@ from fromage_server.engine.decode_graphs import DecodeGraphs, DecodeRow
 from fromage_server.engine.job import Reads
 from fromage_server.engine.kv_cache import KVShape, PagedCache
 from fromage_server.engine.landing import Landing, upload
-from fromage_server.engine.ranks import Leader, Pass, Storage
+from fromage_server.engine.ranks import DecodePass, Follower, Leader, Pass, Storage
 from fromage_server.engine.scheduler import Chunk
 from fromage_server.engine.sequence import Sequence
 from fromage_server.engine.step_output import StepOutput, scores_of
@@ -31,6 +34,15 @@ class FixedShapes:
     piece: int
 
 
+@dataclass(frozen=True)
+class DecodeShapes:
+    """Of DecodeGraphs, where passes of single tokens go through them: up to ``rows`` of them, of
+    up to ``pages`` blocks."""
+
+    rows: int
+    pages: int
+
+
 class Runner:
     """Owns the KV storage. Computing a chunk twice is harmless: it writes the same places.
 
@@ -43,36 +55,56 @@ class Runner:
         model: GroundedModel,
         blocks: int,
         backend: Backend | None = None,
+        *,
         fixed: FixedShapes | None = None,
-        leader: Leader | None = None,
+        decode: DecodeShapes | None = None,
+        ranks: Leader | Follower | None = None,
     ) -> None:
-        """``leader``: every pass is made together with other processes."""
+        """``decode`` needs a backend of pages, and is recorded on a GPU. ``ranks``: every pass is
+        made together with other processes."""
         self._model = model
-        self._leader = leader
+        self._ranks = ranks
         self._fixed = fixed
         shape = KVShape.of(model.lm, model.dtype, model.device.type)
         backend = backend or _backend_for(model.device, whole=fixed is not None)
         self._cache = PagedCache(shape, blocks + 1, model.device, backend)  # one is nobody's
         self._paged = Paged(model.lm, self._cache)
         self._blocks = blocks
-        self._graphs: DecodeGraphs | None = None
-        if leader is not None:
-            leader.begin(Storage(blocks, *((fixed.streams, fixed.piece) if fixed else (0, 0))))
+        self._graphs = None if decode is None else self._decode_graphs(decode)
+        if isinstance(ranks, Leader):
+            of_prompts = (fixed.streams, fixed.piece) if fixed else (0, 0)
+            of_graphs = (decode.rows, decode.pages) if decode else (0, 0)
+            ranks.begin(Storage(blocks, *of_prompts, *of_graphs))
+
+    @classmethod
+    def following(
+        cls, model: GroundedModel, follower: Follower, backend: Backend | None = None
+    ) -> Runner:
+        """As the leader has it."""
+        storage = follower.begin()
+        return cls(
+            model,
+            storage.blocks,
+            backend,
+            fixed=FixedShapes(storage.streams, storage.piece) if storage.streams else None,
+            decode=DecodeShapes(storage.rows, storage.pages) if storage.rows else None,
+            ranks=follower,
+        )
+
+    def _decode_graphs(self, shapes: DecodeShapes) -> DecodeGraphs:
+        return DecodeGraphs(
+            self._model,
+            self._paged,
+            streams=shapes.rows,
+            pages=shapes.pages,
+            spare=self._blocks,
+            record=self._model.device.type == "cuda",
+            ranks=self._ranks,
+        )
 
     @property
     def cache_bytes(self) -> int:
         return self._cache.bytes
-
-    def use_graphs(self, streams: int, pages: int, *, record: bool = True) -> None:
-        """Passes of single tokens go through DecodeGraphs; needs a backend of pages."""
-        self._graphs = DecodeGraphs(
-            self._model,
-            self._paged,
-            streams=streams,
-            pages=pages,
-            spare=self._blocks,
-            record=record,
-        )
 
     def warm_up(self, tokens: int) -> None:
         """One pass over so many tokens of nobody's prompt, and all recorded passes."""
@@ -137,10 +169,16 @@ class Runner:
         return self._split(chunks, reads, output.logits[0], output.hidden[0])
 
     def _together(self, step: Pass) -> ForwardOutput:
-        if self._leader is None:
+        with self._ranks.together(step) if isinstance(self._ranks, Leader) else nullcontext():
             return self.compute(step)
-        with self._leader.together(step):
-            return self.compute(step)
+
+    def follow(self, step: Pass | DecodePass) -> None:
+        """The leader's pass, of which it alone needs what comes out."""
+        if isinstance(step, Pass):
+            self.compute(step)
+        else:
+            assert self._graphs is not None  # the leader has them, too
+            self._graphs.compute(step)
 
     def compute(self, step: Pass) -> ForwardOutput:
         """The pass itself, in this process."""
@@ -155,14 +193,14 @@ class Runner:
 
     def close(self) -> None:
         """No pass comes any more."""
-        if self._leader is not None:
-            self._leader.stop()
+        if isinstance(self._ranks, Leader):
+            self._ranks.stop()
 
     def check_device(self) -> None:
         """Raise where the device itself is lost, as after a failed CUDA kernel, or another
         process that computes along."""
-        if self._leader is not None:
-            self._leader.check()
+        if isinstance(self._ranks, Leader):
+            self._ranks.check()
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
 

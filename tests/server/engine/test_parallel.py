@@ -76,8 +76,9 @@ def run_pair(folder: Path, *device: str, **env: str) -> Pair:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """Two processes on the CPU, over gloo."""
-    return run_pair(tmp_path_factory.mktemp("ranks"), CUDA_VISIBLE_DEVICES="")
+    """Two processes on the CPU, over gloo; the kernel for GPUs is interpreted there."""
+    folder = tmp_path_factory.mktemp("ranks")
+    return run_pair(folder, CUDA_VISIBLE_DEVICES="", TRITON_INTERPRET="1")
 
 
 @pytest.fixture(scope="module")
