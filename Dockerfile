@@ -19,8 +19,14 @@ RUN touch README.md clients/python/README.md \
     && pip uninstall -y fromage-server fromage-client
 
 FROM dependencies AS app
+RUN apt-get update -q \
+    && apt-get install -qy --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 COPY . .
-RUN pip install --no-deps --prefix=/app ./clients/python .
+# Attention on a CPU is compiled here; the image itself has no compiler.
+RUN pip install --no-deps --prefix=/app ./clients/python . \
+    && PYTHONPATH=$(echo /app/lib/python*/site-packages) \
+       python -c "from fromage_server.engine.single_queries import BESIDE, build; build(BESIDE)"
 
 FROM dependencies
 COPY --from=app /app /opt/fromage

@@ -2,7 +2,8 @@
 
 Every layer's storage is (2, heads, positions, head_dim), so what neighbouring blocks hold is one
 matrix per head. New tokens attend among themselves and to each run of their past; the parts are
-joined by their log-sum-exp, as in FlashAttention (Dao et al. 2022, section 3.1).
+joined by their log-sum-exp, as in FlashAttention (Dao et al. 2022, section 3.1). Where
+``single_queries`` could be built, sequences with one new token go through it, all in one call.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from torch import Tensor
 from fromage_server.engine.attention import BLOCK_SIZE, Layout, Scores, Span
 from fromage_server.engine.blocks import runs_of
 from fromage_server.engine.kv_cache import KVShape
+from fromage_server.engine.single_queries import Kernel, Queries
 
 Part = tuple[Tensor, Tensor]  # what was attended to (H, Q, D), and its log-sum-exp (H, Q)
 Runs = Sequence[tuple[int, int]]  # [first, last) places in the storage
 
 
 class RunsBackend:
-    """In plain torch. ``whole``: a sequence's past is copied together first, so that what comes out
-    does not depend on where its blocks lie."""
+    """``whole``: a sequence's past is copied together first, so that what comes out does not depend
+    on where its blocks lie. ``kernel`` None: in plain torch."""
 
-    def __init__(self, *, whole: bool = False) -> None:
-        self._whole = whole
+    def __init__(self, *, whole: bool = False, kernel: Kernel | None = None) -> None:
+        self._whole, self._kernel = whole, kernel
 
     def allocate(self, shape: KVShape, blocks: int, device: torch.device) -> Tensor:
         size = (shape.layers, 2, shape.heads, blocks * BLOCK_SIZE, shape.head_dim)
@@ -42,14 +44,21 @@ class RunsBackend:
         value: Tensor,
         scores: Scores,
     ) -> Tensor:
-        keys, values = stored.unbind(0)
         count = len(layout.places)  # what is behind them is padding
         out = query.new_zeros(query.shape[1], query.shape[0], query.shape[2])
+        spans = list(zip(layout.spans, _runs(layout), strict=True))
+        if self._kernel is not None and self._kernel.takes(stored, query, key, value):
+            singles = _singles(layout, scores.window)
+            self._kernel(singles, stored, query, key, value, out, scores.scale, scores.softcap)
+            spans = [(span, runs) for span, runs in spans if span.count > 1]
+            if not spans:
+                return out
+        keys, values = stored.unbind(0)
         query, key, value = (states[:, :count].to(stored.dtype) for states in (query, key, value))
         keys.index_copy_(1, layout.places, key)
         values.index_copy_(1, layout.places, value)
         attend = _Attend(scores)
-        for span, runs in zip(layout.spans, _runs(layout), strict=True):
+        for span, runs in spans:
             rows = slice(span.start, span.stop)
             q = query[None, :, rows]
             if span.count == 1:
@@ -85,6 +94,21 @@ def _runs(layout: Layout) -> list[Runs]:
         ]
     found: list[Runs] = layout.scratch["runs"]
     return found
+
+
+def _singles(layout: Layout, window: int) -> Queries:
+    """Sequences with one new token, for the kernel."""
+    name = ("singles", window)
+    if name not in layout.scratch:
+        spans = zip(layout.spans, _runs(layout), strict=True)
+        found = [(span.start, _last(runs, window)) for span, runs in spans if span.count == 1]
+        layout.scratch[name] = Queries(
+            tokens=[token for token, _ in found],
+            places=[runs[-1][1] - 1 for _, runs in found],
+            seen=[runs for _, runs in found],
+        )
+    queries: Queries = layout.scratch[name]
+    return queries
 
 
 def places_of(blocks: Sequence[int], length: int) -> list[tuple[int, int]]:

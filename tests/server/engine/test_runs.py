@@ -4,11 +4,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from fromage_server.engine import single_queries
 from fromage_server.engine.attention import BLOCK_SIZE, Layout, Scores, Span
 from fromage_server.engine.attention_runs import RunsBackend
 from fromage_server.engine.kv_cache import KVShape
+from fromage_server.engine.single_queries import Kernel
 
 HEADS, SHARED, DIM = 4, 2, 8
+
+
+def built() -> Kernel:
+    kernel = single_queries.kernel()
+    if kernel is None:
+        pytest.skip("there is no C++ compiler")
+    return kernel
+
+
 # Neighbours, in two places, one block; two single tokens and a piece of a prompt.
 SPANS = [
     Span(0, 1, 40, (3, 4, 5)),
@@ -31,6 +42,7 @@ def naive(query: Tensor, keys: Tensor, values: Tensor, past: int, scores: Scores
     return (found.masked_fill(hidden, -torch.inf).softmax(-1) @ values).transpose(0, 1)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("softcap", [0.0, 3.0])
 @pytest.mark.parametrize("window", [0, 11])
@@ -44,10 +56,17 @@ def naive(query: Tensor, keys: Tensor, values: Tensor, past: int, scores: Scores
     ],
 )
 def test_every_span_reads_its_own_past(
-    dtype: torch.dtype, kept: torch.dtype, off: float, window: int, softcap: float, whole: bool
+    dtype: torch.dtype,
+    kept: torch.dtype,
+    off: float,
+    window: int,
+    softcap: float,
+    whole: bool,
+    compiled: bool,
 ) -> None:
     torch.manual_seed(0)
-    backend, scores = RunsBackend(whole=whole), Scores(0.5, window, softcap)
+    kernel = built() if compiled else None
+    backend, scores = RunsBackend(whole=whole, kernel=kernel), Scores(0.5, window, softcap)
     stored = backend.allocate(KVShape(1, SHARED, DIM, kept), 10, torch.device("cpu"))[0]
     stored.normal_()
     layout = Layout.of(SPANS, torch.device("cpu"))

@@ -1,0 +1,168 @@
+"""Builds and calls ``single_queries.cpp``: attention of single queries on a CPU, all sequences and
+heads in one call. torch's kernels take one sequence at a time, and for a single query a call costs
+more than what it computes.
+
+A C++ compiler is needed once; what it makes is kept. Without one the engine attends in plain torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+_SOURCE: Final = Path(__file__).with_suffix(".cpp")
+BESIDE: Final = _SOURCE.parent / "built"  # for a server that will have no compiler
+# What -ffast-math does for loops, but not for NaN and infinity, nor for the rest of the process.
+_FLAGS: Final = (
+    "-std=c++17", "-O3", "-shared", "-fPIC", "-fopenmp",
+    "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math",
+)  # fmt: skip
+_PATIENCE: Final = 120.0
+_NUMBERS: Final = (torch.float32, torch.bfloat16)
+
+
+class _States(ctypes.Structure):
+    _fields_ = (("data", c_void_p), ("head", c_int64), ("token", c_int64))
+
+    @classmethod
+    def of(cls, states: Tensor) -> _States:
+        return cls(states.data_ptr(), states.stride(0), states.stride(1))
+
+
+class _Task(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("sequences", "heads", "groups", "dim")),
+        *((name, c_void_p) for name in ("tokens", "places", "offsets", "ranges")),
+        *((name, c_void_p) for name in ("keys", "values")),
+        ("storage_head", c_int64),
+        *((name, _States) for name in ("query", "key", "value")),
+        ("out", c_void_p),
+        ("scale", c_float),
+        ("softcap", c_float),
+    )
+
+
+class Queries:
+    """Whose the single queries of a step are: ``tokens`` (S,), at which ``places`` (S,) their keys
+    and values are stored, and the ranges [first, last) of places that each of them sees, its own
+    included."""
+
+    def __init__(
+        self,
+        tokens: Sequence[int],
+        places: Sequence[int],
+        seen: Sequence[Sequence[tuple[int, int]]],
+    ) -> None:
+        offsets = [0]
+        for ranges in seen:
+            offsets.append(offsets[-1] + len(ranges))
+        flat = [at for ranges in seen for pair in ranges for at in pair]
+        self.count = len(tokens)
+        numbers = (*tokens, *places, *offsets, *flat)
+        self._numbers = (c_int64 * len(numbers))(*numbers)  # kept as long as the addresses are used
+        start = ctypes.addressof(self._numbers)
+        self.tokens = start
+        self.places = start + 8 * self.count
+        self.offsets = start + 16 * self.count
+        self.ranges = self.offsets + 8 * (self.count + 1)
+
+
+class Kernel:
+    """``kernel(queries, stored, query, key, value, out, scale, softcap)``."""
+
+    def __init__(self, library: Path) -> None:
+        self._call = ctypes.CDLL(str(library)).fromage_single_queries
+        self._call.argtypes = (POINTER(_Task), c_int)
+        self._call.restype = None
+
+    @staticmethod
+    def takes(stored: Tensor, *states: Tensor) -> bool:
+        """Whether they are as a call needs them."""
+        alike = all(one.dtype == states[0].dtype and one.stride(-1) == 1 for one in states)
+        return alike and states[0].dtype in _NUMBERS and stored.dtype == torch.float32
+
+    def __call__(
+        self,
+        queries: Queries,
+        stored: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        out: Tensor,
+        scale: float,
+        softcap: float,
+    ) -> None:
+        """``stored`` (2, K, P, D) float32; (H, N, D) ``query``, (K, N, D) ``key`` and ``value``,
+        whose numbers of one head stand together, and (N, H, D) ``out`` are float32 or bfloat16.
+        Writes the rows of ``queries`` alone."""
+        heads, dim = stored.shape[1], stored.shape[3]
+        keys = stored.data_ptr()
+        task = _Task(
+            queries.count, heads, query.shape[0] // heads, dim,
+            queries.tokens, queries.places, queries.offsets, queries.ranges,
+            keys, keys + stored.stride(0) * stored.element_size(), stored.stride(1),
+            _States.of(query), _States.of(key), _States.of(value),
+            out.data_ptr(), scale, softcap,
+        )  # fmt: skip
+        self._call(ctypes.byref(task), query.dtype == torch.bfloat16)
+
+
+@cache
+def kernel() -> Kernel | None:
+    """None where it cannot be built."""
+    try:
+        return Kernel(_library())
+    except (OSError, subprocess.SubprocessError) as error:
+        said: Any = getattr(error, "stderr", None)
+        log.info("attention on the CPU runs in plain torch: %s %s", error, said or "")
+        return None
+
+
+def build(into: Path) -> Path:
+    """Compile into the folder. Raises OSError or SubprocessError."""
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    if sys.platform != "linux" or compiler is None:
+        raise OSError("there is no C++ compiler here")
+    into.mkdir(parents=True, exist_ok=True)
+    library = into / _name()
+    # torch's own OpenMP: a second one would have threads of its own.
+    bundled = sorted(map(str, (Path(torch.__file__).parent / "lib").glob("libgomp*.so*")))
+    with tempfile.TemporaryDirectory(dir=into) as folder:
+        made = Path(folder) / library.name
+        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(made), *bundled[:1]]
+        subprocess.run(  # noqa: S603
+            command, check=True, capture_output=True, text=True, timeout=_PATIENCE
+        )
+        made.replace(library)  # at once: others may be building it, too
+    return library
+
+
+def _library() -> Path:
+    for folder in (BESIDE, _kept()):
+        if (folder / _name()).exists():
+            return folder / _name()
+    return build(_kept())
+
+
+def _kept() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fromage" / "kernels"
+
+
+def _name() -> str:
+    told = " ".join((torch.__version__, *_FLAGS)).encode() + _SOURCE.read_bytes()
+    return f"single_queries-{hashlib.sha256(told).hexdigest()[:16]}.so"
