@@ -17,7 +17,7 @@ from fromage_server.engine.kv_cache import KVShape
 from fromage_weights.grounded import ImageSegment
 from tests.benchmarks import peers
 from tests.benchmarks.measure import Row, Table, median_ratio, rates
-from tests.benchmarks.offline import Models, OurEngine, Prompts
+from tests.benchmarks.ours import Models, OurEngine, Prompts
 from tests.benchmarks.shapes import SHAPES
 
 STREAMS = 64

@@ -6,12 +6,10 @@ python -m tests.benchmarks.offline [--shape opt-125m] [--dtype float32] [--round
 from __future__ import annotations
 
 import argparse
-import random
 import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -19,123 +17,15 @@ import torch
 from torch import Tensor
 
 from fromage_index.flat import FlatIndex
-from fromage_server.engine import (
-    Engine,
-    EngineConfig,
-    ErrorEvent,
-    Event,
-    FinishEvent,
-    GenerationRequest,
-    RetEvent,
-    SamplingParams,
-    TokenEvent,
-)
 from fromage_server.engine import engine as engine_module
-from fromage_server.engine.packing import pack_linears
 from fromage_server.engine.sampling import Samples, SamplingRow
-from fromage_weights.grounded import GroundedModel, ImageSegment, Segment, TextSegment
+from fromage_weights.grounded import ImageSegment
 from tests.benchmarks import peers
 from tests.benchmarks.measure import Row, Table, median_ratio, percentile, rates, timed
-from tests.benchmarks.shapes import SHAPES, SHARED_DIM, VISION_DIM, build
+from tests.benchmarks.ours import Models, OurEngine, Prompts
+from tests.benchmarks.shapes import SHAPES, SHARED_DIM, VISION_DIM
 
 STREAMS = 16
-
-
-@dataclass
-class Stream:
-    """When one reply's tokens came, in seconds."""
-
-    asked: float = field(default_factory=time.perf_counter)
-    times: list[float] = field(default_factory=list)
-    rets: list[RetEvent] = field(default_factory=list)
-    done: int | None = None
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, TokenEvent):
-            self.times.append(time.perf_counter())
-        elif isinstance(event, RetEvent):
-            self.rets.append(event)
-        elif isinstance(event, FinishEvent):
-            self.done = event.usage.completion_tokens
-        elif isinstance(event, ErrorEvent):
-            raise RuntimeError(event.message)
-
-    @property
-    def ttft(self) -> float:
-        return self.times[0] - self.asked
-
-
-class OurEngine:
-    """One engine for all rounds, as a server keeps it."""
-
-    def __init__(self, model: GroundedModel, streams: int) -> None:
-        self.engine = Engine(model, EngineConfig(max_batch=streams, max_queue=1000))
-        self.engine.warm_up()
-        self._count = 0
-
-    def submit(self, prompt: Sequence[Segment], tokens: int, rets: int = 0) -> Stream:
-        self._count += 1
-        params = SamplingParams(tokens, ignore_eos=True, max_num_rets=rets)
-        stream = Stream()
-        self.engine.submit(GenerationRequest(str(self._count), tuple(prompt), params), stream)
-        return stream
-
-    def drain(self) -> None:
-        while self.engine.step():
-            pass
-
-    def run(self, prompts: Sequence[Sequence[Segment]], tokens: Sequence[int]) -> int:
-        """Tokens generated."""
-        pairs = zip(prompts, tokens, strict=True)
-        streams = [self.submit(prompt, length) for prompt, length in pairs]
-        self.drain()
-        return sum(stream.done or 0 for stream in streams)
-
-    def decode(self, prompts: Sequence[Sequence[Segment]], tokens: int) -> float:
-        """Tokens per second from the step on in which nobody's prompt is computed any more."""
-        streams = [self.submit(prompt, tokens) for prompt in prompts]
-        while not all(stream.times for stream in streams):
-            self.engine.step()
-        start, before = time.perf_counter(), sum(len(stream.times) for stream in streams)
-        while not any(stream.done for stream in streams):
-            self.engine.step()
-        done = sum(len(stream.times) for stream in streams) - before
-        seconds = time.perf_counter() - start
-        self.drain()
-        return done / seconds
-
-
-class Prompts:
-    """Never the same twice, so that no prefix cache flatters."""
-
-    def __init__(self, model: GroundedModel) -> None:
-        self._random = random.Random(0)
-        self._size = model.vocab_size - 2
-
-    def one(self, length: int) -> tuple[Segment, ...]:
-        return (TextSegment(tuple(self._random.randrange(self._size) for _ in range(length))),)
-
-    def mixed(self, count: int) -> list[tuple[Segment, ...]]:
-        """16 to 240 tokens."""
-        return [self.one(16 + (i * 97) % 225) for i in range(count)]
-
-
-@dataclass(frozen=True)
-class Models:
-    """``ours`` is prepared as the server prepares it; ``theirs`` is as transformers loads it."""
-
-    shape: str
-    dtype: torch.dtype
-    ours: GroundedModel
-    theirs: GroundedModel
-
-    @classmethod
-    def of(cls, shape: str, dtype: torch.dtype, device: str = "cpu") -> Models:
-        ours = build(shape, dtype, device)
-        if ours.device.type == "cuda":  # nothing is changed there, and there may be no room for two
-            return cls(shape, dtype, ours, ours)
-        pack_linears(ours.lm)
-        return cls(shape, dtype, ours, build(shape, dtype))
 
 
 def one_stream(models: Models, table: Table, rounds: int) -> None:

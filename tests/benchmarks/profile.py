@@ -16,7 +16,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from fromage_server.engine.single_queries import Kernel
 from tests.benchmarks.measure import Table
-from tests.benchmarks.offline import STREAMS, Models, OurEngine, Prompts
+from tests.benchmarks.offline import STREAMS
+from tests.benchmarks.ours import Models, OurEngine, Prompts
 from tests.benchmarks.shapes import SHAPES
 
 _STEPS = 20

@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 
 from tests.benchmarks import accelerator, memory, offline, online, profile, workloads
+from tests.benchmarks.load import Load
 from tests.benchmarks.measure import Table
+from tests.benchmarks.ours import Models
 from tests.benchmarks.shapes import SHAPES
 
 _OTHERS = ("gpu", "profile", "http", "loads", "memory")
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> Table:
         judged=args.shape == ("opt-6.7b" if on_gpu else "opt-125m"),
     )
     print(table.title, flush=True)
-    models = offline.Models.of(args.shape, dtype, args.device)
+    models = Models.of(args.shape, dtype, args.device)
     if on_gpu and "gpu" in wanted:
         accelerator.measure(models, table, args.rounds)
     if on_gpu:  # the rows below have targets for a CPU
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> Table:
         with tempfile.TemporaryDirectory() as directory:
             bundle = Path(directory)
             online.write_bundle(bundle, args.shape, dtype)
-            load = online.Load(args.clients, each=2, tokens=64, rate=args.rate)
+            load = Load(args.clients, online.EACH, online.TOKENS, args.rate)
             if "http" in wanted:
                 online.against_engine(bundle, models, args.dtype, load, args.rounds, table)
                 online.against_transformers_serve(bundle, args.dtype, load, args.rounds, table)

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tests.benchmarks.load import Reply
 from tests.benchmarks.measure import Table, percentile
-from tests.benchmarks.online import Reply, fromage, process, write_bundle
+from tests.benchmarks.online import fromage, process, write_bundle
 from tests.benchmarks.shapes import SHAPES
 
 Json = dict[str, Any]

@@ -53,3 +53,41 @@ def test_a_trial_that_dies_counts_as_failed(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(cpu, "_TRIAL", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
     assert not cpu._amx_works()
     cpu._amx_works.cache_clear()
+
+
+FAULTS = """
+import resource, threading
+import torch
+from fromage_weights.cpu import keep_freed_memory
+{first}
+
+def steps():
+    for _ in range(50):
+        torch.full((2**23 + 2**21,), 1.0)  # 40 MiB, above any threshold of glibc's own
+
+def faults(work):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    work()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def elsewhere():
+    thread = threading.Thread(target=steps)  # as the backward pass
+    thread.start()
+    thread.join()
+
+def both():
+    steps()
+    elsewhere()
+
+both()  # until there are blocks that fit
+print(faults(both))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_what_was_freed_is_used_again() -> None:
+    def pages(first: str) -> int:
+        run = [sys.executable, "-c", FAULTS.replace("{first}", first)]
+        return int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+
+    assert pages("assert keep_freed_memory()") < pages("") / 2

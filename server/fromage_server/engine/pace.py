@@ -6,8 +6,9 @@ _LEAST = 16
 
 class Pace:
     """A step that also prefills may last ``stall`` times as long as one that only decodes, as far
-    as the steps before it tell; longer where more prompts wait for it than streams, since nobody's
-    wait counts more than another's. Without streams it takes ``most`` tokens."""
+    as the steps before it tell. It takes ``most`` tokens where there are no streams, and where
+    several prompts wait for their first token, more than half as many as there are streams:
+    sparing those would cost the others more."""
 
     def __init__(self, most: int, stall: float = 3.0) -> None:
         self.most, self._stall = most, stall
@@ -18,8 +19,9 @@ class Pace:
         """Of a step with so many streams, while so many prompts are to be computed."""
         if not decoding or self._decode is None or self._token is None:
             return self.most
-        stall = self._stall * max(1.0, prompts / decoding)
-        room = (stall - 1) * self._decode / self._token
+        if prompts > max(1, decoding / 2):
+            return self.most
+        room = (self._stall - 1) * self._decode / self._token
         return min(self.most, max(_LEAST, int(room)))
 
     def measured(self, seconds: float, decoding: int, prefilled: int) -> None:

@@ -92,17 +92,20 @@ def test_many_prompts_may_hold_up_few_streams() -> None:
     pace = Pace(1000)
     pace.measured(1.0, decoding=1, prefilled=0)
     pace.measured(2.0, decoding=1, prefilled=100)
-    assert pace.prefill_tokens(4, 4) == pace.prefill_tokens(4, 1) == 200  # three times a step
-    assert pace.prefill_tokens(4, 8) == 500
-    assert pace.prefill_tokens(0, 8) == 1000
+    assert pace.prefill_tokens(4, 2) == pace.prefill_tokens(4, 1) == 200  # three times a step
+    assert pace.prefill_tokens(4, 3) == 1000
+    assert pace.prefill_tokens(1, 1) == 200  # one prompt alone may not, however few they are
+    assert pace.prefill_tokens(1, 2) == 1000
+    assert pace.prefill_tokens(0, 0) == pace.prefill_tokens(0, 8) == 1000
     pool = BlockPool(400, size=4)
     tested = Scheduler(4, 9, pool, pace)
     tested.add(sequence("stream", 1))
     step(tested)
     for name in "abcd":  # three of them find a slot
         tested.add(sequence(name, 300))
-    assert step(tested) == [("stream", 1, 2), ("a", 0, 300), ("b", 0, 300), ("c", 0, 200)]
-    assert step(tested)[-1] == ("c", 200, 300)
+    assert step(tested) == [("stream", 1, 2), ("a", 0, 300), ("b", 0, 300), ("c", 0, 300)]
+    tested.add(sequence("late", 300))
+    assert step(tested)[1:] == [(name, 300, 301) for name in "abc"]  # no slot for another one
 
 
 def test_the_youngest_gives_way_and_comes_back_first() -> None:

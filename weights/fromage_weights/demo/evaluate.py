@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,7 +20,7 @@ from fromage_weights.demo.measures import Row, paired_bootstrap
 from fromage_weights.demo.noto import noto_artist
 from fromage_weights.demo.phrases import NO_COLOUR, REFUSALS
 from fromage_weights.demo.protocols import Queries, Query, draw_pool
-from fromage_weights.demo.scenes import render
+from fromage_weights.demo.scenes import Sketch, paint, sketch
 from fromage_weights.demo.splits import Split
 from fromage_weights.demo.sprites import LARGE
 from fromage_weights.demo.world import Scene
@@ -27,6 +29,7 @@ from fromage_weights.evaluation.stories import SETTINGS, Setting, Story, StoryRe
 
 if TYPE_CHECKING:
     from fromage_weights.loading import LoadedBundle
+    from fromage_weights.vision import PreprocessMode
 
 POOL, QUERIES, STORIES = 5000, 1002, 504
 T = TypeVar("T")
@@ -70,17 +73,21 @@ class Evaluation:
     def _drawn(self, draw: Callable[[Queries, int], list[T]]) -> list[T]:
         return [one for queries in self.queries for one in draw(queries, self._count)]
 
-    def features(self, scenes: Sequence[Scene], mode: str, artist: Artist = openmoji) -> Tensor:
+    def features(
+        self, scenes: Sequence[Scene], mode: PreprocessMode, artist: Artist = openmoji
+    ) -> Tensor:
         """Drawn large, then through the server's own preprocessing."""
-        assert mode in ("crop", "squash")
+
+        def pixels(sketched: Sketch) -> Tensor:
+            image = Image.fromarray(paint(sketched, LARGE, artist))
+            return self._vision.preprocess(image, mode)
+
+        sketches = [sketch(scene, self._rng) for scene in scenes]
         parts = []
-        for start in range(0, len(scenes), _BATCH):
-            images = [
-                Image.fromarray(render(scene, self._rng, LARGE, artist))
-                for scene in scenes[start : start + _BATCH]
-            ]
-            pixels = [self._vision.preprocess(i, mode) for i in images]  # type: ignore[arg-type]
-            parts.append(self._vision.encode(torch.stack(pixels)))
+        with ThreadPoolExecutor(os.cpu_count()) as painters:
+            for start in range(0, len(sketches), _BATCH):
+                drawn = painters.map(pixels, sketches[start : start + _BATCH])
+                parts.append(self._vision.encode(torch.stack(list(drawn))))
         return torch.cat(parts)
 
     def rows(self) -> list[Row]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fromage_weights.cpu import avoid_hidden_amx
+from fromage_weights.cpu import avoid_hidden_amx, keep_freed_memory
 from fromage_weights.demo.heads import HeadsRecipe, train_heads
 from fromage_weights.demo.language_model import LanguageRecipe, train_language_model
 from fromage_weights.demo.mapping import MappingRecipe, train_mappers
@@ -46,7 +46,7 @@ class Recipe:
     mappers: MappingRecipe = field(default_factory=MappingRecipe)
     heads: HeadsRecipe = field(default_factory=HeadsRecipe)
     tower: TowerRecipe | None = None
-    pictures: int = 120_000
+    pictures: int = 240_000
     pairs: float = 0.45
     seed: int = 0
 
@@ -64,6 +64,7 @@ class Pipeline:
 
     def run(self, stages: tuple[str, ...] = STAGES) -> None:
         avoid_hidden_amx()  # every stage trains in bfloat16
+        keep_freed_memory()
         self.out.mkdir(parents=True, exist_ok=True)
         steps: dict[str, tuple[Path, Callable[[], None]]] = {
             "language": (self.lm / "config.json", self._language),

@@ -89,13 +89,34 @@ def blend(
     region += pixels[..., :3]
 
 
+@dataclass(frozen=True)
+class Sketch:
+    """All that is random about one picture: `colour` (3,) of the background, and where things
+    stand."""
+
+    colour: NDArray[np.float32]
+    spots: tuple[Placement, ...]
+
+
+def sketch(scene: Scene, rng: np.random.Generator) -> Sketch:
+    """How `scene` is drawn once: position, size, turn and colour from `rng`."""
+    colour = background_colour(scene, rng)
+    return Sketch(colour, tuple(place(scene, rng)))
+
+
 def render(
     scene: Scene, rng: np.random.Generator, size: int, artist: Artist = openmoji
 ) -> NDArray[np.uint8]:
-    """`scene` drawn once: (size, size, 3), position, size, turn and colour from `rng`."""
+    """`scene` drawn once: (size, size, 3)."""
+    return paint(sketch(scene, rng), size, artist)
+
+
+def paint(sketched: Sketch, size: int, artist: Artist = openmoji) -> NDArray[np.uint8]:
+    """The picture (size, size, 3), always the same. Threads may paint side by side: most of it is
+    turning and shrinking glyphs, for which Pillow lets others run."""
     canvas = np.empty((size, size, 3), np.float32)
-    canvas[:] = background_colour(scene, rng)
-    for spot in place(scene, rng):
+    canvas[:] = sketched.colour
+    for spot in sketched.spots:
         extent = max(1, round(spot.extent * size))
         thing = sprite(CLASS_BY_NAME[spot.name].codepoint, extent, spot.angle, artist)
         blend(canvas, thing, spot.x * size, spot.y * size)

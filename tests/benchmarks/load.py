@@ -1,0 +1,148 @@
+"""Requests over HTTP as many clients send them, and when their replies came."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import httpx
+
+
+@dataclass(frozen=True)
+class Request:
+    prompt: str
+    tokens: int
+
+
+@dataclass
+class Reply:
+    """Times of one reply, in seconds since it was asked for. ``is_first``: of its client's."""
+
+    arrivals: list[float] = field(default_factory=list)
+    tokens: int = 0
+    is_first: bool = False
+
+    @property
+    def ttft(self) -> float:
+        return self.arrivals[0]
+
+    @property
+    def gaps(self) -> list[float]:
+        return [b - a for a, b in zip(self.arrivals, self.arrivals[1:], strict=False)]
+
+
+Ask = Callable[[httpx.AsyncClient, str, int], AsyncIterator[tuple[bool, int]]]
+
+
+async def ask_fromage(
+    client: httpx.AsyncClient, prompt: str, tokens: int
+) -> AsyncIterator[tuple[bool, int]]:
+    """(whether text came, the reply's tokens where it is told) for each event."""
+    body = {
+        "prompt": [{"type": "text", "text": prompt}],
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "max_num_rets": 0,
+        "stream": True,
+    }
+    async with client.stream("POST", "/v1/generate", json=body) as response:
+        response.raise_for_status()
+        event = ""
+        async for line in response.aiter_lines():
+            if line.startswith("event: "):
+                event = line.removeprefix("event: ")
+            elif line.startswith("data: ") and event == "text.delta":
+                yield True, 0
+            elif line.startswith("data: ") and event == "message.end":
+                usage = json.loads(line.removeprefix("data: "))["usage"]
+                yield False, usage["completion_tokens"]
+
+
+async def ask_openai(
+    client: httpx.AsyncClient, prompt: str, tokens: int, *, model: str
+) -> AsyncIterator[tuple[bool, int]]:
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": tokens,
+        "stream": True,
+        "temperature": 0,
+        "stream_options": {"include_usage": True},
+    }
+    async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        response.raise_for_status()
+        async for line in response.aiter_lines():
+            if not line.startswith("data: {"):
+                continue
+            data = json.loads(line.removeprefix("data: "))
+            choices = data.get("choices") or [{}]
+            text = bool((choices[0].get("delta") or {}).get("content"))
+            used = (data.get("usage") or {}).get("completion_tokens", 0)
+            yield text, used
+
+
+@dataclass
+class Load:
+    """``clients`` at once, ``each`` requests per client; or ``rate`` arrivals per second.
+
+    Replies of one length would all end at once, and all prompts come together, again and again.
+    """
+
+    clients: int
+    each: int
+    tokens: tuple[int, int]  # of a reply, from the first to the second
+    rate: float | None = None
+
+    async def run(self, url: str, ask: Ask, seed: int) -> tuple[list[Reply], float]:
+        """The replies, and the seconds that all took."""
+        rng, requests = random.Random(seed), self.requests(seed)
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
+            start = time.perf_counter()
+            if self.rate is None:
+                parts = [requests[i :: self.clients] for i in range(self.clients)]
+                found = await asyncio.gather(*(self._turns(client, ask, part) for part in parts))
+                replies = [reply for part in found for reply in part]
+            else:
+                replies = await self._arrivals(client, ask, requests, rng)
+            return replies, time.perf_counter() - start
+
+    def requests(self, seed: int) -> list[Request]:
+        """Prompts of 16 to 240 tokens, of the shapes' tokenizers."""
+        rng = random.Random(seed)
+        return [
+            Request(
+                "".join(rng.choice("abcdefgh ") for _ in range(rng.randint(16, 240))),
+                rng.randint(*self.tokens),
+            )
+            for _ in range(self.clients * self.each)
+        ]
+
+    async def _turns(
+        self, client: httpx.AsyncClient, ask: Ask, requests: Sequence[Request]
+    ) -> list[Reply]:
+        replies = [await self._one(client, ask, request) for request in requests]
+        replies[0].is_first = True
+        return replies
+
+    async def _arrivals(
+        self, client: httpx.AsyncClient, ask: Ask, requests: Sequence[Request], rng: random.Random
+    ) -> list[Reply]:
+        assert self.rate is not None
+        tasks = []
+        for request in requests:
+            tasks.append(asyncio.create_task(self._one(client, ask, request)))
+            await asyncio.sleep(rng.expovariate(self.rate))
+        return list(await asyncio.gather(*tasks))
+
+    async def _one(self, client: httpx.AsyncClient, ask: Ask, request: Request) -> Reply:
+        reply, start = Reply(), time.perf_counter()
+        async for is_text, tokens in ask(client, request.prompt, request.tokens):
+            if is_text:
+                reply.arrivals.append(time.perf_counter() - start)
+            reply.tokens = tokens or reply.tokens
+        return reply
