@@ -19,14 +19,18 @@ RUN touch README.md clients/python/README.md \
     && pip uninstall -y fromage-server fromage-client
 
 FROM dependencies AS app
-RUN apt-get update -q \
-    && apt-get install -qy --no-install-recommends g++ \
-    && rm -rf /var/lib/apt/lists/*
+# Attention on a CPU is compiled here; the image itself has no compiler. Where the base image has no
+# apt-get and no compiler of its own, the server goes without.
+RUN if command -v apt-get; then \
+      apt-get update -q \
+      && apt-get install -qy --no-install-recommends g++ \
+      && rm -rf /var/lib/apt/lists/*; \
+    fi
 COPY . .
-# Attention on a CPU is compiled here; the image itself has no compiler.
 RUN pip install --no-deps --prefix=/app ./clients/python . \
-    && PYTHONPATH=$(echo /app/lib/python*/site-packages) \
-       python -c "from fromage_server.engine.single_queries import BESIDE, build; build(BESIDE)"
+    && { ! command -v c++ \
+         || PYTHONPATH=$(echo /app/lib/python*/site-packages) \
+            python -c "from fromage_server.engine.single_queries import BESIDE, build; build(BESIDE)"; }
 
 FROM dependencies
 COPY --from=app /app /opt/fromage

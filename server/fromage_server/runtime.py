@@ -57,8 +57,6 @@ def load(
             settings.deterministic,
         )
         engine = Engine(model, limits, leader=leader)
-        if followers is not None:
-            followers.watch(engine.fail)
         media = MediaReader(uploads, gallery)
         ingest = Ingest(embedder)
         place = Place(
@@ -70,6 +68,9 @@ def load(
         encoder = FeatureEncoder(loaded.vision, config.prompt_image)
         report("warming up")
         warm_up(engine, encoder, gallery)
+        # Not before: a device that waits for a lost one would let nobody hear of it.
+        if followers is not None:
+            followers.watch(engine.fail)
         service = Service(
             model_name=config.name,
             bundle_card=_card(loaded, engine, settings),

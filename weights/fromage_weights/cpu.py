@@ -25,7 +25,7 @@ _WITHOUT_AMX = "AVX512_CORE_FP16"
 # mallopt's parameters, of glibc's malloc.h, and what they are set to.
 _KEEPING = {
     -4: 0,  # M_MMAP_MAX: no block is a mapping of its own
-    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: nothing is given back
+    -1: -1,  # M_TRIM_THRESHOLD: nothing is given back
     -2: 2**28,  # M_TOP_PAD: what is asked for at a time
     -8: 1,  # M_ARENA_MAX: threads share what was freed; an arena of their own could not grow so far
 }

@@ -137,7 +137,7 @@ class GroundedModel:
 
     def embed_ids(self, ids: Tensor) -> Tensor:
         """(…) ids -> (…, D), with the scale that some families put on their embedding."""
-        embedded: Tensor = self._embedding(ids.to(self.device))
+        embedded: Tensor = self._embedding(sent(ids, self.device))
         return embedded
 
     def embed(self, segments: Sequence[Segment]) -> Tensor:
@@ -150,7 +150,8 @@ class GroundedModel:
     def _embed_segment(self, segment: Segment) -> Tensor:
         if isinstance(segment, TextSegment):
             return self.embed_ids(torch.tensor(segment.token_ids, dtype=torch.long))
-        return self.mappers.soft_tokens(segment.features[None])[0].to(self.dtype)
+        features = sent(segment.features[None], self.device)
+        return self.mappers.soft_tokens(features)[0].to(self.dtype)
 
     def forward(
         self,
@@ -202,6 +203,14 @@ class GroundedModel:
                 f"{type(self.lm).__name__} have {inner_dim} numbers, its head reads "
                 f"{self.mappers.hidden_dim}; expected the last layer (-1) alone"
             )
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``. To a GPU from memory that it reads by itself: a copy from any other
+    makes the host wait until everything launched before is done."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _positive_layers(lm: PreTrainedModel, layers: Sequence[int]) -> list[int | None]:

@@ -177,8 +177,9 @@ def _triton(
 def _tiles(layout: Layout, tokens: int) -> tuple[Tensor, Tensor]:
     """For every tile of at most ``tokens`` new tokens its sequence, and its first token there."""
     tiles = [(i, at) for i, s in enumerate(layout.spans) for at in range(0, s.count, tokens)]
-    numbers = torch.tensor(tiles, dtype=torch.int32, device=layout.device)
-    return numbers[:, 0].contiguous(), numbers[:, 1].contiguous()
+    spans, starts = zip(*tiles, strict=True)
+    device = layout.device
+    return upload(spans, torch.int32, device), upload(starts, torch.int32, device)
 
 
 def has_paged_varlen(keys: Tensor, heads: int) -> bool:

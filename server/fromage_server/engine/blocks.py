@@ -33,6 +33,9 @@ class PrefixCache:
         self._blocks: dict[tuple[int, BlockContent], int] = {}
         self._keys: dict[int, tuple[int, BlockContent]] = {}
         self._chains: dict[int, int] = {}  # block -> the chain that ends with it
+        # Blocks that came to hold the same as one that is known already, and which one that is.
+        self._equals: dict[int, list[int]] = {}
+        self._equal_to: dict[int, int] = {}
         self._last = self.ROOT
 
     def __len__(self) -> int:
@@ -49,20 +52,35 @@ class PrefixCache:
 
     def put(self, block: int, chain: int, content: BlockContent) -> int:
         """Remember ``block`` and return the chain that ends with it. Of two equal blocks the first
-        one is found; the other's chain is the same."""
+        one is found, while it is there; the other's chain is the same."""
         key = (chain, content)
         known = self._blocks.get(key)
         if known is not None:
+            if known != block:
+                self._equals.setdefault(known, []).append(block)
+                self._equal_to[block] = known
             return self._chains[known]
         self._last += 1
         self._blocks[key], self._keys[block], self._chains[block] = block, key, self._last
         return self._last
 
     def forget(self, block: int) -> None:
+        """``block`` holds something else now. An equal one takes its place, so that what stands
+        behind that is still found."""
+        if block in self._equal_to:
+            self._equals[self._equal_to.pop(block)].remove(block)
         key = self._keys.pop(block, None)
-        if key is not None:
+        if key is None:
+            return
+        chain, equals = self._chains.pop(block), self._equals.pop(block, [])
+        if not equals:
             del self._blocks[key]
-            del self._chains[block]
+            return
+        heir, *others = equals
+        self._blocks[key], self._keys[heir], self._chains[heir] = heir, key, chain
+        del self._equal_to[heir]
+        self._equals[heir] = others
+        self._equal_to.update(dict.fromkeys(others, heir))
 
 
 class BlockPool:

@@ -8,8 +8,8 @@ from fromage_server.engine.errors import InvalidRequest
 @dataclass(frozen=True)
 class EngineConfig:
     """``max_batch`` sequences run at once and ``max_queue`` more may wait. ``max_context`` None is
-    the model's own. A step computes ``prefill_tokens`` tokens of prompts at most, and fewer while
-    others stream. ``kv_cache_bytes``: the storage for keys and values; None for as much as
+    the model's own. A step computes ``prefill_tokens`` tokens of prompts at most, and mostly fewer
+    while others stream. ``kv_cache_bytes``: the storage for keys and values; None for as much as
     ``max_batch`` whole contexts need, within what the device has to spare."""
 
     max_batch: int = 16

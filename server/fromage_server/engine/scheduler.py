@@ -141,14 +141,15 @@ class Scheduler:
 
     @property
     def _prompts(self) -> int:
-        """How many are being computed, or could be: not where slots or blocks lack."""
-        count = sum(job.computed < job.length for job in self._running)
+        """How many that will be streams are being computed, or could be: not where slots or blocks
+        lack."""
+        count = sum(job.needs_slot and job.computed < job.length for job in self._running)
         slots, free = self._max_batch - self._slots_taken, self._pool.free - len(self._running)
         for job in self._waiting:
-            slots, free = slots - 1, free - self._pool.blocks_for(job.length)
+            slots, free = slots - job.needs_slot, free - self._pool.blocks_for(job.length)
             if slots < 0 or free < 0:
                 break
-            count += 1
+            count += job.needs_slot
         return count
 
     def _admit(self, budget: int, plan: Plan) -> None:

@@ -137,7 +137,8 @@ void attend(const Task& task) {
     std::vector<float> query(groups * dim), out(groups * dim), scores;
 #pragma omp for schedule(static)
     for (std::int64_t job = 0; job < all; ++job) {
-      const std::int64_t sequence = job / task.heads, head = job % task.heads;
+      // By head first: neighbours in the order of sequences are of an age, and as long.
+      const std::int64_t head = job / task.sequences, sequence = job % task.sequences;
       const std::int64_t token = task.tokens[sequence];
       const auto at = [&](const States& states, std::int64_t of) {
         return static_cast<const Number*>(states.data) + of * states.head + token * states.token;

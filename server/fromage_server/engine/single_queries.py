@@ -91,10 +91,14 @@ class Kernel:
         self._call.restype = None
 
     @staticmethod
-    def takes(stored: Tensor, *states: Tensor) -> bool:
+    def takes(stored: Tensor, query: Tensor, key: Tensor, value: Tensor) -> bool:
         """Whether they are as a call needs them."""
-        alike = all(one.dtype == states[0].dtype and one.stride(-1) == 1 for one in states)
-        return alike and states[0].dtype in _NUMBERS and stored.dtype == torch.float32
+        (_, heads, _, dim), dtype = stored.shape, query.dtype
+        states = (query, key, value)
+        alike = all(one.dtype == dtype and one.stride(-1) == 1 for one in states)
+        shared = len(key) == len(value) == heads and len(query) % heads == 0
+        fitting = shared and all(one.shape[-1] == dim for one in states)
+        return alike and fitting and dtype in _NUMBERS and stored.dtype == torch.float32
 
     def __call__(
         self,
@@ -127,7 +131,7 @@ def kernel() -> Kernel | None:
     """None where it cannot be built."""
     try:
         return Kernel(_library())
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # no home directory, too
         said: Any = getattr(error, "stderr", None)
         log.info("attention on the CPU runs in plain torch: %s %s", error, said or "")
         return None
@@ -153,10 +157,10 @@ def build(into: Path) -> Path:
 
 
 def _library() -> Path:
-    for folder in (BESIDE, _kept()):
-        if (folder / _name()).exists():
-            return folder / _name()
-    return build(_kept())
+    if (BESIDE / _name()).exists():
+        return BESIDE / _name()
+    made = _kept() / _name()
+    return made if made.exists() else build(made.parent)
 
 
 def _kept() -> Path:

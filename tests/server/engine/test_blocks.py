@@ -76,6 +76,27 @@ def test_what_is_shared_stays_until_its_last_holder_goes() -> None:
     assert pool.match([A, B]) == blocks
 
 
+def test_an_equal_block_takes_the_place_of_one_that_goes() -> None:
+    pool = BlockPool(6, 2)
+    first: list[int] = []
+    second: list[int] = []
+    third: list[int] = []
+    for owner, blocks in (("a", first), ("b", second)):  # the same prompt at once
+        assert pool.take(owner, blocks, 2, 2)
+        remember(pool, blocks, [A, B])
+    pool.give_back("a", first)
+    assert pool.take("c", third, 4, 4)  # all that "b" does not hold
+    chain = pool.prefixes.chain_of(second[1])
+    assert pool.match([A, B]) == second
+    pool.give_back("c", third)
+    assert pool.take("b", second, 1, 1)
+    pool.prefixes.put(second[2], chain, C)  # what is said next stands behind the same prompt
+    assert pool.match([A, B, C]) == second
+    pool.give_back("b", second, forget=True)
+    assert pool.match([A]) == []
+    assert len(pool.prefixes) == 0
+
+
 def test_blank_blocks_go_first_then_the_longest_unused_and_ends_before_beginnings() -> None:
     pool = BlockPool(5, 2)
     old: list[int] = []

@@ -108,6 +108,23 @@ def test_many_prompts_may_hold_up_few_streams() -> None:
     assert step(tested)[1:] == [(name, 300, 301) for name in "abc"]  # no slot for another one
 
 
+def test_what_will_be_no_stream_holds_up_none() -> None:
+    pace = Pace(1000)
+    pace.measured(1.0, decoding=1, prefilled=0)
+    pace.measured(2.0, decoding=1, prefilled=100)
+    tested = Scheduler(3, 9, BlockPool(999, size=4), pace)
+    tested.add(sequence("stream", 1))
+    step(tested)
+    for name in "abcd":
+        request = ScoringRequest(name, (TextSegment((1,) * 300),))
+        tested.add(ScoringJob(request, 300, Heard(), 1))
+    assert step(tested) == [("stream", 1, 2), ("a", 0, 200)]
+    # They take no slot, either: two more prompts find one.
+    tested.add(sequence("e", 300))
+    tested.add(sequence("f", 300))
+    assert sum(stop - start for _, start, stop in step(tested)) == 1 + 1000
+
+
 def test_the_youngest_gives_way_and_comes_back_first() -> None:
     pool = BlockPool(5, size=4)
     tested = Scheduler(9, 9, pool, Pace(100))

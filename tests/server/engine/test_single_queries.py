@@ -56,6 +56,17 @@ def test_thousands_of_keys_with_scores_of_any_size(kernel: Kernel, size: float) 
     )
 
 
+def test_it_takes_only_what_fits_the_storage() -> None:
+    def takes(heads: int, kept: int, dim: int) -> bool:
+        query, key = torch.zeros(heads, 1, dim), torch.zeros(kept, 1, dim)
+        return Kernel.takes(torch.zeros(2, 2, 64, DIM), query, key, key)
+
+    assert takes(6, 2, DIM)
+    assert not takes(6, 2, DIM + 1)
+    assert not takes(6, 3, DIM)
+    assert not takes(5, 2, DIM)  # heads that would be left over
+
+
 def test_where_blocks_lie_changes_no_bit(kernel: Kernel) -> None:
     torch.manual_seed(0)
     query, stored = torch.randn(2, DIM), torch.randn(2, 2, 96, DIM)
