@@ -27,7 +27,6 @@ _KEEPING = {
     -4: 0,  # M_MMAP_MAX: no block is a mapping of its own
     -1: -1,  # M_TRIM_THRESHOLD: nothing is given back
     -2: 2**28,  # M_TOP_PAD: what is asked for at a time
-    -8: 1,  # M_ARENA_MAX: threads share what was freed; an arena of their own could not grow so far
 }
 _TRIAL = "import torch; a = torch.ones(64, 64, dtype=torch.bfloat16); a @ a"
 

@@ -81,6 +81,8 @@ def _pack(module: Any, *, keep: bool) -> None:
     weight: Tensor = module.weight if type(module) is nn.Linear else module.weight.T.contiguous()
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
     module.forward = partial(_product, packed, module.bias)
+    if keep and weight.dtype.itemsize < 4:
+        module.forward = partial(_product_or_row, packed, weight.detach(), module.bias)
     if not keep:
         module.weight = nn.Parameter(torch.empty(0, dtype=weight.dtype), requires_grad=False)
 
@@ -88,6 +90,14 @@ def _pack(module: Any, *, keep: bool) -> None:
 def _product(packed: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
     return out
+
+
+def _product_or_row(packed: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    """Matrix units (AMX) have a layout that costs a single row half as much again; where the weight
+    is there as it was, too, such a row takes that."""
+    if x.numel() == x.shape[-1]:
+        return functional.linear(x, weight, bias)
+    return _product(packed, bias, x)
 
 
 class _Scratch:

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from fromage_weights.demo.features import FeatureBank, admitted, codes, unjudged
 from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, slot_words
-from fromage_weights.demo.samples import Batch, Collator, Draft, random_draft
+from fromage_weights.demo.samples import Batch, Collator, Draft, random_draft, rounded_up
 from fromage_weights.demo.vocabulary import token_id
 from fromage_weights.language import input_embedding, output_head, weight_of
 
@@ -130,6 +130,11 @@ def start_ret(model: GroundedModel, tokenizer: FromageTokenizer) -> None:
             mappers.ret_head.zero_()
 
 
+def _filled_up(rows: Tensor, step: int) -> Tensor:
+    """(N, D) and rows of zeros, up to a multiple of ``step``."""
+    return functional.pad(rows, (0, 0, 0, rounded_up(len(rows), step) - len(rows)))
+
+
 class Reader:
     """Runs batches through the frozen LM with the mappers' soft tokens and [RET] row in place."""
 
@@ -145,8 +150,9 @@ class Reader:
         is_ret = (batch.ids == self._ret)[..., None]
         embeds = torch.where(is_ret, self.model.mappers.ret_embedding[0], embeds)
         if len(features):
-            soft = self.model.mappers.soft_tokens(features).flatten(0, 1)
-            where = batch.slots[:, 1:] + torch.arange(soft.shape[0] // len(features))
+            soft = self.model.mappers.soft_tokens(_filled_up(features, 16))[: len(features)]
+            where = batch.slots[:, 1:] + torch.arange(soft.shape[1])
+            soft = soft.flatten(0, 1)
             rows = batch.slots[:, :1].expand_as(where)
             embeds = embeds.index_put((rows.flatten(), where.flatten()), soft.to(embeds.dtype))
         states: Tensor = self.model.lm.base_model(
@@ -191,8 +197,9 @@ class MapperTraining:
         with torch.autocast("cpu", torch.bfloat16):
             hidden = self.reader.hidden(batch, self.bank.features[rows])
             learnt = batch.weights[:, 1:] > 0
-            logits = self.reader.logits(hidden[:, :-1][learnt])
+            logits = self.reader.logits(_filled_up(hidden[:, :-1][learnt], 512))
         targets = batch.ids[:, 1:][learnt]
+        logits = logits[: len(targets)]
         text = functional.cross_entropy(logits.float(), targets)
         losses = {"text": text}
         if len(batch.rets):

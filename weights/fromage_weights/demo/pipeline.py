@@ -46,7 +46,7 @@ class Recipe:
     mappers: MappingRecipe = field(default_factory=MappingRecipe)
     heads: HeadsRecipe = field(default_factory=HeadsRecipe)
     tower: TowerRecipe | None = None
-    pictures: int = 240_000
+    pictures: int = 120_000
     pairs: float = 0.45
     seed: int = 0
 

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from fromage_weights.tokenizer import FromageTokenizer
 
 
+_WIDTHS = 32
+
+
+def rounded_up(count: int, step: int) -> int:
+    """oneDNN compiles a kernel for every shape it meets, which takes longer than the product:
+    sizes that differ from batch to batch are filled up to one of a few."""
+    return -(-count // step) * step
+
+
 @dataclass(frozen=True)
 class Draft:
     """A text with its pictures: `uploads` in the order of its slots, `wishes` of its [RET]s."""
@@ -89,7 +98,7 @@ class Collator:
     def __call__(self, drafts: Sequence[Draft]) -> Batch:
         rows = [np.array(r) for r in self._tokenizer.hf([d.text for d in drafts]).input_ids]
         kept = [(d, r) for d, r in zip(drafts, rows, strict=True) if len(r) <= self._longest]
-        width = max((len(row) for _, row in kept), default=1)
+        width = rounded_up(max((len(row) for _, row in kept), default=1), _WIDTHS)
         ids = torch.full((len(kept), width), -1, dtype=torch.long)
         weights = torch.zeros(len(kept), width)
         slots, rets = [], []
