@@ -1,11 +1,17 @@
-"""The gate between the LM and the mappers: what the LM makes of slots filled with (noisy) words.
+"""The gate between the LM and the mappers: what the LM alone makes of requests, and of slots filled
+with (noisy) words.
 
-No picture is involved. What it cannot answer here, no mapping can make it answer.
+    python -m fromage_weights.demo.oracle DIR
+
+No picture is involved. What it cannot answer here, no mapping can make it answer. Asked are queries
+of the validation split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +21,7 @@ from fromage_weights.demo.answers import counts_right, ground_right, names_right
 from fromage_weights.demo.corpus import USER
 from fromage_weights.demo.grammar import SLOT_LENGTH, slot
 from fromage_weights.demo.language_model import SlotNoise
+from fromage_weights.demo.phrases import CLOSERS, NO_COLOUR, REFUSALS
 from fromage_weights.demo.protocols import Queries, Query, draw_pool
 from fromage_weights.demo.stream import marks_of, slot_positions
 from fromage_weights.demo.vocabulary import slot_word_ids
@@ -23,6 +30,46 @@ from fromage_weights.language import input_embedding, weight_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def announces(answer: str) -> bool:
+    """Whether it ends as answers with a picture do; [RET] will follow there."""
+    return any(closer in answer for closer in CLOSERS)
+
+
+def refuses(answer: str) -> bool:
+    return answer.strip() in (*REFUSALS, *NO_COLOUR)
+
+
+class RequestOracle:
+    """Whether the LM announces a picture where one is asked for, refuses what the collection lacks,
+    and does neither in small talk."""
+
+    def __init__(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int) -> None:
+        self._lm, self._tokenizer, self._count = lm, tokenizer, count
+        self._table = weight_of(input_embedding(lm)).detach()
+        (self._newline,) = tokenizer("\n", add_special_tokens=False).input_ids
+        self._queries = Queries("validation", draw_pool("validation", 5000))
+
+    def answers(self, queries: Sequence[Query]) -> list[str]:
+        texts = [USER.format(content=query.turns[0].question) for query in queries]
+        prompts = [self._table[torch.tensor(self._tokenizer(text).input_ids)] for text in texts]
+        rows = greedy(self._lm, prompts, stop={self._newline}, max_tokens=40)
+        return [str(self._tokenizer.decode(row)) for row in rows]
+
+    def report(self) -> dict[str, float]:
+        """Share of right answers per kind of request."""
+        made, n = self._queries, self._count
+        kinds: dict[str, tuple[list[Query], Callable[[str], bool]]] = {
+            "object asked for: announced": (made.object_requests(n), announces),
+            "all asked for: announced": (made.full_requests(n), announces),
+            "unknown thing: refused": (made.unknown(n), refuses),
+            "small talk: no picture": (made.small_talk(n), lambda answer: not announces(answer)),
+        }
+        return {
+            name: sum(map(right, self.answers(queries))) / n
+            for name, (queries, right) in kinds.items()
+        }
 
 
 class SlotOracle:
@@ -66,3 +113,29 @@ class SlotOracle:
             "yes": sum("yes" in words_of(a) for a in self.answers(yes)) / n,
             "no": sum("no" in words_of(a) for a in self.answers(no)) / n,
         }
+
+
+def gate(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int = 500) -> list[str]:
+    """Both reports as lines, in percent."""
+    slots = SlotOracle(lm, tokenizer, level=0.33, count=count).report()
+    found = RequestOracle(lm, tokenizer, count).report()
+    found |= {f"noisy slot: {name}": share for name, share in slots.items()}
+    return [f"{name:<28} {100 * share:5.1f}" for name, share in found.items()]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    from transformers import AutoTokenizer
+
+    from fromage_weights.language import load_language_model
+
+    parser = argparse.ArgumentParser(description="what a trained demo language model answers")
+    parser.add_argument("directory", type=Path, help="a run's lm, or the bundle's")
+    parser.add_argument("--count", type=int, default=500, help="queries of each kind")
+    args = parser.parse_args(argv)
+    lm = load_language_model(str(args.directory), torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(args.directory)  # type: ignore[no-untyped-call]
+    print("\n".join(gate(lm, tokenizer, args.count)))
+
+
+if __name__ == "__main__":
+    main()

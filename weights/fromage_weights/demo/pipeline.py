@@ -85,6 +85,7 @@ class Pipeline:
     def _language(self) -> None:
         from transformers import PreTrainedTokenizerFast
 
+        from fromage_weights.demo.oracle import gate
         from fromage_weights.demo.vocabulary import train_tokenizer
 
         training = self.out / "lm-training"
@@ -95,6 +96,8 @@ class Pipeline:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(kept)
         lm = train_language_model(self.recipe.language, tokenizer, training)
         export_language_model(lm, tokenizer, self.lm)
+        print("language: of validation queries right, in percent", flush=True)
+        print("\n".join(gate(lm.float(), tokenizer)), flush=True)
 
     def _tower(self) -> None:
         from fromage_weights.demo.tower import train_tower
