@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=500, help="queries of each kind")
     args = parser.parse_args(argv)
     lm = load_language_model(str(args.directory), torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(args.directory)  # type: ignore[no-untyped-call]
+    tokenizer = AutoTokenizer.from_pretrained(args.directory)
     print("\n".join(gate(lm, tokenizer, args.count)))
 
 

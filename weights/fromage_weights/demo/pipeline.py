@@ -83,10 +83,12 @@ class Pipeline:
                 make()
 
     def _language(self) -> None:
+        import torch
         from transformers import PreTrainedTokenizerFast
 
         from fromage_weights.demo.oracle import gate
         from fromage_weights.demo.vocabulary import train_tokenizer
+        from fromage_weights.language import load_language_model
 
         training = self.out / "lm-training"
         # Kept beside the checkpoint: one trained again might give other ids.
@@ -97,7 +99,8 @@ class Pipeline:
         lm = train_language_model(self.recipe.language, tokenizer, training)
         export_language_model(lm, tokenizer, self.lm)
         print("language: of validation queries right, in percent", flush=True)
-        print("\n".join(gate(lm.float(), tokenizer)), flush=True)
+        written = load_language_model(str(self.lm), torch.float32)
+        print("\n".join(gate(written, tokenizer)), flush=True)
 
     def _tower(self) -> None:
         from fromage_weights.demo.tower import train_tower
