@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 
 from fromage_weights.demo import oracle
+from fromage_weights.demo.answers import announces, refuses
 from fromage_weights.demo.phrases import CLOSERS, REFUSALS
 from fromage_weights.loading import bundle_directory
 
 
 def test_answers_are_told_apart() -> None:
-    assert all(oracle.announces(f"Here is a dog.{closer} dog one") for closer in CLOSERS)
-    assert all(oracle.refuses(f" {refusal}\n") for refusal in REFUSALS)
-    assert not oracle.announces(REFUSALS[0])
-    assert not oracle.refuses("I don't have a pumpkin and a pumpkin.")
+    assert all(announces(f"Here is a dog.{closer} dog one") for closer in CLOSERS)
+    assert all(refuses(f" {refusal}\n") for refusal in REFUSALS)
+    assert not announces(REFUSALS[0])
+    assert not refuses("I don't have a pumpkin and a pumpkin.")
 
 
 def test_the_shipped_model_passes(capsys: pytest.CaptureFixture[str]) -> None:

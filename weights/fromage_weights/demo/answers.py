@@ -1,6 +1,7 @@
 """Judging what an answer says about a scene."""
 
 from fromage_weights.demo.grammar import plural
+from fromage_weights.demo.phrases import CLOSERS, NO_COLOUR, REFUSALS
 from fromage_weights.demo.world import BACKGROUNDS, Scene
 
 _NUMBERS = {1: "one", 2: "two", 3: "three"}
@@ -23,3 +24,12 @@ def counts_right(scene: Scene, words: set[str]) -> bool:
 
 def ground_right(scene: Scene, words: set[str]) -> bool:
     return words & set(BACKGROUNDS) == {scene.background}
+
+
+def announces(answer: str) -> bool:
+    """Whether it ends as answers with a picture do; [RET] will follow there."""
+    return any(closer in answer for closer in CLOSERS)
+
+
+def refuses(answer: str) -> bool:
+    return answer.strip() in (*REFUSALS, *NO_COLOUR)

@@ -13,12 +13,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fromage_weights.demo.answers import counts_right, ground_right, names_right, words_of
+from fromage_weights.demo.answers import (
+    counts_right,
+    ground_right,
+    names_right,
+    refuses,
+    words_of,
+)
 from fromage_weights.demo.glyphs import Artist, openmoji
 from fromage_weights.demo.grammar import Wish
 from fromage_weights.demo.measures import Row, paired_bootstrap
 from fromage_weights.demo.noto import noto_artist
-from fromage_weights.demo.phrases import NO_COLOUR, REFUSALS
 from fromage_weights.demo.protocols import Queries, Query, draw_pool
 from fromage_weights.demo.scenes import Sketch, paint, sketch
 from fromage_weights.demo.splits import Split
@@ -126,7 +131,7 @@ class Evaluation:
         shown = [reply.query is not None for reply in replies]
         chat = [r.query is not None for r in self.ask(self._drawn(Queries.small_talk))]
         refused = [
-            r.query is None and _refuses(r.text) for r in self.ask(self._drawn(Queries.unknown))
+            r.query is None and refuses(r.text) for r in self.ask(self._drawn(Queries.unknown))
         ]
         missed = [not s for s in shown]
         first, _ = self._judge(bare, replies[: len(bare)], _shows_object)
@@ -281,7 +286,3 @@ def _name(scene: Scene) -> str:
 
 def _shows_object(wish: Wish, scene: Scene) -> bool:
     return wish.objects[0] in scene.objects
-
-
-def _refuses(text: str) -> bool:
-    return text.strip() in (*REFUSALS, *NO_COLOUR)

@@ -17,11 +17,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fromage_weights.demo.answers import counts_right, ground_right, names_right, words_of
+from fromage_weights.demo.answers import (
+    announces,
+    counts_right,
+    ground_right,
+    names_right,
+    refuses,
+    words_of,
+)
 from fromage_weights.demo.corpus import USER
 from fromage_weights.demo.grammar import SLOT_LENGTH, slot
 from fromage_weights.demo.language_model import SlotNoise
-from fromage_weights.demo.phrases import CLOSERS, NO_COLOUR, REFUSALS
 from fromage_weights.demo.protocols import Queries, Query, draw_pool
 from fromage_weights.demo.stream import marks_of, slot_positions
 from fromage_weights.demo.vocabulary import slot_word_ids
@@ -30,15 +36,6 @@ from fromage_weights.language import input_embedding, weight_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-def announces(answer: str) -> bool:
-    """Whether it ends as answers with a picture do; [RET] will follow there."""
-    return any(closer in answer for closer in CLOSERS)
-
-
-def refuses(answer: str) -> bool:
-    return answer.strip() in (*REFUSALS, *NO_COLOUR)
 
 
 class RequestOracle:
