@@ -135,6 +135,8 @@ def test_noise_touches_slots_only_and_keeps_the_right_word_likely() -> None:
     assert (nearest == torch.arange(4, 36)).float().mean() > 0.8
 
 
+# Dynamo looks at a tensor's .grad while it traces, which warns.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_training_learns_resumes_and_leaves_the_slot_words_alone(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

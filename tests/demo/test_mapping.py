@@ -15,6 +15,7 @@ from fromage_weights.demo.language_model import LanguageRecipe, LanguageTraining
 from fromage_weights.demo.mapping import (
     MapperTraining,
     MappingRecipe,
+    Reader,
     contrast,
     fit_slots,
     slot_labels,
@@ -22,7 +23,7 @@ from fromage_weights.demo.mapping import (
     whitening,
 )
 from fromage_weights.demo.pipeline import export_language_model, new_model
-from fromage_weights.demo.samples import Collator, caption_draft, random_draft
+from fromage_weights.demo.samples import Batch, Collator, caption_draft, random_draft
 from fromage_weights.demo.vocabulary import train_tokenizer
 from fromage_weights.demo.world import Scene
 from fromage_weights.grounded import GroundedModel
@@ -104,6 +105,30 @@ def test_samples_mark_slots_and_rets(model: GroundedModel) -> None:
     words = model.tokenizer.decode(batch.ids[row, start : start + 4].tolist())
     assert batch.uploads[0].background in words
     assert batch.uploads[0].objects[0] in words
+
+
+def test_texts_read_together_read_as_alone(model: GroundedModel, bank: FeatureBank) -> None:
+    rng = np.random.default_rng(7)
+    batch = Collator(model.tokenizer)([random_draft(rng, training_scene) for _ in range(40)])
+    lengths = batch.mask.sum(1).tolist()
+    assert lengths == sorted(lengths)
+    assert lengths[0] < 32 < lengths[-1]
+    reader = Reader(model)
+    features = bank.features[: len(batch.uploads)]
+    with torch.no_grad():
+        together = reader.hidden(batch, features)
+        for row, length in enumerate(lengths):
+            here = batch.slots[:, 0] == row
+            alone = Batch(
+                batch.ids[row : row + 1, :length],
+                batch.weights[row : row + 1, :length],
+                batch.slots[here] * torch.tensor([0, 1]),
+                [],
+                batch.rets[:0],
+                [],
+            )
+            states = reader.hidden(alone, features[here])
+            torch.testing.assert_close(together[row, :length], states[0], rtol=1e-3, atol=1e-3)
 
 
 def test_soft_tokens_start_nearest_to_the_right_words(

@@ -98,6 +98,7 @@ class Backend(Protocol):
 
 
 _current: ContextVar[PagedCache] = ContextVar("the storage of the step that runs")
+_recording: ContextVar[bool] = ContextVar("whether operations are written down", default=False)
 
 
 class Paged:
@@ -137,14 +138,43 @@ def paged_attention(
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """(1, H, N, D) queries, (1, K, N, D) new keys and values -> (1, N, H, D)."""
-    cache = _current.get()
     layer: Any = module.layer_idx
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = Scores(scale, sliding_window or 0, softcap or 0.0)
+    call = ATTEND if _recording.get() else attend
+    return call(query, key, value, layer, scale, sliding_window or 0, softcap or 0.0), None
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float, window: int, softcap: float
+) -> Tensor:
+    """Through the backend, in the step that runs."""
+    cache = _current.get()
     out = cache.backend.attend(
-        cache.layout, cache.layers_stored[layer], query[0], key[0], value[0], scores
+        cache.layout,
+        cache.layers_stored[layer],
+        query[0],
+        key[0],
+        value[0],
+        Scores(scale, window, softcap),
     )
-    return out[None], None
+    return out[None]
 
 
+@contextmanager
+def recording() -> Iterator[None]:
+    """Attention is one operation to whoever writes down what torch is asked to do."""
+    token = _recording.set(True)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+_library = torch.library.Library("fromage", "FRAGMENT")
+_library.define(
+    "attend(Tensor query, Tensor key, Tensor value, int layer, float scale, int window, "
+    "float softcap) -> Tensor"
+)
+_library.impl("attend", attend, "CompositeExplicitAutograd")
+ATTEND = torch.ops.fromage.attend.default
 AttentionInterface.register(NAME, paged_attention)

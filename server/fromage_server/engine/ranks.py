@@ -41,6 +41,11 @@ class Pass:
         found = [at for span in self.spans for at in range(span.past, span.length)]
         return found + [0] * (len(self.embedded) - len(found))
 
+    @property
+    def is_decode(self) -> bool:
+        """Whether it is one token of each span, all of whose results are wanted."""
+        return self.kept == tuple(range(len(self.embedded))) and len(self.spans) == len(self.kept)
+
 
 @dataclass(frozen=True)
 class DecodePass:

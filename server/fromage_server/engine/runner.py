@@ -23,6 +23,7 @@ from fromage_server.engine.ranks import DecodePass, Follower, Leader, Pass, Stor
 from fromage_server.engine.scheduler import Chunk
 from fromage_server.engine.sequence import Sequence
 from fromage_server.engine.step_output import StepOutput, scores_of
+from fromage_server.engine.tape import Tapes
 from fromage_weights.grounded import ForwardOutput, GroundedModel
 
 
@@ -72,6 +73,7 @@ class Runner:
         self._paged = Paged(model.lm, self._cache)
         self._blocks = blocks
         self._graphs = None if decode is None else self._decode_graphs(decode)
+        self._tapes = Tapes(model) if fixed is None and ranks is None and not decode else None
         if isinstance(ranks, Leader):
             of_prompts = (fixed.streams, fixed.piece) if fixed else (0, 0)
             of_graphs = (decode.rows, decode.pages) if decode else (0, 0)
@@ -107,7 +109,7 @@ class Runner:
     def cache_bytes(self) -> int:
         return self._cache.bytes
 
-    def warm_up(self, tokens: int) -> None:
+    def warm_up(self, tokens: int, streams: int) -> None:
         """One pass over so many tokens of nobody's prompt, and all recorded passes."""
         device = self._model.device
         tokens = min(tokens, self._blocks * BLOCK_SIZE)
@@ -118,6 +120,8 @@ class Runner:
         self._model.mappers.query_embeddings(output.hidden[0])
         if self._graphs is not None:
             self._graphs.warm_up()
+        if self._tapes is not None and device.type == "cpu":
+            self._tapes.record(self._paged, streams, self._blocks)
         self.check_device()
 
     def run(
@@ -184,10 +188,13 @@ class Runner:
     def compute(self, step: Pass) -> ForwardOutput:
         """The pass itself, in this process."""
         device = self._model.device
+        positions = upload(step.positions, torch.long, device)
         with self._paged.step(Layout.of(step.spans, device)) as cache:
+            if self._tapes is not None and step.is_decode:
+                return self._tapes.run(step.embedded, positions, cache)
             return self._model.forward(
                 step.embedded[None],
-                position_ids=upload(step.positions, torch.long, device)[None],
+                position_ids=positions[None],
                 past_key_values=cache,
                 logits_to_keep=upload(step.kept, torch.long, device),
             )

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, SLOT_LENGTH
+from fromage_weights.demo.muon import BatchedMuon
+from fromage_weights.demo.neox import Asked, mean_loss
+from fromage_weights.demo.shapes import compiled
 from fromage_weights.demo.stream import TextStream
 from fromage_weights.demo.vocabulary import SLOT_WORDS, slot_word_ids
 from fromage_weights.language import input_embedding, output_head, weight_of
@@ -45,7 +47,7 @@ class LanguageRecipe:
     layers: int = 5
     heads: int = 5
     context: int = 1024
-    steps: int = 5300
+    steps: int = 7900
     batch: int = 16
     length: int = 256
     long_steps: int = 100
@@ -175,6 +177,7 @@ class LanguageTraining:
         self._token_weights = torch.ones(len(tokenizer))
         self._token_weights[tokenizer.convert_tokens_to_ids(["ĠYes", "ĠNo"])] = 4.0
         self._optimizers = self._make_optimizers()
+        self._mean_loss = compiled(mean_loss)
         self.step = 0
         self._streams = [
             TextStream(
@@ -197,7 +200,7 @@ class LanguageTraining:
         matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
         others = [p for n, p in named if p.ndim != 2 or "embed" in n]
         return (
-            torch.optim.Muon(
+            BatchedMuon(
                 matrices,
                 self.recipe.matrix_rate,
                 0.05,
@@ -223,31 +226,38 @@ class LanguageTraining:
                 losses.clear()
 
     def _train_step(self) -> float:
-        stream = self._streams[self.step >= self.recipe.steps]
-        ids, weights, slots = (torch.from_numpy(a) for a in stream.next())
+        long = self.step >= self.recipe.steps
+        ids, weights, slots = (torch.from_numpy(a) for a in self._streams[long].next())
         rates = (self.recipe.matrix_rate, self.recipe.learning_rate)
         for optimizer, rate in zip(self._optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * self.recipe.pace(self.step)
         self._noise.level = self.recipe.noise_at(self.step)
-        # A weight below one is the chance of being learnt from: the head is costly, questions are
-        # noise.
-        kept = torch.rand(weights[:, 1:].shape, generator=self._chance) < weights[:, 1:]
-        with torch.autocast("cpu", torch.bfloat16):
-            embeds = self._noise(input_embedding(self.lm)(ids[:, :-1]), slots[:, :-1])
-            hidden = self.lm.base_model(
-                inputs_embeds=embeds, position_ids=self._positions(ids[:, :-1]), use_cache=False
-            )[0]
-            logits = output_head(self.lm)(hidden[kept])
-        targets = ids[:, 1:][kept]
-        counts = self._token_weights[targets].maximum(weights[:, 1:][kept])
-        losses = functional.cross_entropy(logits.float(), targets, reduction="none")
-        loss = (losses * counts).sum() / counts.sum()
+        asked = self._asked(ids[:, 1:].flatten(), weights[:, 1:].flatten())
+        ids, slots = ids[:, :-1], slots[:, :-1]
+        embeds = self._noise(input_embedding(self.lm)(ids), slots)
+        # The few long blocks are not worth a compilation.
+        loss_of = mean_loss if long else self._mean_loss
+        loss = loss_of(self.lm, embeds, self._positions(ids), asked)
         self.lm.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.lm.parameters(), 1.0)
         for optimizer in self._optimizers:
             optimizer.step()
         return float(loss.detach())
+
+    def _asked(self, targets: Tensor, weights: Tensor) -> Asked:
+        """Whose loss is taken, of all (N,). A weight below one is the chance of being learnt from:
+        the head is costly, questions are noise. Either three quarters of the places or all are
+        asked, so that there are two shapes; what does not fit is left out at random."""
+        kept = (torch.rand(weights.shape, generator=self._chance) < weights).nonzero()[:, 0]
+        some = 3 * len(targets) // 4
+        size = some if len(kept) <= 1.1 * some else len(targets)
+        chosen = torch.randperm(len(kept), generator=self._chance)[:size]
+        places = torch.zeros(size, dtype=torch.long)
+        places[: len(chosen)] = kept[chosen.sort().values]
+        counts = self._token_weights[targets[places]].maximum(weights[places])
+        counts[len(chosen) :] = 0.0
+        return Asked(places, targets[places], counts)
 
     def _positions(self, ids: Tensor) -> Tensor:
         """(B, T): places since a document's start. transformers masks attention between documents

@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from fromage_weights.demo.features import FeatureBank, admitted, codes, unjudged
 from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, slot_words
-from fromage_weights.demo.samples import Batch, Collator, Draft, random_draft, rounded_up
+from fromage_weights.demo.samples import WIDTHS, Batch, Collator, Draft, random_draft
+from fromage_weights.demo.shapes import rounded_up
 from fromage_weights.demo.vocabulary import token_id
 from fromage_weights.language import input_embedding, output_head, weight_of
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 # Which words can stand in each of the four slots.
 SLOT_CHOICES = (NAMES, NAMES, (*COUNT_WORDS, PAIR_WORD), COLOURS)
-_IGNORED = -100
+_ROWS = 12
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,18 @@ class Reader:
             soft = soft.flatten(0, 1)
             rows = batch.slots[:, :1].expand_as(where)
             embeds = embeds.index_put((rows.flatten(), where.flatten()), soft.to(embeds.dtype))
+        # A few rows of about one length at a time: padding costs as much as text.
+        parts = zip(embeds.split(_ROWS), batch.mask.split(_ROWS), strict=True)
+        return torch.cat([self._states(*part) for part in parts])
+
+    def _states(self, embeds: Tensor, mask: Tensor) -> Tensor:
+        """(N, T, H), zeros where all rows are padding."""
+        whole = mask.shape[1]
+        width = min(whole, rounded_up(int(mask.sum(1).max()), WIDTHS))
         states: Tensor = self.model.lm.base_model(
-            inputs_embeds=embeds, attention_mask=batch.mask, use_cache=False
+            inputs_embeds=embeds[:, :width], attention_mask=mask[:, :width], use_cache=False
         )[0]
-        return states
+        return functional.pad(states, (0, 0, 0, whole - width))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, H) -> (N, V), the [RET] column from the mappers."""

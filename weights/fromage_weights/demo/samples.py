@@ -14,6 +14,7 @@ from fromage_weights.demo import corpus
 from fromage_weights.demo.corpus import ASSISTANT, RET, USER, SceneSource
 from fromage_weights.demo.dialogue import Turn
 from fromage_weights.demo.grammar import SLOT_LENGTH, Wish, describe, random_wish, slot, wish_of
+from fromage_weights.demo.shapes import rounded_up
 from fromage_weights.demo.stream import Marks, loss_weights, marks_of, slot_positions
 from fromage_weights.demo.world import Scene
 
@@ -21,13 +22,7 @@ if TYPE_CHECKING:
     from fromage_weights.tokenizer import FromageTokenizer
 
 
-_WIDTHS = 32
-
-
-def rounded_up(count: int, step: int) -> int:
-    """oneDNN compiles a kernel for every shape it meets, which takes longer than the product:
-    sizes that differ from batch to batch are filled up to one of a few."""
-    return -(-count // step) * step
+WIDTHS = 32
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ def random_draft(rng: np.random.Generator, scenes: SceneSource) -> Draft:
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded samples.
+    """Right-padded samples, the longest last.
 
     ids, weights (B, T); `slots` (U, 2) row and first position of each slot, for `uploads` (U);
     `rets` (R, 2) row and position of each [RET], for `wishes` (R).
@@ -98,7 +93,8 @@ class Collator:
     def __call__(self, drafts: Sequence[Draft]) -> Batch:
         rows = [np.array(r) for r in self._tokenizer.hf([d.text for d in drafts]).input_ids]
         kept = [(d, r) for d, r in zip(drafts, rows, strict=True) if len(r) <= self._longest]
-        width = rounded_up(max((len(row) for _, row in kept), default=1), _WIDTHS)
+        kept.sort(key=lambda one: len(one[1]))
+        width = rounded_up(max((len(row) for _, row in kept), default=1), WIDTHS)
         ids = torch.full((len(kept), width), -1, dtype=torch.long)
         weights = torch.zeros(len(kept), width)
         slots, rets = [], []
