@@ -12,6 +12,7 @@ from fromage_server.collections import open_collections, provenance_of
 from fromage_server.compose import Composer
 from fromage_server.curator import Curator, Place
 from fromage_server.engine import Engine, EngineConfig
+from fromage_server.engine.memory import spare_bytes
 from fromage_server.engine.packing import pack_linears
 from fromage_server.engine.ranks import Leader
 from fromage_server.features import FeatureEncoder
@@ -102,7 +103,7 @@ def _load_model(
         )
         _say(loaded, settings)
         if loaded.model.device.type == "cpu":
-            pack_linears(loaded.model.lm)
+            pack_linears(loaded.model.lm, spare_bytes(loaded.model.device))
         return loaded, None
     place = followers.place
     device = device_of(settings.device, place)

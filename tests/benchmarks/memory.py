@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from fromage_server.engine import Engine, EngineConfig, GenerationRequest, SamplingParams
+from fromage_server.engine.memory import spare_bytes
 from fromage_server.engine.packing import pack_linears
 from fromage_server.features import FeatureEncoder
 from fromage_server.media import SourceImage
@@ -44,7 +45,7 @@ def measure(table: Table, requests: int) -> None:
     """Resident memory after all requests against after the first tenth."""
     loaded = load_grounded_model("demo", device="cpu")
     assert loaded.vision is not None
-    pack_linears(loaded.model.lm)
+    pack_linears(loaded.model.lm, spare_bytes(loaded.model.device))
     encoder = FeatureEncoder(loaded.vision, loaded.bundle.config.prompt_image)
     engine = Engine(loaded.model, EngineConfig(max_batch=_BATCH, max_queue=_BATCH))
     tokens = TextSegment(loaded.model.tokenizer.encode(" What is this?"))

@@ -20,6 +20,7 @@ from fromage_server.engine import (
     SamplingParams,
     TokenEvent,
 )
+from fromage_server.engine.memory import spare_bytes
 from fromage_server.engine.packing import pack_linears
 from fromage_weights.grounded import GroundedModel, Segment, TextSegment
 from tests.benchmarks.shapes import build
@@ -118,5 +119,5 @@ class Models:
         ours = build(shape, dtype, device)
         if ours.device.type == "cuda":  # nothing is changed there, and there may be no room for two
             return cls(shape, dtype, ours, ours)
-        pack_linears(ours.lm)
+        pack_linears(ours.lm, spare_bytes(ours.device))
         return cls(shape, dtype, ours, build(shape, dtype))

@@ -23,11 +23,12 @@ from fromage_server.engine.memory import free_bytes, storage_blocks
 from fromage_server.engine.pace import Pace
 from fromage_server.engine.ranks import Leader
 from fromage_server.engine.request import GenerationRequest, ScoringRequest
-from fromage_server.engine.runner import DecodeShapes, FixedShapes, Runner
+from fromage_server.engine.runner import Runner
 from fromage_server.engine.sampling import Samples, sample
 from fromage_server.engine.scheduler import Chunk, Plan, Scheduler
 from fromage_server.engine.scoring import ScoringJob
 from fromage_server.engine.sequence import Sequence, Vocabulary
+from fromage_server.engine.shapes import DecodeShapes, FixedShapes
 from fromage_server.engine.step_output import StepOutput
 from fromage_weights.grounded import GroundedModel
 

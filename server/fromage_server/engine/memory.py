@@ -12,6 +12,8 @@ from fromage_server.engine.kv_cache import KVShape
 _PLENTY = 1 << 62
 # Of the memory that is free once the model is loaded.
 STORAGE_SHARE = {"cpu": 0.3, "cuda": 0.9}
+# What a second layout of the weights may take (`packing`).
+SPARE_SHARE = 0.25
 
 
 def storage_blocks(
@@ -26,6 +28,11 @@ def storage_blocks(
     if limit is not None:  # used up: what no stream needs keeps earlier prompts
         return room // block
     return min(streams * -(-context // BLOCK_SIZE), room // block)
+
+
+def spare_bytes(device: torch.device) -> int:
+    """What is not missed where it makes the model faster."""
+    return int(SPARE_SHARE * free_bytes(device))
 
 
 def free_bytes(device: torch.device) -> int:

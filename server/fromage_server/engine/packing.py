@@ -2,7 +2,8 @@
 
 ``nn.Linear`` hands its weight over row by row, and the kernel library rearranges it at every call;
 for the few rows of a decode step that costs as much as the product. oneDNN takes weights that were
-rearranged once (torch's own compiler does the same when it freezes a model).
+rearranged once (torch's own compiler does the same when it freezes a model). Some machines multiply
+a single row faster by the weight as it was stored; where memory allows, they keep both.
 
 Weights in int8 are multiplied as they are where few rows meet them, and turned into the other
 side's numbers for many; torchao itself always does the latter, in new memory each time.
@@ -10,6 +11,9 @@ side's numbers for many; torchao itself always does the latter, in new memory ea
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,13 +25,38 @@ from torch.nn import functional
 _ROWS = 16
 # Up to so many rows torch's int8 product is the faster way; it takes bfloat16 on the other side.
 _FEW_ROWS = 16
+# How often each layout is tried, and by how much the one that costs memory has to win.
+_TRIALS, _CLEARLY = 5, 0.97
 
 
-def pack_linears(lm: nn.Module) -> int:
+@dataclass(frozen=True)
+class _Layer:
+    """A linear layer, its weight (out, in) as it was stored, and rearranged."""
+
+    module: Any
+    stored: Tensor
+    packed: Tensor
+
+    def take(self, *, rows: bool, keep: bool) -> None:
+        """Compute with the rearranged weight, single ``rows`` with the stored one; drop that where
+        it is needed neither for these nor (``keep``) elsewhere."""
+        bias = self.module.bias
+        self.module.forward = partial(_product, self.packed, bias)
+        if rows:
+            self.module.forward = partial(_product_or_row, self.packed, self.stored, bias)
+        if not keep:
+            empty = torch.empty(0, dtype=self.stored.dtype)
+            self.module.weight = nn.Parameter(empty, requires_grad=False)
+
+
+def pack_linears(lm: nn.Module, spare: int = 0) -> int:
     """Rearrange the weights of all linear layers of ``lm``, which is on the CPU, and drop the
     originals that nothing else needs; for inference only, and the last thing done to a model: what
     it holds can no longer be saved. Layers in int4 bring a kernel of their own and are left alone.
-    Returns how many layers it changed; 0 where the CPU or the dtype has no such kernels."""
+    Returns how many layers it changed; 0 where the CPU or the dtype has no such kernels.
+
+    ``spare`` bytes may go to the originals, where this machine multiplies a single row faster by
+    them: that is tried out."""
     dtype = next(lm.parameters()).dtype
     scratch = _Scratch()
     quantized: list[Any] = [module for module in lm.modules() if _is_int8(module)]
@@ -37,15 +66,40 @@ def pack_linears(lm: nn.Module) -> int:
     if not available or not _has_kernels(dtype):
         return len(quantized)
     shared = _shared_weights(lm)
-    layers: list[Any] = [module for module in lm.modules() if _is_linear(module)]
+    modules: list[Any] = [module for module in lm.modules() if _is_linear(module)]
     found = [
-        layer
-        for layer in layers
-        if layer.weight.dtype == dtype and type(layer.weight) is nn.Parameter
+        module
+        for module in modules
+        if module.weight.dtype == dtype and type(module.weight) is nn.Parameter
     ]
-    for module in found:
-        _pack(module, keep=module.weight.data_ptr() in shared)
+    kept = [module.weight.data_ptr() in shared for module in found]
+    sizes = [0 if keep else module.weight.nbytes for module, keep in zip(found, kept, strict=True)]
+    if sum(sizes) <= spare:
+        layers = [_packed(module) for module in found]
+        rows = _stored_is_faster(layers)
+        for layer, keep in zip(layers, kept, strict=True):
+            layer.take(rows=rows, keep=keep)
+    else:  # one after the other: there may be no room for both
+        for module, keep in zip(found, kept, strict=True):
+            _packed(module).take(rows=keep and dtype.itemsize < 4, keep=keep)
     return len(found) + len(quantized)
+
+
+@torch.no_grad()
+def _stored_is_faster(layers: Sequence[_Layer]) -> bool:
+    """Whether a single row passes all layers sooner by their stored weights. Matrix units (AMX)
+    have a layout that costs it a quarter more, and other machines have one that costs less."""
+    rows = [layer.stored.new_zeros(1, layer.stored.shape[1]) for layer in layers]
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for stored in [True, False] * _TRIALS:
+        start = time.perf_counter()
+        for layer, row in zip(layers, rows, strict=True):
+            if stored:
+                functional.linear(row, layer.stored)
+            else:
+                _product(layer.packed, None, row)
+        seconds[stored].append(time.perf_counter() - start)
+    return min(seconds[True]) < _CLEARLY * min(seconds[False])
 
 
 def _has_kernels(dtype: torch.dtype) -> bool:
@@ -76,15 +130,11 @@ def _shared_weights(lm: nn.Module) -> set[int]:
 
 
 @torch.no_grad()
-def _pack(module: Any, *, keep: bool) -> None:
+def _packed(module: Any) -> _Layer:
     # GPT-2's Conv1D stores the transposed weight.
     weight: Tensor = module.weight if type(module) is nn.Linear else module.weight.T.contiguous()
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
-    module.forward = partial(_product, packed, module.bias)
-    if keep and weight.dtype.itemsize < 4:
-        module.forward = partial(_product_or_row, packed, weight.detach(), module.bias)
-    if not keep:
-        module.weight = nn.Parameter(torch.empty(0, dtype=weight.dtype), requires_grad=False)
+    stored = weight.detach()
+    return _Layer(module, stored, torch.ops.mkldnn._reorder_linear_weight(stored, _ROWS))
 
 
 def _product(packed: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
@@ -93,8 +143,6 @@ def _product(packed: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 
 def _product_or_row(packed: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-    """Matrix units (AMX) have a layout that costs a single row half as much again; where the weight
-    is there as it was, too, such a row takes that."""
     if x.numel() == x.shape[-1]:
         return functional.linear(x, weight, bias)
     return _product(packed, bias, x)

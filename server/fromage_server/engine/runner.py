@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -22,27 +21,10 @@ from fromage_server.engine.landing import Landing, upload
 from fromage_server.engine.ranks import DecodePass, Follower, Leader, Pass, Storage
 from fromage_server.engine.scheduler import Chunk
 from fromage_server.engine.sequence import Sequence
+from fromage_server.engine.shapes import DecodeShapes, FixedShapes
 from fromage_server.engine.step_output import StepOutput, scores_of
 from fromage_server.engine.tape import Tapes
 from fromage_weights.grounded import ForwardOutput, GroundedModel
-
-
-@dataclass(frozen=True)
-class FixedShapes:
-    """Passes that always have as many tokens: ``streams`` of one token each, or one ``piece`` of a
-    prompt. A row's numbers then don't depend on what stands beside it."""
-
-    streams: int
-    piece: int
-
-
-@dataclass(frozen=True)
-class DecodeShapes:
-    """Of DecodeGraphs, where passes of single tokens go through them: up to ``rows`` of them, of
-    up to ``pages`` blocks."""
-
-    rows: int
-    pages: int
 
 
 class Runner:

@@ -82,10 +82,17 @@ def _is_plain(model: GroundedModel) -> bool:
 
 
 def _read_off(traced: Any) -> Pass:
-    for node in traced.graph.nodes:
+    graph = traced.graph
+    for number, node in enumerate(graph.nodes):
         if node.target is ATTEND:
             node.target = attend  # without a detour through torch's dispatcher
-    traced.graph.eliminate_dead_code()
+        elif node.target is torch.ops.aten.t.default and node.args[0].op == "get_attr":
+            # A weight's transpose is the same view every time.
+            name = f"transposed_{number}"
+            setattr(traced, name, getattr(traced, node.args[0].target).t())
+            with graph.inserting_before(node):
+                node.replace_all_uses_with(graph.get_attr(name))
+    graph.eliminate_dead_code()
     traced.recompile()
     found: Pass = traced.forward
     return found

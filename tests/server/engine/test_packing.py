@@ -1,12 +1,15 @@
 """Rearranged weights compute the same."""
 
 import copy
+import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from fromage_server.engine import Engine
+from fromage_server.engine import Engine, packing
 from fromage_server.engine.packing import pack_linears
 from fromage_weights.grounded import GroundedModel, TextSegment
 from fromage_weights.loading import load_grounded_model
@@ -17,11 +20,11 @@ from tests.server.engine.tiny import grounded
 from tests.weights.tiny_bundle import write_bundle
 
 
-def packed(family: str, tied: bool) -> tuple[GroundedModel, int]:
+def packed(family: str, tied: bool, spare: int = 0) -> tuple[GroundedModel, int]:
     original = grounded(family, tied)
     lm = copy.deepcopy(original.lm)
     model = GroundedModel(lm, copy.deepcopy(original.mappers), original.tokenizer)
-    return model, pack_linears(lm)
+    return model, pack_linears(lm, spare)
 
 
 @EVERY_MODEL
@@ -38,6 +41,46 @@ def test_only_embeddings_keep_their_weights(tied: bool) -> None:
     left = sum(p.numel() for n, p in model.lm.named_parameters() if "norm" not in n)
     assert left == model.vocab_size * 32
     assert layers == 3 * 7 + 1
+
+
+@pytest.mark.parametrize("rows", [True, False], ids=["stored", "packed"])
+@pytest.mark.parametrize("family", ["opt", "gpt2", "llama"])
+def test_a_single_row_takes_what_is_faster(
+    family: str, rows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "_stored_is_faster", lambda layers: rows)
+    model, layers = packed(family, tied=True, spare=1 << 30)
+    forwards = [m.forward for m in model.lm.modules() if isinstance(m.forward, partial)]
+    assert len(forwards) == layers
+    assert {f.func is packing._product_or_row for f in forwards} == {rows}
+    heard = answers(Engine(model), requests_of(family, True), steps_between=2)
+    assert [h.ids for h in heard] == expected_of(family, True)
+
+
+def test_originals_are_kept_only_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tied head's weight is there anyway."""
+    monkeypatch.setattr(packing, "_stored_is_faster", lambda layers: True)
+    original = grounded("llama", True)
+    linear = sum(p.nbytes for n, p in original.lm.named_parameters() if "proj" in n)
+    for spare, rows in ((linear, True), (linear - 1, False)):
+        model, _ = packed("llama", tied=True, spare=spare)
+        forwards = [m.forward for m in model.lm.modules() if isinstance(m.forward, partial)]
+        assert {f.func is packing._product_or_row for f in forwards} == {rows}
+
+
+def test_each_layout_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = copy.deepcopy(grounded("opt", tied=False).lm)
+    layers = [packing._packed(m) for m in lm.modules() if packing._is_linear(m)]
+    slow = packing._product
+
+    def slowed(*args: Any) -> torch.Tensor:
+        time.sleep(0.001)
+        return slow(*args)
+
+    monkeypatch.setattr(packing, "_product", slowed)
+    assert packing._stored_is_faster(layers)
+    monkeypatch.setattr(packing, "_product", lambda packed, bias, x: x)
+    assert not packing._stored_is_faster(layers)
 
 
 def test_other_numbers_are_left_as_they_are() -> None:

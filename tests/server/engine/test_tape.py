@@ -23,9 +23,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     read_off = Tapes.run
 
-    def both(
-        tapes: Tapes, embedded: Tensor, positions: Tensor, cache: PagedCache
-    ) -> ForwardOutput:
+    def both(tapes: Tapes, embedded: Tensor, positions: Tensor, cache: PagedCache) -> ForwardOutput:
         if len(embedded) not in tapes.sizes:
             return read_off(tapes, embedded, positions, cache)
         live = tapes._live(cache)(embedded[None], positions[None])  # it writes the same places
