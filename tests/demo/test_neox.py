@@ -1,5 +1,7 @@
 """The loss written out is transformers' own, forwards and backwards; batches of Muon are Muon."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -103,14 +105,14 @@ def test_muon_in_batches_is_muon() -> None:
     shapes = [(12, 8), (8, 8), (12, 8), (8, 20), (8, 20)]
     ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
     theirs = [nn.Parameter(p.detach().clone()) for p in ours]
-    told = {"weight_decay": 0.05, "ns_steps": 4, "adjust_lr_fn": "match_rms_adamw"}
+    told: dict[str, Any] = {"weight_decay": 0.05, "ns_steps": 4, "adjust_lr_fn": "match_rms_adamw"}
     batched, library = BatchedMuon(ours, 4e-3, **told), torch.optim.Muon(theirs, 4e-3, **told)
     for _ in range(3):
         for mine, other in zip(ours, theirs, strict=True):
             mine.grad = torch.randn_like(mine)
             other.grad = mine.grad.clone()
         batched.step()
-        library.step()
+        library.step()  # type: ignore[no-untyped-call]
     for mine, other in zip(ours, theirs, strict=True):
         # bfloat16 sums may be ordered otherwise in a batch.
         torch.testing.assert_close(mine, other, rtol=0, atol=5e-5)

@@ -170,7 +170,7 @@ def recording() -> Iterator[None]:
         _recording.reset(token)
 
 
-_library = torch.library.Library("fromage", "FRAGMENT")
+_library: Any = torch.library.Library("fromage", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define(
     "attend(Tensor query, Tensor key, Tensor value, int layer, float scale, int window, "
     "float softcap) -> Tensor"

@@ -235,9 +235,7 @@ class LanguageTraining:
         asked = self._asked(ids[:, 1:].flatten(), weights[:, 1:].flatten())
         ids, slots = ids[:, :-1], slots[:, :-1]
         embeds = self._noise(input_embedding(self.lm)(ids), slots)
-        # The few long blocks are not worth a compilation.
-        loss_of = mean_loss if long else self._mean_loss
-        loss = loss_of(self.lm, embeds, self._positions(ids), asked)
+        loss = self._mean_loss(self.lm, embeds, self._positions(ids), asked)
         self.lm.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.lm.parameters(), 1.0)

@@ -157,8 +157,9 @@ class Reader:
             rows = batch.slots[:, :1].expand_as(where)
             embeds = embeds.index_put((rows.flatten(), where.flatten()), soft.to(embeds.dtype))
         # A few rows of about one length at a time: padding costs as much as text.
-        parts = zip(embeds.split(_ROWS), batch.mask.split(_ROWS), strict=True)
-        return torch.cat([self._states(*part) for part in parts])
+        starts = range(0, len(embeds), _ROWS)
+        parts = [slice(start, start + _ROWS) for start in starts]
+        return torch.cat([self._states(embeds[part], batch.mask[part]) for part in parts])
 
     def _states(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """(N, T, H), zeros where all rows are padding."""

@@ -98,7 +98,8 @@ def losses(
     angles = positions[:, None, :, None].float() * lm.gpt_neox.rotary_emb.inv_freq
     turn = (angles.cos().to(dtype), angles.sin().to(dtype))
     x = embeds
-    for layer in lm.gpt_neox.layers:
+    layers: Any = lm.gpt_neox.layers
+    for layer in layers:
         x = x + _attended(_norm(x, layer.input_layernorm, dtype), layer.attention, turn, mask)
         inner = _linear(_norm(x, layer.post_attention_layernorm, dtype), layer.mlp.dense_h_to_4h)
         x = x + _linear(functional.gelu(inner), layer.mlp.dense_4h_to_h)
