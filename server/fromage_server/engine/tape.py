@@ -2,20 +2,22 @@
 
 A decode step of a small model spends milliseconds in Python, between a layer's modules and in
 transformers' wrappers around them. What a pass does with its tensors is always the same for one
-batch size: it is traced once (``torch.fx``), and afterwards its operations are called one after
+batch size: torch's operations are written down while it runs once, and afterwards called one after
 the other. They are the same operations, so all numbers are the same.
 """
 
 from __future__ import annotations
 
 import logging
+import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor, fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from fromage_server.engine.attention import ATTEND, Layout, Paged, Span, attend, recording
 from fromage_server.engine.kv_cache import PagedCache
@@ -23,6 +25,7 @@ from fromage_weights.grounded import ForwardOutput, GroundedModel
 
 log = logging.getLogger(__name__)
 _PATIENCE = 10.0  # seconds of a start
+_BY_VALUE = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 Pass = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -45,12 +48,16 @@ class Tapes:
         until = time.monotonic() + _PATIENCE
         for size in range(1, most + 1):
             spans = [Span(i, i + 1, 0, (i % blocks,)) for i in range(size)]
-            layout = Layout.of(spans, self._model.device)
-            with paged.step(layout) as cache, recording():
-                traced = self._traced(size, cache)
-            if traced is None or time.monotonic() > until:
+            with paged.step(Layout.of(spans, self._model.device)) as cache, recording():
+                ids = torch.zeros(size, dtype=torch.long, device=self._model.device)
+                inputs = (self._model.embed_ids(ids)[None], ids[None])
+                try:
+                    self._passes[size] = recorded(self._live(cache), inputs)
+                except (Unrecordable, RuntimeError) as error:
+                    log.info("decode steps run through the model's own modules: %s", error)
+                    return
+            if time.monotonic() > until:
                 return
-            self._passes[size] = _read_off(traced)
 
     def run(self, embedded: Tensor, positions: Tensor, cache: PagedCache) -> ForwardOutput:
         """(N, D) embedded tokens of N sequences at (N,) positions, with results for all."""
@@ -64,35 +71,86 @@ class Tapes:
 
         return take
 
-    def _traced(self, size: int, cache: PagedCache) -> Any:
-        """A model that looks at its numbers while it computes (a rotary embedding may depend on
-        the longest position) cannot be traced: None."""
-        ids = torch.zeros(size, dtype=torch.long, device=self._model.device)
-        try:
-            return make_fx(self._live(cache))(self._model.embed_ids(ids)[None], ids[None])
-        except Exception as error:
-            log.info("decode steps run through the model's own modules: %s", error)
-            return None
+
+class Unrecordable(Exception):
+    """What is done depends on numbers, or changes what will be read again."""
+
+
+def recorded(function: Pass, inputs: tuple[Tensor, Tensor]) -> Pass:
+    """``function`` as a sequence of torch's operations, for inputs of these shapes. What does not
+    depend on them is computed now. Raises Unrecordable."""
+    recorder = _Recorder(inputs)
+    # In inference mode torch reads a number without asking anybody.
+    with torch.inference_mode(False), torch.no_grad(), recorder:
+        outputs = function(*inputs)
+    return recorder.read_off(outputs)
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes operations on what comes from the inputs into a graph."""
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._graph = fx.Graph()
+        self._nodes = {
+            id(one): self._graph.placeholder(f"input_{i}") for i, one in enumerate(inputs)
+        }
+        self._constants: dict[int, tuple[fx.Node, Tensor]] = {}
+        self._alive: list[Any] = list(inputs)  # an id is somebody else's once its tensor is gone
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        self._alive += (args, kwargs, out)
+        known = [self._is_known(one) for one in torch.utils._pytree.tree_leaves((args, kwargs))]
+        if any(known):
+            self._write(func, args, kwargs, out)
+        return out
+
+    def read_off(self, outputs: tuple[Tensor, Tensor]) -> Pass:
+        self._graph.output(tree_map(self._node, outputs))
+        self._graph.eliminate_dead_code()
+        constants = {str(node.target): value for node, value in self._constants.values()}
+        module: Any = fx.GraphModule(constants, self._graph)  # type: ignore[arg-type]
+        found: Pass = module.forward
+        return found
+
+    def _write(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        if _BY_VALUE & set(func.tags):
+            raise Unrecordable(f"{func} looks at numbers")
+        for one, argument in zip(args, func._schema.arguments, strict=False):
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            if written and not self._is_known(one):
+                raise Unrecordable(f"{func} changes what the next pass reads")
+        # Attention without a detour through torch's dispatcher.
+        target = attend if func is ATTEND else func
+        node = self._graph.call_function(
+            target, tree_map(self._node, args), tree_map(self._node, kwargs)
+        )
+        if isinstance(out, Tensor):
+            self._nodes[id(out)] = node
+        elif isinstance(out, tuple | list):
+            for i, one in enumerate(out):
+                self._nodes[id(one)] = self._graph.call_function(operator.getitem, (node, i))
+
+    def _is_known(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and id(value) in self._nodes
+
+    def _node(self, value: Any) -> Any:
+        """What stands for a value in the graph: numbers for themselves."""
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) in self._nodes:
+            return self._nodes[id(value)]
+        if id(value) not in self._constants:
+            name = f"constant_{len(self._constants)}"
+            self._constants[id(value)] = self._graph.get_attr(name), value
+        return self._constants[id(value)][0]
 
 
 def _is_plain(model: GroundedModel) -> bool:
     """Quantized and divided weights are tensors with a life of their own."""
     tensors = (*model.lm.parameters(), *model.lm.buffers())
     return all(type(one) in (Tensor, torch.nn.Parameter) for one in tensors)
-
-
-def _read_off(traced: Any) -> Pass:
-    graph = traced.graph
-    for number, node in enumerate(graph.nodes):
-        if node.target is ATTEND:
-            node.target = attend  # without a detour through torch's dispatcher
-        elif node.target is torch.ops.aten.t.default and node.args[0].op == "get_attr":
-            # A weight's transpose is the same view every time.
-            name = f"transposed_{number}"
-            setattr(traced, name, getattr(traced, node.args[0].target).t())
-            with graph.inserting_before(node):
-                node.replace_all_uses_with(graph.get_attr(name))
-    graph.eliminate_dead_code()
-    traced.recompile()
-    found: Pass = traced.forward
-    return found

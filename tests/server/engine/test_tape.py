@@ -10,7 +10,7 @@ from torch import Tensor
 from fromage_server.engine import Engine, EngineConfig
 from fromage_server.engine.kv_cache import PagedCache
 from fromage_server.engine.packing import pack_linears
-from fromage_server.engine.tape import Tapes
+from fromage_server.engine.tape import Tapes, Unrecordable, recorded
 from fromage_weights.grounded import ForwardOutput, GroundedModel
 from tests.server.engine.driving import answers, reply
 from tests.server.engine.test_equals_generate import EVERY_MODEL, expected_of, requests_of
@@ -83,6 +83,44 @@ def test_a_model_that_looks_at_its_numbers_computes_by_itself(compared: list[int
     with torch.inference_mode():
         assert heard.ids == generate(model, prompt, 10)
     assert compared == []
+
+
+def _pair(*_: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.randn(2, 3), torch.tensor([1, 2])
+
+
+def test_what_is_written_down_follows_the_inputs() -> None:
+    """Changes in place among it, several results of one operation, and parts without an input."""
+    weight = torch.randn(4, 3)
+
+    def function(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.nn.functional.linear(x, weight * 2) + torch.arange(4)
+        y.add_(places[:, None])
+        largest, at = y.max(dim=1)
+        return largest * torch.ones(2).neg_(), at
+
+    tape = recorded(function, _pair())
+    for _ in range(3):
+        inputs = _pair()
+        for mine, other in zip(tape(*inputs), function(*inputs), strict=True):
+            assert torch.equal(mine, other)
+
+
+def test_what_would_not_follow_them_is_refused() -> None:
+    table = torch.zeros(2, 3)
+
+    def by_value(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        return (x if x.sum() > 0 else -x), places
+
+    def by_shape(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        return x[x > 0], places
+
+    def changes(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        return table.add_(x), places
+
+    for function in (by_value, by_shape, changes):
+        with pytest.raises(Unrecordable):
+            recorded(function, _pair())
 
 
 def _copied(lm: Any) -> Any:
