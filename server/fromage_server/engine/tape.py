@@ -86,11 +86,11 @@ def recorded(function: Pass, inputs: tuple[Tensor, Tensor]) -> Pass:
     return recorder.read_off(outputs)
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes operations on what comes from the inputs into a graph."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._graph = fx.Graph()
         self._nodes = {
             id(one): self._graph.placeholder(f"input_{i}") for i, one in enumerate(inputs)
@@ -113,7 +113,7 @@ class _Recorder(TorchDispatchMode):
         self._graph.output(tree_map(self._node, outputs))
         self._graph.eliminate_dead_code()
         constants = {str(node.target): value for node, value in self._constants.values()}
-        module: Any = fx.GraphModule(constants, self._graph)  # type: ignore[arg-type]
+        module: Any = fx.GraphModule(constants, self._graph)
         found: Pass = module.forward
         return found
 
