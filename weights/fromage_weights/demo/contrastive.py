@@ -1,7 +1,6 @@
 """The tower's contrastive loss: pictures against captions of their whole and of their parts."""
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -9,12 +8,10 @@ from torch import Tensor, nn
 
 from fromage_weights.demo import tower_text
 from fromage_weights.demo.classes import CLASS_INDEX
-from fromage_weights.demo.shapes import rounded_up
 from fromage_weights.demo.world import BACKGROUNDS, Scene
 
 SPREAD_SCALE = 10.0
 SPREAD_WEIGHT = 0.2
-_CAPTIONS = 64
 
 
 def match_matrix(columns: list[list[int]], width: int) -> Tensor:
@@ -75,24 +72,13 @@ def spread_loss(text: Tensor) -> Tensor:
     return (alike.logsumexp(dim=1) - math.log(len(text) - 1)).mean()
 
 
-def scenes_loss(
-    model: nn.Module,
-    pixels: Tensor,
-    scenes: list[Scene],
-    *,
-    coin: int,
-    encode_image: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """The step's loss; `coin` (0 to 3) picks plural names and captions without background.
-    `encode_image`: the model's own, compiled."""
+def scenes_loss(model: nn.Module, pixels: Tensor, scenes: list[Scene], *, coin: int) -> Tensor:
+    """The step's loss; `coin` (0 to 3) picks plural names and captions without background."""
     views = [*part_views(scenes, plural=coin % 2 == 1), full_view(scenes, background=coin < 3)]
     captions = [caption for _, texts, _ in views for caption in texts]
-    ids = tower_text.tokenize(captions)
-    # Filled up to one of a few sizes (`rounded_up` says why).
-    ids = F.pad(ids, (0, 0, 0, rounded_up(len(captions), _CAPTIONS) - len(captions)))
     with torch.autocast("cpu", torch.bfloat16):
-        image = (encode_image or model.encode_image)(pixels)  # type: ignore[operator]
-        text = model.encode_text(ids)[: len(captions)]  # type: ignore[operator]
+        image = model.encode_image(pixels)  # type: ignore[operator]
+        text = model.encode_text(tower_text.tokenize(captions))  # type: ignore[operator]
     image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
     logits = model.logit_scale.exp() * image @ text.T  # type: ignore[operator]
     sizes = [len(texts) for _, texts, _ in views]

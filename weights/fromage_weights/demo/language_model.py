@@ -47,7 +47,7 @@ class LanguageRecipe:
     layers: int = 5
     heads: int = 5
     context: int = 1024
-    steps: int = 7900
+    steps: int = 5300
     batch: int = 16
     length: int = 256
     long_steps: int = 100

@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fromage_weights.demo.contrastive import scenes_loss
-from fromage_weights.demo.shapes import compiled
 from fromage_weights.demo.sprites import SpriteBank
 from fromage_weights.demo.tower_batches import batch
 from fromage_weights.demo.tower_model import IMAGE_SIZE, build_tower, save_tower, to_pixels
@@ -54,8 +53,6 @@ class TowerRun:
         self.recipe = recipe
         self.rng = np.random.default_rng(recipe.seed)
         self.model = build_tower().train()
-        encode: Callable[[Tensor], Tensor] = self.model.encode_image  # type: ignore[assignment]
-        self._encode_image = compiled(encode)
         self.optimizer = torch.optim.AdamW(
             _groups(self.model, recipe), lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True
         )
@@ -73,10 +70,7 @@ class TowerRun:
         scenes = batch(self.recipe.batch_size, self.rng)
         pixels = to_pixels(bank.draw(scenes, self.rng))
         with sdpa_kernel(SDPBackend.MATH):
-            coin = int(self.rng.integers(4))
-            loss = scenes_loss(
-                self.model, pixels, scenes, coin=coin, encode_image=self._encode_image
-            )
+            loss = scenes_loss(self.model, pixels, scenes, coin=int(self.rng.integers(4)))
             loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
