@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import GPTNeoXForCausalLM
 
+from fromage_weights.demo.language_model import LanguageRecipe, configuration
 from fromage_weights.demo.muon import BatchedMuon
 from fromage_weights.demo.neox import Asked, losses, mean_loss
 from fromage_weights.demo.shapes import compiled
@@ -18,22 +19,8 @@ _WORDS, _WIDTH = 60, 32
 @pytest.fixture
 def lm() -> GPTNeoXForCausalLM:
     torch.manual_seed(0)
-    config = GPTNeoXConfig(
-        vocab_size=_WORDS,
-        hidden_size=_WIDTH,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "partial_rotary_factor": 0.5,
-        },
-        use_parallel_residual=False,
-        tie_word_embeddings=False,
-    )
-    lm = GPTNeoXForCausalLM(config)
+    recipe = LanguageRecipe(hidden=_WIDTH, layers=3, heads=2, context=64)
+    lm = GPTNeoXForCausalLM(configuration(recipe, _WORDS))
     with torch.no_grad():
         for param in lm.parameters():
             param.add_(0.1 * torch.randn_like(param))  # biases and norms, too

@@ -79,7 +79,6 @@ class Engine:
         if fixed is None and (on_gpu if graphs is None else graphs):
             decode = DecodeShapes(config.max_batch, -(-self.max_context // BLOCK_SIZE))
         self._runner = Runner(model, blocks, backend, fixed=fixed, decode=decode, ranks=leader)
-        self._max_batch = config.max_batch
         self._ahead = on_gpu if ahead is None else ahead
         self._flight = Flight.none()  # launched, and nobody has been told yet
         self._landed = 0.0  # when the last step came back
@@ -190,7 +189,7 @@ class Engine:
         if tokens is None:
             tokens = self._pace.most if device.type == "cuda" else BLOCK_SIZE
         with current(device):
-            self._runner.warm_up(min(tokens, self.max_context), self._max_batch)
+            self._runner.warm_up(min(tokens, self.max_context), self._scheduler.max_batch)
 
     @torch.inference_mode()
     def step(self) -> bool:

@@ -58,7 +58,7 @@ class Scheduler:
     ) -> None:
         """``piece``: prompts are cut every so many tokens, and nothing is taken over from earlier
         ones, so that a job's numbers come about in the same way whenever it runs."""
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._max_queue = max_queue
         self._pool = pool
         self._pace = pace
@@ -82,7 +82,7 @@ class Scheduler:
         if any(job.id == other.id for other in self._all()):
             raise DuplicateRequest(job.id)
         # As many as slots are free leave the queue with the coming steps: they do not wait.
-        free_slots = self._max_batch - self._slots_taken
+        free_slots = self.max_batch - self._slots_taken
         if len(self._waiting) >= self._max_queue + free_slots:
             raise QueueFull(self._max_queue)
         self._waiting.append(job)
@@ -144,7 +144,7 @@ class Scheduler:
         """How many that will be streams are being computed, or could be: not where slots or blocks
         lack."""
         count = sum(job.needs_slot and job.computed < job.length for job in self._running)
-        slots, free = self._max_batch - self._slots_taken, self._pool.free - len(self._running)
+        slots, free = self.max_batch - self._slots_taken, self._pool.free - len(self._running)
         for job in self._waiting:
             slots, free = slots - job.needs_slot, free - self._pool.blocks_for(job.length)
             if slots < 0 or free < 0:
@@ -154,7 +154,7 @@ class Scheduler:
 
     def _admit(self, budget: int, plan: Plan) -> None:
         blocked: deque[Job] = deque()
-        slots = self._max_batch - self._slots_taken
+        slots = self.max_batch - self._slots_taken
         while self._waiting and budget > 0:
             job = self._waiting.popleft()
             if job.needs_slot and slots <= 0:

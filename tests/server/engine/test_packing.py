@@ -1,6 +1,7 @@
 """Rearranged weights compute the same."""
 
 import copy
+import itertools
 import time
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from fromage_server.engine import Engine, packing
 from fromage_server.engine.packing import pack_linears
@@ -69,18 +71,29 @@ def test_originals_are_kept_only_where_there_is_room(monkeypatch: pytest.MonkeyP
 
 
 def test_each_layout_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only one of the products moves."""
     lm = copy.deepcopy(grounded("opt", tied=False).lm)
     layers = [packing._packed(m) for m in lm.modules() if packing._is_linear(m)]
-    slow = packing._product
+    for slow, place in (("_product", packing), ("linear", functional)):
+        with monkeypatch.context() as patch:
+            clock = itertools.count()
+            now = [0]
+            patch.setattr(time, "perf_counter", lambda now=now: now[0])
+            patch.setattr(place, slow, lambda *_, now=now, c=clock: now.__setitem__(0, next(c)))
+            assert packing._stored_is_faster(layers) == (slow == "_product")
 
-    def slowed(*args: Any) -> torch.Tensor:
-        time.sleep(0.001)
-        return slow(*args)
 
-    monkeypatch.setattr(packing, "_product", slowed)
-    assert packing._stored_is_faster(layers)
-    monkeypatch.setattr(packing, "_product", lambda packed, bias, x: x)
-    assert not packing._stored_is_faster(layers)
+def test_a_tied_head_in_16_bits_takes_a_row_by_its_stored_weight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With room for a second layout or without, whichever is faster for the others."""
+    monkeypatch.setattr(packing, "_stored_is_faster", lambda layers: False)
+    for spare in (0, 1 << 30):
+        lm: Any = copy.deepcopy(grounded("opt", tied=True).lm)
+        lm.to(torch.bfloat16)
+        pack_linears(lm, spare)
+        assert lm.get_output_embeddings().forward.func is packing._product_or_row
+        assert lm.model.decoder.layers[0].fc1.forward.func is packing._product
 
 
 def test_other_numbers_are_left_as_they_are() -> None:

@@ -25,7 +25,7 @@ from fromage_weights.demo.vocabulary import SLOT_WORDS, slot_word_ids
 from fromage_weights.language import input_embedding, output_head, weight_of
 
 if TYPE_CHECKING:
-    from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 
 _KINDS = {
@@ -75,16 +75,12 @@ class LanguageRecipe:
         return min(1.0, (step + 1) / self.warmup, falling)
 
 
-def new_model(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast) -> GPTNeoXForCausalLM:
-    """Random weights, except for the slot words' input rows, which stay as they are: one
-    orthonormal direction each, so that a noisy mixture of them can be told apart by its largest
-    part, plus one direction that says which kind of word it is (thing, count or colour), so that
-    attention finds them. The head starts as a copy of the input embedding."""
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+def configuration(recipe: LanguageRecipe, words: int) -> GPTNeoXConfig:
+    """Of a model with so many words; which of them end a text is not said."""
+    from transformers import GPTNeoXConfig
 
-    torch.manual_seed(recipe.seed)
-    config = GPTNeoXConfig(
-        vocab_size=len(tokenizer),
+    return GPTNeoXConfig(
+        vocab_size=words,
         hidden_size=recipe.hidden,
         num_hidden_layers=recipe.layers,
         num_attention_heads=recipe.heads,
@@ -97,9 +93,19 @@ def new_model(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast) -> GPT
         },
         use_parallel_residual=False,
         tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
     )
+
+
+def new_model(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast) -> GPTNeoXForCausalLM:
+    """Random weights, except for the slot words' input rows, which stay as they are: one
+    orthonormal direction each, so that a noisy mixture of them can be told apart by its largest
+    part, plus one direction that says which kind of word it is (thing, count or colour), so that
+    attention finds them. The head starts as a copy of the input embedding."""
+    from transformers import GPTNeoXForCausalLM
+
+    torch.manual_seed(recipe.seed)
+    config = configuration(recipe, len(tokenizer))
+    config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     lm = GPTNeoXForCausalLM(config)
     table, head = weight_of(input_embedding(lm)), weight_of(output_head(lm))
     with torch.no_grad():
