@@ -30,7 +30,7 @@ COPY . .
 RUN pip install --no-deps --prefix=/app ./clients/python . \
     && { ! command -v c++ \
          || PYTHONPATH=$(echo /app/lib/python*/site-packages) \
-            python -c "from fromage_server.engine.single_queries import BESIDE, build; build(BESIDE)"; }
+            python -c "from fromage_server.engine.compiled import build_all; build_all()"; }
 
 FROM dependencies
 COPY --from=app /app /opt/fromage

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from fromage_server.engine import single_rows
 from fromage_server.engine.single_queries import Kernel
 from tests.benchmarks.measure import Table
 from tests.benchmarks.offline import STREAMS
@@ -45,8 +47,10 @@ def _shares(models: Models, streams: int) -> Counter[str]:
         engine.engine.step()
     on_gpu = models.ours.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    multiply = single_rows._call()
     with (
         patch.object(Kernel, "__call__", _marked),
+        patch.object(single_rows, "_call", lambda: partial(_multiplied, multiply)),
         profile(activities=activities) as profiled,
         torch.profiler.record_function("steps"),
     ):
@@ -67,10 +71,15 @@ def _shares(models: Models, streams: int) -> Counter[str]:
 _call = Kernel.__call__
 
 
+# They are no operations of torch's, so the profiler has to be told.
 def _marked(*args: Any) -> None:
-    """It is no operation of torch's, so the profiler has to be told."""
     with torch.profiler.record_function("compiled attention"):
         _call(*args)
+
+
+def _multiplied(multiply: Callable[..., None], *args: Any) -> None:
+    with torch.profiler.record_function("compiled linear"):
+        multiply(*args)
 
 
 def _kind(operation: str) -> str:

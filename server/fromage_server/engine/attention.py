@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from fromage_server.engine.landing import upload
+from fromage_server.engine.opaque import opaque
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -98,7 +99,6 @@ class Backend(Protocol):
 
 
 _current: ContextVar[PagedCache] = ContextVar("the storage of the step that runs")
-_recording: ContextVar[bool] = ContextVar("whether operations are written down", default=False)
 
 
 class Paged:
@@ -140,10 +140,13 @@ def paged_attention(
     """(1, H, N, D) queries, (1, K, N, D) new keys and values -> (1, N, H, D)."""
     layer: Any = module.layer_idx
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    call = ATTEND if _recording.get() else attend
-    return call(query, key, value, layer, scale, sliding_window or 0, softcap or 0.0), None
+    return attend(query, key, value, layer, scale, sliding_window or 0, softcap or 0.0), None
 
 
+@opaque(
+    "attend(Tensor query, Tensor key, Tensor value, int layer, float scale, int window, "
+    "float softcap) -> Tensor"
+)
 def attend(
     query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float, window: int, softcap: float
 ) -> Tensor:
@@ -160,21 +163,4 @@ def attend(
     return out[None]
 
 
-@contextmanager
-def recording() -> Iterator[None]:
-    """Attention is one operation to whoever writes down what torch is asked to do."""
-    token = _recording.set(True)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
-
-
-_library: Any = torch.library.Library("fromage", "FRAGMENT")  # type: ignore[no-untyped-call]
-_library.define(
-    "attend(Tensor query, Tensor key, Tensor value, int layer, float scale, int window, "
-    "float softcap) -> Tensor"
-)
-_library.impl("attend", attend, "CompositeExplicitAutograd")
-ATTEND = torch.ops.fromage.attend.default
 AttentionInterface.register(NAME, paged_attention)

@@ -2,8 +2,8 @@
 
 ``nn.Linear`` hands its weight over row by row, and the kernel library rearranges it at every call;
 for the few rows of a decode step that costs as much as the product. oneDNN takes weights that were
-rearranged once (torch's own compiler does the same when it freezes a model). Some machines multiply
-a single row faster by the weight as it was stored; where memory allows, they keep both.
+rearranged once (torch's own compiler does the same when it freezes a model). A single row may be
+multiplied faster by the weight as it was stored (``single_rows``); where memory allows, both stay.
 
 Weights in int8 are multiplied as they are where few rows meet them, and turned into the other
 side's numbers for many; torchao itself always does the latter, in new memory each time.
@@ -11,8 +11,9 @@ side's numbers for many; torchao itself always does the latter, in new memory ea
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,11 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fromage_server.engine import single_rows
+from fromage_server.engine.single_rows import Product
+
 # Rows that the layout is chosen for; it serves one row and hundreds nearly as well.
 _ROWS = 16
 # Up to so many rows torch's int8 product is the faster way; it takes bfloat16 on the other side.
 _FEW_ROWS = 16
-# How often each layout is tried, and by how much the one that costs memory has to win.
+# How often each way is tried, and by how much one that costs memory has to win.
 _TRIALS, _CLEARLY = 5, 0.97
 
 
@@ -37,13 +41,13 @@ class _Layer:
     stored: Tensor
     packed: Tensor
 
-    def take(self, *, rows: bool, keep: bool) -> None:
-        """Compute with the rearranged weight, single ``rows`` with the stored one; drop that where
-        it is needed neither for these nor (``keep``) elsewhere."""
+    def take(self, *, row: Product | None, keep: bool) -> None:
+        """Compute with the rearranged weight, a single ``row`` in that way with the stored one;
+        drop that where it is needed neither there nor (``keep``) elsewhere."""
         bias = self.module.bias
         self.module.forward = partial(_product, self.packed, bias)
-        if rows:
-            self.module.forward = partial(_product_or_row, self.packed, self.stored, bias)
+        if row:
+            self.module.forward = partial(_product_or_row, self.packed, self.stored, bias, row)
         if not keep:
             empty = torch.empty(0, dtype=self.stored.dtype)
             self.module.weight = nn.Parameter(empty, requires_grad=False)
@@ -74,32 +78,35 @@ def pack_linears(lm: nn.Module, spare: int = 0) -> int:
     ]
     kept = [module.weight.data_ptr() in shared for module in found]
     sizes = [0 if keep else module.weight.nbytes for module, keep in zip(found, kept, strict=True)]
+    ways: list[Product] = [way for way in (single_rows.kernel(dtype), functional.linear) if way]
     if sum(sizes) <= spare:
         layers: Iterable[_Layer] = [_packed(module) for module in found]
-        rows = _stored_is_faster(layers)
+        row = _faster(ways, layers)
     else:  # one after the other: there may be no room for both
-        layers, rows = map(_packed, found), False
+        layers, row = map(_packed, found), None
     for layer, keep in zip(layers, kept, strict=True):
         # A tied head's stored weight costs nothing, and in 16 bits it is the faster one for a row.
-        layer.take(rows=rows or (keep and dtype.itemsize < 4), keep=keep)
+        layer.take(row=row or (ways[0] if keep and dtype.itemsize < 4 else None), keep=keep)
     return len(found) + len(quantized)
 
 
 @torch.no_grad()
-def _stored_is_faster(layers: Iterable[_Layer]) -> bool:
-    """Whether a single row passes all layers sooner by their stored weights. Matrix units (AMX)
-    have a layout that costs it a quarter more, and other machines have one that costs less."""
+def _faster(ways: Sequence[Product], layers: Iterable[_Layer]) -> Product | None:
+    """The one of ``ways`` in which a single row passes all layers soonest by their stored weights;
+    None where it is no slower by the rearranged ones."""
     pairs = [(layer, layer.stored.new_zeros(1, layer.stored.shape[1])) for layer in layers]
-    seconds: dict[bool, list[float]] = {True: [], False: []}
-    for stored in [True, False] * _TRIALS:
+    all_ways = (None, *ways)
+    seconds: dict[Product | None, float] = dict.fromkeys(all_ways, math.inf)
+    for way in all_ways * _TRIALS:
         start = time.perf_counter()
         for layer, row in pairs:
-            if stored:
-                functional.linear(row, layer.stored)
+            if way:
+                way(row, layer.stored, None)
             else:
                 _product(layer.packed, None, row)
-        seconds[stored].append(time.perf_counter() - start)
-    return min(seconds[True]) < _CLEARLY * min(seconds[False])
+        seconds[way] = min(seconds[way], time.perf_counter() - start)
+    best = min(ways, key=lambda way: seconds[way])
+    return best if seconds[best] < _CLEARLY * seconds[None] else None
 
 
 def _has_kernels(dtype: torch.dtype) -> bool:
@@ -142,9 +149,11 @@ def _product(packed: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     return out
 
 
-def _product_or_row(packed: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+def _product_or_row(
+    packed: Tensor, weight: Tensor, bias: Tensor | None, row: Product, x: Tensor
+) -> Tensor:
     if x.numel() == x.shape[-1]:
-        return functional.linear(x, weight, bias)
+        return row(x, weight, bias)
     return _product(packed, bias, x)
 
 

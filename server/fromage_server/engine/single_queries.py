@@ -1,38 +1,26 @@
-"""Builds and calls ``single_queries.cpp``: attention of single queries on a CPU, all sequences and
-heads in one call. torch's kernels take one sequence at a time, and for a single query a call costs
-more than what it computes.
+"""Calls ``single_queries.cpp``: attention of single queries on a CPU, all sequences and heads in
+one call. torch's kernels take one sequence at a time, and for a single query a call costs more than
+what it computes.
 
-A C++ compiler is needed once; what it makes is kept. Without one the engine attends in plain torch.
+Without a C++ compiler the engine attends in plain torch.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
-import os
-import shutil
 import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from fromage_server.engine.compiled import library
+
 log = logging.getLogger(__name__)
-_SOURCE: Final = Path(__file__).with_suffix(".cpp")
-BESIDE: Final = _SOURCE.parent / "built"  # for a server that will have no compiler
-# What -ffast-math does for loops, but not for NaN and infinity, nor for the rest of the process.
-_FLAGS: Final = (
-    "-std=c++17", "-O3", "-shared", "-fPIC", "-fopenmp",
-    "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math",
-)  # fmt: skip
-_PATIENCE: Final = 120.0
 _NUMBERS: Final = (torch.float32, torch.bfloat16)
 
 
@@ -85,8 +73,8 @@ class Queries:
 class Kernel:
     """``kernel(queries, stored, query, key, value, out, scale, softcap)``."""
 
-    def __init__(self, library: Path) -> None:
-        self._call = ctypes.CDLL(str(library)).fromage_single_queries
+    def __init__(self, built: ctypes.CDLL) -> None:
+        self._call = built.fromage_single_queries
         self._call.argtypes = (POINTER(_Task), c_int)
         self._call.restype = None
 
@@ -130,43 +118,8 @@ class Kernel:
 def kernel() -> Kernel | None:
     """None where it cannot be built."""
     try:
-        return Kernel(_library())
+        return Kernel(library("single_queries"))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # no home directory, too
         said: Any = getattr(error, "stderr", None)
         log.info("attention on the CPU runs in plain torch: %s %s", error, said or "")
         return None
-
-
-def build(into: Path) -> Path:
-    """Compile into the folder. Raises OSError or SubprocessError."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-    if sys.platform != "linux" or compiler is None:
-        raise OSError("there is no C++ compiler here")
-    into.mkdir(parents=True, exist_ok=True)
-    library = into / _name()
-    # torch's own OpenMP: a second one would have threads of its own.
-    bundled = sorted(map(str, (Path(torch.__file__).parent / "lib").glob("libgomp*.so*")))
-    with tempfile.TemporaryDirectory(dir=into) as folder:
-        made = Path(folder) / library.name
-        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(made), *bundled[:1]]
-        subprocess.run(  # noqa: S603
-            command, check=True, capture_output=True, text=True, timeout=_PATIENCE
-        )
-        made.replace(library)  # at once: others may be building it, too
-    return library
-
-
-def _library() -> Path:
-    if (BESIDE / _name()).exists():
-        return BESIDE / _name()
-    made = _kept() / _name()
-    return made if made.exists() else build(made.parent)
-
-
-def _kept() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fromage" / "kernels"
-
-
-def _name() -> str:
-    told = " ".join((torch.__version__, *_FLAGS)).encode() + _SOURCE.read_bytes()
-    return f"single_queries-{hashlib.sha256(told).hexdigest()[:16]}.so"

@@ -19,8 +19,10 @@ from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from fromage_server.engine.attention import ATTEND, Layout, Paged, Span, attend, recording
+from fromage_server.engine.attention import Layout, Paged, Span
 from fromage_server.engine.kv_cache import PagedCache
+from fromage_server.engine.opaque import BEHIND, recording
+from fromage_server.engine.shorter import described, direct, without_views
 from fromage_weights.grounded import ForwardOutput, GroundedModel
 
 log = logging.getLogger(__name__)
@@ -87,14 +89,15 @@ def recorded(function: Pass, inputs: tuple[Tensor, Tensor]) -> Pass:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes operations on what comes from the inputs into a graph."""
+    """Writes operations on what comes from the inputs into a graph, whose arguments are the inputs
+    and after them all other tensors that are needed: looked up as attributes of a module, these
+    would cost a microsecond each."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._graph = fx.Graph()
-        self._nodes = {
-            id(one): self._graph.placeholder(f"input_{i}") for i, one in enumerate(inputs)
-        }
+        self._arguments: list[fx.Node] = []
+        self._nodes = {id(one): self._argument(one) for one in inputs}
         self._constants: dict[int, tuple[fx.Node, Tensor]] = {}
         self._alive: list[Any] = list(inputs)  # an id is somebody else's once its tensor is gone
 
@@ -111,11 +114,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def read_off(self, outputs: tuple[Tensor, Tensor]) -> Pass:
         self._graph.output(tree_map(self._node, outputs))
-        self._graph.eliminate_dead_code()
-        constants = {str(node.target): value for node, value in self._constants.values()}
-        module: Any = fx.GraphModule(constants, self._graph)
-        found: Pass = module.forward
-        return found
+        without_views(self._graph)
+        module: Any = fx.GraphModule({}, self._graph)
+        forward, constants = module.forward, tuple(value for _, value in self._constants.values())
+        return lambda *inputs: forward(*inputs, *constants)
 
     def _write(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         if _BY_VALUE & set(func.tags):
@@ -124,16 +126,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             written = argument.alias_info is not None and argument.alias_info.is_write
             if written and not self._is_known(one):
                 raise Unrecordable(f"{func} changes what the next pass reads")
-        # Attention without a detour through torch's dispatcher.
-        target = attend if func is ATTEND else func
+        target = BEHIND.get(func) or direct(func, args, kwargs)
         node = self._graph.call_function(
             target, tree_map(self._node, args), tree_map(self._node, kwargs)
         )
         if isinstance(out, Tensor):
-            self._nodes[id(out)] = node
+            self._nodes[id(out)] = described(node, out)
         elif isinstance(out, tuple | list):
             for i, one in enumerate(out):
-                self._nodes[id(one)] = self._graph.call_function(operator.getitem, (node, i))
+                part = self._graph.call_function(operator.getitem, (node, i))
+                self._nodes[id(one)] = described(part, one) if isinstance(one, Tensor) else part
 
     def _is_known(self, value: Any) -> bool:
         return isinstance(value, Tensor) and id(value) in self._nodes
@@ -145,9 +147,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if id(value) in self._nodes:
             return self._nodes[id(value)]
         if id(value) not in self._constants:
-            name = f"constant_{len(self._constants)}"
-            self._constants[id(value)] = self._graph.get_attr(name), value
+            self._constants[id(value)] = self._argument(value), value
         return self._constants[id(value)][0]
+
+    def _argument(self, value: Tensor) -> fx.Node:
+        before = self._arguments[-1] if self._arguments else self._graph._root
+        with self._graph.inserting_after(before):
+            node = described(self._graph.placeholder(f"input_{len(self._arguments)}"), value)
+        self._arguments.append(node)
+        return node
 
 
 def _is_plain(model: GroundedModel) -> bool:

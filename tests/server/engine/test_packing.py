@@ -1,18 +1,20 @@
 """Rearranged weights compute the same."""
 
 import copy
-import itertools
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from fromage_server.engine import Engine, packing
+from fromage_server.engine import Engine, packing, single_rows
 from fromage_server.engine.packing import pack_linears
+from fromage_server.engine.single_rows import Product, single_row
 from fromage_weights.grounded import GroundedModel, TextSegment
 from fromage_weights.loading import load_grounded_model
 from fromage_weights.quantization import Quantization
@@ -45,23 +47,29 @@ def test_only_embeddings_keep_their_weights(tied: bool) -> None:
     assert layers == 3 * 7 + 1
 
 
-@pytest.mark.parametrize("rows", [True, False], ids=["stored", "packed"])
+WAYS = {"own": single_row, "stored": functional.linear, "packed": None}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("family", ["opt", "gpt2", "llama"])
 def test_a_single_row_takes_what_is_faster(
-    family: str, rows: bool, monkeypatch: pytest.MonkeyPatch
+    family: str, way: Product | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "_stored_is_faster", lambda layers: rows)
+    if way is single_row and single_rows.kernel(torch.float32) is None:
+        pytest.skip("there is no C++ compiler")
+    monkeypatch.setattr(packing, "_faster", lambda ways, layers: way)
     model, layers = packed(family, tied=True, spare=1 << 30)
     forwards = [m.forward for m in model.lm.modules() if isinstance(m.forward, partial)]
     assert len(forwards) == layers
-    assert {f.func is packing._product_or_row for f in forwards} == {rows}
+    assert {f.func is packing._product_or_row for f in forwards} == {way is not None}
+    assert way is None or {f.args[-1] for f in forwards} == {way}
     heard = answers(Engine(model), requests_of(family, True), steps_between=2)
     assert [h.ids for h in heard] == expected_of(family, True)
 
 
 def test_originals_are_kept_only_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tied head's weight is there anyway."""
-    monkeypatch.setattr(packing, "_stored_is_faster", lambda layers: True)
+    monkeypatch.setattr(packing, "_faster", lambda ways, layers: ways[0])
     original = grounded("llama", True)
     linear = sum(p.nbytes for n, p in original.lm.named_parameters() if "proj" in n)
     for spare, rows in ((linear, True), (linear - 1, False)):
@@ -70,24 +78,32 @@ def test_originals_are_kept_only_where_there_is_room(monkeypatch: pytest.MonkeyP
         assert {f.func is packing._product_or_row for f in forwards} == {rows}
 
 
-def test_each_layout_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that only one of the products moves."""
+def test_each_way_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that every product moves, one of them less than the others."""
     lm = copy.deepcopy(grounded("opt", tied=False).lm)
     layers = [packing._packed(m) for m in lm.modules() if packing._is_linear(m)]
-    for slow, place in (("_product", packing), ("linear", functional)):
-        with monkeypatch.context() as patch:
-            clock = itertools.count()
-            now = [0]
-            patch.setattr(time, "perf_counter", lambda now=now: now[0])
-            patch.setattr(place, slow, lambda *_, now=now, c=clock: now.__setitem__(0, next(c)))
-            assert packing._stored_is_faster(layers) == (slow == "_product")
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def takes(seconds: float) -> Callable[..., Tensor]:
+        def product(*_: object) -> Tensor:
+            now[0] += seconds
+            return torch.zeros(1)
+
+        return product
+
+    for own, stored, rearranged in ((1, 2, 2), (2, 1, 2), (2, 2, 1), (2, 2, 2)):
+        ways = [takes(own), takes(stored)]
+        monkeypatch.setattr(packing, "_product", takes(rearranged))
+        expected = None if rearranged <= min(own, stored) else ways[stored < own]
+        assert packing._faster(ways, layers) is expected
 
 
 def test_a_tied_head_in_16_bits_takes_a_row_by_its_stored_weight(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With room for a second layout or without, whichever is faster for the others."""
-    monkeypatch.setattr(packing, "_stored_is_faster", lambda layers: False)
+    monkeypatch.setattr(packing, "_faster", lambda ways, layers: None)
     for spare in (0, 1 << 30):
         lm: Any = copy.deepcopy(grounded("opt", tied=True).lm)
         lm.to(torch.bfloat16)

@@ -7,9 +7,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from fromage_server.engine import Engine, EngineConfig
+from fromage_server.engine import Engine, EngineConfig, packing
 from fromage_server.engine.kv_cache import PagedCache
 from fromage_server.engine.packing import pack_linears
+from fromage_server.engine.shorter import direct
 from fromage_server.engine.tape import Tapes, Unrecordable, recorded
 from fromage_weights.grounded import ForwardOutput, GroundedModel
 from tests.server.engine.driving import answers, reply
@@ -50,19 +51,24 @@ def test_what_is_read_off_is_what_the_model_computes(
     engine.check_idle()
 
 
+@pytest.mark.parametrize("streams", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_packed_weights_are_read_off_too(dtype: torch.dtype, compared: list[int]) -> None:
+def test_packed_weights_are_read_off_too(
+    dtype: torch.dtype, streams: int, compared: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And single rows by a kernel of our own."""
+    monkeypatch.setattr(packing, "_faster", lambda ways, layers: ways[0])
     model = GroundedModel(
         _copied(grounded("opt", True).lm).to(dtype),
         grounded("opt", True).mappers,
         byte_tokenizer(),
     )
-    pack_linears(model.lm)
-    engine = Engine(model, EngineConfig(max_batch=2))
+    pack_linears(model.lm, spare=1 << 30)
+    engine = Engine(model, EngineConfig(max_batch=streams))
     engine.warm_up()
-    requests = [reply(str(i), (text(model, "Is this " * i),), 12) for i in (1, 2)]
+    requests = [reply(str(i), (text(model, "Is this " * (1 + i)),), 12) for i in range(streams)]
     answers(engine, requests)
-    assert set(compared) == {2}
+    assert set(compared) == {streams}
 
 
 def test_a_model_that_looks_at_its_numbers_computes_by_itself(compared: list[int]) -> None:
@@ -104,6 +110,50 @@ def test_what_is_written_down_follows_the_inputs() -> None:
         inputs = _pair()
         for mine, other in zip(tape(*inputs), function(*inputs), strict=True):
             assert torch.equal(mine, other)
+
+
+def test_what_changes_nothing_is_left_out() -> None:
+    """Views of views, the same one twice, and one that is back where it began; not a view of what
+    is turned round, nor what is changed in place."""
+
+    def function(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        rows = x.view(3, 2).view(6)
+        again = x.view(6).view(2, 3)
+        turned = x.t().reshape(6).view(3, 2).view(2, 3)
+        changed = (again + turned).view(6)
+        changed.add_(rows)
+        return changed.view(2, 3) + x.view(6).view(2, 3), places.view(1, 2).view(2)
+
+    tape = recorded(function, _pair())
+    for _ in range(3):
+        inputs = _pair()
+        for mine, other in zip(tape(*inputs), function(*inputs), strict=True):
+            assert torch.equal(mine, other)
+
+
+def test_calls_are_those_that_python_makes() -> None:
+    """Where torch has the same operation by that name, and takes the arguments as they are."""
+    aten, x = torch.ops.aten, torch.randn(2, 3)
+    weight = torch.randn(4, 3)
+    for operation, args, kwargs in (
+        (aten.addmm.default, (torch.zeros(4), x, weight.t()), {}),
+        (aten.add.Tensor, (x, x), {"alpha": 2}),
+        (aten.native_layer_norm.default, (x, [3], None, None, 1e-5), {}),
+        (aten.mul.Tensor, (x, 0.5), {}),
+        (aten.silu.default, (x,), {}),
+    ):
+        called = direct(operation, args, kwargs)
+        assert called is not operation
+        assert torch.equal(
+            torch.utils._pytree.tree_leaves(called(*args, **kwargs))[0],
+            torch.utils._pytree.tree_leaves(operation(*args, **kwargs))[0],
+        )
+    for kept in ((aten.view.default, (x, [6])), (aten.add_.Tensor, (x, x))):
+        assert direct(*kept, {}) is kept[0]
+    # By its name Python asks for another operation, add.Tensor.
+    assert direct(aten.add.Scalar, (x, 2), {}) is aten.add.Scalar
+    assert direct(aten.max.dim, (x, 1), {}) in (torch.max, torch.Tensor.max)
+    assert direct(aten.sum.default, (x,), {}) is not aten.sum.default
 
 
 def test_what_would_not_follow_them_is_refused() -> None:

@@ -1,0 +1,70 @@
+"""Calls ``single_rows.cpp``: one row times a matrix as it is stored. torch's libraries are made for
+many rows, and read a matrix slower than memory could give it.
+
+Without a C++ compiler there is no such kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import subprocess
+from collections.abc import Callable
+from ctypes import POINTER, c_int, c_int64, c_void_p
+from functools import cache
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fromage_server.engine.compiled import library
+from fromage_server.engine.opaque import opaque
+
+log = logging.getLogger(__name__)
+Product: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+_NUMBERS = (torch.float32, torch.bfloat16)
+
+
+class _Task(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("weight", "x", "bias", "out")),
+        *((name, c_int64) for name in ("outputs", "width")),
+    )
+
+
+@opaque("single_row(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+def single_row(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What ``nn.Linear`` makes of one row ``x`` (…, in); ``weight`` (out, in) and ``bias`` (out,)
+    are contiguous, and all are float32 or all bfloat16."""
+    outputs, width = weight.shape
+    x = x.contiguous()
+    out = x.new_empty((*x.shape[:-1], outputs))
+    task = _Task(
+        weight.data_ptr(),
+        x.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        out.data_ptr(),
+        outputs,
+        width,
+    )
+    call = _call()
+    assert call is not None
+    call(ctypes.byref(task), x.dtype == torch.bfloat16)
+    return out
+
+
+def kernel(dtype: torch.dtype) -> Product | None:
+    """``single_row``, where it can be built and takes such numbers."""
+    return single_row if dtype in _NUMBERS and _call() else None
+
+
+@cache
+def _call() -> Any:
+    try:
+        call = library("single_rows").fromage_single_row
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # no home directory, too
+        said: Any = getattr(error, "stderr", None)
+        log.info("single rows are multiplied by torch: %s %s", error, said or "")
+        return None
+    call.argtypes, call.restype = (POINTER(_Task), c_int), None
+    return call
