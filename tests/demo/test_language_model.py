@@ -1,6 +1,7 @@
 """The demo's tokenizer, its packed text and a language model trained for a few steps."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from fromage_weights.demo import corpus, language_model, stream
 from fromage_weights.demo.classes import CLASSES
-from fromage_weights.demo.language_model import LanguageRecipe, LanguageTraining, SlotNoise
+from fromage_weights.demo.language_model import LanguageRecipe, LanguageTraining
+from fromage_weights.demo.slot_noise import SlotNoise
 from fromage_weights.demo.stream import TextStream, loss_weights, marks_of, slot_positions
 from fromage_weights.demo.vocabulary import SLOT_WORDS, slot_word_ids, token_id, train_tokenizer
 from fromage_weights.evaluation.decoding import greedy
@@ -149,6 +151,18 @@ def test_training_learns_resumes_and_leaves_the_slot_words_alone(
     again = LanguageTraining(TINY, tokenizer, tmp_path)
     assert again.step == TINY.total
     assert list(again.run()) == []
+
+
+def test_training_goes_on_with_another_model(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """With its weights, at another place in the texts."""
+    learnt = LanguageTraining(replace(TINY, seed=4), tokenizer, tmp_path)
+    recipe = replace(TINY, first_chunk=33)
+    training = LanguageTraining(recipe, tokenizer, tmp_path, learnt.lm)
+    for mine, other in zip(training.lm.parameters(), learnt.lm.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    assert [stream.chunk for stream in training._streams] == [33, 0]
 
 
 def test_batched_greedy_equals_transformers_generate(tokenizer: PreTrainedTokenizerFast) -> None:

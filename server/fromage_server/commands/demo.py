@@ -30,6 +30,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="DIR",
         help="where everything goes; the bundle is in DIR/bundle (default: runs/demo)",
     )
+    train.add_argument(
+        "--from",
+        dest="start",
+        metavar="BUNDLE",
+        help="go on with the language model of this bundle, and take its tower, instead of from "
+        "nothing (demo: the one that ships; half an hour for the language model)",
+    )
     train.set_defaults(run=run_train, parser=train)
     files = verbs.add_parser(
         "files",
@@ -48,12 +55,16 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run_train(args: argparse.Namespace) -> int:
     from fromage_weights.demo.pipeline import STAGES, Pipeline
+    from fromage_weights.loading import bundle_directory
 
     stages = tuple(args.stage) if args.stage else STAGES
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown:
         args.parser.error(f"--stage {unknown[0]}: expected one of {', '.join(STAGES)}")
-    Pipeline(args.out).run(stages)
+    start = bundle_directory(args.start) if args.start else None
+    if start is not None and not (start / "lm" / "config.json").exists():
+        args.parser.error(f"--from {args.start}: the bundle has no language model of its own")
+    Pipeline(args.out, start=start).run(stages)
     return 0
 
 

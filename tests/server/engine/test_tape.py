@@ -149,7 +149,7 @@ def test_calls_are_those_that_python_makes() -> None:
             torch.utils._pytree.tree_leaves(operation(*args, **kwargs))[0],
         )
     for kept in ((aten.view.default, (x, [6])), (aten.add_.Tensor, (x, x))):
-        assert direct(*kept, {}) is kept[0]
+        assert direct(kept[0], kept[1], {}) is kept[0]
     # By its name Python asks for another operation, add.Tensor.
     assert direct(aten.add.Scalar, (x, 2), {}) is aten.add.Scalar
     assert direct(aten.max.dim, (x, 1), {}) in (torch.max, torch.Tensor.max)

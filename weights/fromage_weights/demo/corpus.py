@@ -31,7 +31,8 @@ USER = "Q: {content}\nA:"
 ASSISTANT = " {content}\n"
 RET = "[RET]"
 _TAGGED = 0.65
-_CHECKED = 0.22
+# Of all texts: plain captions, pictures to describe, and checks; the others are conversations.
+_CAPTIONS, _READINGS, _CHECKED = 0.10, 0.06, 0.20
 
 SceneSource = Callable[[np.random.Generator], Scene]
 
@@ -96,11 +97,11 @@ def turns(rng: np.random.Generator, parts: int, scenes: SceneSource = training_s
     made: list[Turn] = []
     for _ in range(parts):
         draw = rng.random()
-        if draw < 0.35:
+        if draw < 0.40:
             made += asking(rng)
-        elif draw < 0.60:
+        elif draw < 0.65:
             made += looking(rng, scenes)
-        elif draw < 0.74:
+        elif draw < 0.77:
             made.append(_allowed(lambda: dialogue.chatter(rng, "train")))
         elif draw < 0.95:
             made.append(_allowed(lambda: dialogue.unknown_request(rng, "train")))
@@ -131,6 +132,19 @@ def caption(rng: np.random.Generator) -> str:
     text = describe(wish, rng)
     text += "." if rng.random() < 0.2 else ""
     return text + (tags(wish, rng) if rng.random() < 0.8 else "")
+
+
+def readings(rng: np.random.Generator) -> str:
+    """Up to six pictures' slots, each with its description behind it.
+
+    Reading a slot's noisy words takes practice, and a conversation has one such place among a
+    hundred words.
+    """
+    lines = []
+    for _ in range(1 + int(rng.random() * 6)):
+        scene = training_scene(rng)
+        lines.append(f"{slot(scene, rng)} {describe(wish_of(scene), rng)}")
+    return "\n".join(lines)
 
 
 def checks(rng: np.random.Generator) -> str:
@@ -188,7 +202,11 @@ class Lesson:
 # Whether a word stands in a list is learnt soon where lists are short and there is nothing else to
 # read, and late where they are long: attention has to find one place among a few before it can find
 # one among many.
-LESSONS = (Lesson(40_000, lambda rng: membership(rng, 3)), Lesson(24_000, _second_lesson))
+LESSONS = (
+    Lesson(40_000, lambda rng: membership(rng, 3)),
+    Lesson(24_000, _second_lesson),
+    Lesson(20_000, readings),
+)
 
 
 def _asked_about(word: str, rng: np.random.Generator) -> str:
@@ -200,9 +218,11 @@ def _asked_about(word: str, rng: np.random.Generator) -> str:
 def document(rng: np.random.Generator, *, long: bool = False) -> str:
     """One training text. `long` ones are chats of up to 16 parts, for far positions."""
     draw = rng.random()
-    if draw < 0.12:
+    if draw < _CAPTIONS:
         return caption(rng)
-    if draw < 0.12 + _CHECKED:
+    if draw < _CAPTIONS + _READINGS:
+        return readings(rng)
+    if draw < _CAPTIONS + _READINGS + _CHECKED:
         return checks(rng)
     if long:
         parts = 1 + int(rng.random() ** 2 * 16)

@@ -16,23 +16,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, SLOT_LENGTH
 from fromage_weights.demo.muon import BatchedMuon
 from fromage_weights.demo.neox import Asked, mean_loss
 from fromage_weights.demo.shapes import compiled
+from fromage_weights.demo.slot_noise import SlotNoise, kinds
 from fromage_weights.demo.stream import TextStream
-from fromage_weights.demo.vocabulary import SLOT_WORDS, slot_word_ids
+from fromage_weights.demo.vocabulary import slot_word_ids
 from fromage_weights.language import input_embedding, output_head, weight_of
 
 if TYPE_CHECKING:
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
-
-
-_KINDS = {
-    **dict.fromkeys(NAMES, 0),
-    **dict.fromkeys((*COUNT_WORDS, PAIR_WORD), 1),
-    **dict.fromkeys(COLOURS, 2),
-}
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,8 @@ class LanguageRecipe:
     """Shape and schedule. Steps: `steps` of short blocks, then `long_steps` of long ones.
 
     `matrix_rate` is Muon's, for the layers' matrices, in AdamW's unit (the root mean square of an
-    update); `learning_rate` is AdamW's, for the rest.
+    update); `learning_rate` is AdamW's, for the rest. `first_chunk`: where in the stream of texts
+    it begins.
     """
 
     hidden: int = 320
@@ -58,6 +52,7 @@ class LanguageRecipe:
     decay: float = 0.45
     noise: float = 0.33
     noise_steps: int = 1250
+    first_chunk: int = 0
     seed: int = 0
 
     @property
@@ -73,6 +68,20 @@ class LanguageRecipe:
         last `decay` of all steps."""
         falling = (self.total - step) / (self.decay * self.total)
         return min(1.0, (step + 1) / self.warmup, falling)
+
+
+# Of a model that has learnt already: no lessons, all the noise at once, other texts, and rates that
+# fall from the beginning.
+CONTINUED = LanguageRecipe(
+    steps=1700,
+    learning_rate=1e-3,
+    matrix_rate=2.5e-3,
+    warmup=60,
+    decay=1.0,
+    noise_steps=1,
+    first_chunk=50,
+    seed=1,
+)
 
 
 def configuration(recipe: LanguageRecipe, words: int) -> GPTNeoXConfig:
@@ -111,63 +120,27 @@ def new_model(recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast) -> GPT
     with torch.no_grad():
         nn.init.normal_(table, std=recipe.hidden**-0.5)
         ids = slot_word_ids(tokenizer)
-        kinds = torch.tensor([_KINDS[word] for word in SLOT_WORDS])
         basis, _ = torch.linalg.qr(torch.randn(recipe.hidden, len(ids) + 3))
-        table[ids] = basis.T[3:] + basis.T[kinds]
+        table[ids] = basis.T[3:] + basis.T[kinds()]
         head.copy_(table)
     return lm
-
-
-class SlotNoise:
-    """Stands noisy mixtures in the place of slot words.
-
-    A word w becomes `scale * (E[w] + sum_c a_c D[c] + gaussian)`, D the slot words' own
-    directions, with a_c ~ N(0, s^2) and s uniform up to `level` per slot: at 0.33 the cosine of
-    what is left to D[w] is about 0.25. Part of the noise is common to an image's four slots, as a
-    linear map's errors are.
-    """
-
-    def __init__(self, words: Tensor, level: float, generator: torch.Generator) -> None:
-        kinds = torch.tensor([_KINDS[word] for word in SLOT_WORDS])
-        means = torch.stack([words[kinds == kind].mean(0) for kind in range(3)])
-        self._words, self.level, self._generator = words - means[kinds], level, generator
-
-    def __call__(self, embeds: Tensor, slots: Tensor) -> Tensor:
-        """`embeds` (B, T, D) with the rows where `slots` (B, T) replaced."""
-        rows = embeds[slots]
-        count = len(rows)
-        if count == 0:
-            return embeds
-        noisy = embeds.clone()
-        noisy[slots] = self._disturb(rows, count).to(embeds.dtype)
-        return noisy
-
-    def _disturb(self, rows: Tensor, count: int) -> Tensor:
-        size = len(self._words)
-        images = -(-count // SLOT_LENGTH)
-        common = self._normal(images, size).repeat_interleave(SLOT_LENGTH, 0)[:count]
-        mixed = 0.75 * common + 0.66 * self._normal(count, size)
-        level = self.level * self._uniform(count, 1)
-        level = level * (self._uniform(count, 1) > 0.1)
-        scale = torch.exp(0.35 * self._normal(count, 1))
-        haze = 0.5 * level * self._normal(count, rows.shape[1])
-        return scale * (rows + level * mixed @ self._words + haze)
-
-    def _normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self._generator)
-
-    def _uniform(self, *shape: int) -> Tensor:
-        return torch.rand(*shape, generator=self._generator)
 
 
 class LanguageTraining:
     """One run: streams, optimiser, checkpoints; resumes from `directory`/lm.pt if that exists."""
 
     def __init__(
-        self, recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast, directory: Path
+        self,
+        recipe: LanguageRecipe,
+        tokenizer: PreTrainedTokenizerFast,
+        directory: Path,
+        start: nn.Module | None = None,
     ) -> None:
+        """`start`: a model with this tokenizer whose weights it begins with."""
         self.recipe, self.tokenizer = recipe, tokenizer
         self.lm = new_model(recipe, tokenizer)
+        if start is not None:
+            self.lm.load_state_dict(start.state_dict())
         self._path = directory / "lm.pt"
         self._ids = torch.tensor(slot_word_ids(tokenizer))
         table = weight_of(input_embedding(self.lm))
@@ -197,6 +170,7 @@ class LanguageTraining:
                 long=True,
             ),
         ]
+        self._streams[0].seek(recipe.first_chunk)
         if self._path.exists():
             self._load()
 
@@ -292,11 +266,14 @@ class LanguageTraining:
 
 
 def train_language_model(
-    recipe: LanguageRecipe, tokenizer: PreTrainedTokenizerFast, directory: Path
+    recipe: LanguageRecipe,
+    tokenizer: PreTrainedTokenizerFast,
+    directory: Path,
+    start: nn.Module | None = None,
 ) -> GPTNeoXForCausalLM:
     """Train (or go on) in `directory` and print the progress."""
     directory.mkdir(parents=True, exist_ok=True)
-    training = LanguageTraining(recipe, tokenizer, directory)
+    training = LanguageTraining(recipe, tokenizer, directory, start)
     start, first = time.monotonic(), training.step
     for step, loss in training.run():
         pace = (time.monotonic() - start) / (step - first)

@@ -27,8 +27,8 @@ from fromage_weights.demo.answers import (
 )
 from fromage_weights.demo.corpus import USER
 from fromage_weights.demo.grammar import SLOT_LENGTH, slot
-from fromage_weights.demo.language_model import SlotNoise
 from fromage_weights.demo.protocols import Queries, Query, draw_pool
+from fromage_weights.demo.slot_noise import SlotNoise
 from fromage_weights.demo.stream import marks_of, slot_positions
 from fromage_weights.demo.vocabulary import slot_word_ids
 from fromage_weights.evaluation.decoding import greedy

@@ -22,7 +22,7 @@ import numpy as np
 
 from fromage_weights.cpu import avoid_hidden_amx, keep_freed_memory
 from fromage_weights.demo.heads import HeadsRecipe, train_heads
-from fromage_weights.demo.language_model import LanguageRecipe, train_language_model
+from fromage_weights.demo.language_model import CONTINUED, LanguageRecipe, train_language_model
 from fromage_weights.demo.mapping import MappingRecipe, train_mappers
 from fromage_weights.demo.world import Scene
 from fromage_weights.errors import UnsupportedModel
@@ -51,11 +51,19 @@ class Recipe:
     seed: int = 0
 
 
-class Pipeline:
-    """The stages over one directory."""
+# What `fromage demo train --from` runs.
+GOING_ON = Recipe(language=CONTINUED)
 
-    def __init__(self, out: Path, recipe: Recipe | None = None) -> None:
-        self.out, self.recipe = out, recipe or Recipe()
+
+class Pipeline:
+    """The stages over one directory. With `start`, a bundle's directory, its language model goes on
+    learning, and its tower is taken as it is."""
+
+    def __init__(
+        self, out: Path, recipe: Recipe | None = None, *, start: Path | None = None
+    ) -> None:
+        self.out, self._start = out, start
+        self.recipe = recipe or (GOING_ON if start else Recipe())
         self.lm, self.vision = out / "lm", out / "vision"
         self._features = out / "features.safetensors"
         self._joint = out / "mappers-joint.safetensors"
@@ -91,12 +99,17 @@ class Pipeline:
         from fromage_weights.language import load_language_model
 
         training = self.out / "lm-training"
-        # Kept beside the checkpoint: one trained again might give other ids.
-        kept = training / "tokenizer"
-        if not (kept / "tokenizer.json").exists():
-            train_tokenizer(self.recipe.seed).save_pretrained(kept)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(kept)
-        lm = train_language_model(self.recipe.language, tokenizer, training)
+        start = None
+        if self._start is not None:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(self._start / "lm")
+            start = load_language_model(str(self._start / "lm"), torch.float32)
+        else:
+            # Kept beside the checkpoint: one trained again might give other ids.
+            kept = training / "tokenizer"
+            if not (kept / "tokenizer.json").exists():
+                train_tokenizer(self.recipe.seed).save_pretrained(kept)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(kept)
+        lm = train_language_model(self.recipe.language, tokenizer, training, start)
         export_language_model(lm, tokenizer, self.lm)
         print("language: of validation queries right, in percent", flush=True)
         written = load_language_model(str(self.lm), torch.float32)
@@ -106,7 +119,10 @@ class Pipeline:
         from fromage_weights.demo.tower import train_tower
 
         training = self.out / "tower-training"
-        train_tower(training, recipe=self.recipe.tower)
+        if self._start is not None:
+            training = self._start / "vision"
+        else:
+            train_tower(training, recipe=self.recipe.tower)
         self.vision.mkdir(parents=True, exist_ok=True)
         for name in ("open_clip_model.safetensors", "open_clip_config.json"):
             shutil.copyfile(training / name, self.vision / name)

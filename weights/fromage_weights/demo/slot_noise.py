@@ -1,0 +1,63 @@
+"""What makes the language model able to read soft tokens later: while it learns, the words of an
+upload's slot are noisy mixtures of embeddings, as a linear map from an image will make them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, SLOT_LENGTH
+from fromage_weights.demo.vocabulary import SLOT_WORDS
+
+_KINDS = {
+    **dict.fromkeys(NAMES, 0),
+    **dict.fromkeys((*COUNT_WORDS, PAIR_WORD), 1),
+    **dict.fromkeys(COLOURS, 2),
+}
+
+
+def kinds() -> Tensor:
+    """(W,): whether each of the slot words names a thing, a count or a colour."""
+    return torch.tensor([_KINDS[word] for word in SLOT_WORDS])
+
+
+class SlotNoise:
+    """Stands noisy mixtures in the place of slot words.
+
+    A word w becomes `scale * (E[w] + sum_c a_c D[c] + gaussian)`, D the slot words' own
+    directions, with a_c ~ N(0, s^2) and s uniform up to `level` per slot: at 0.33 the cosine of
+    what is left to D[w] is about 0.25. Part of the noise is common to an image's four slots, as a
+    linear map's errors are.
+    """
+
+    def __init__(self, words: Tensor, level: float, generator: torch.Generator) -> None:
+        kind = kinds()
+        means = torch.stack([words[kind == one].mean(0) for one in range(3)])
+        self._words, self.level, self._generator = words - means[kind], level, generator
+
+    def __call__(self, embeds: Tensor, slots: Tensor) -> Tensor:
+        """`embeds` (B, T, D) with the rows where `slots` (B, T) replaced."""
+        rows = embeds[slots]
+        count = len(rows)
+        if count == 0:
+            return embeds
+        noisy = embeds.clone()
+        noisy[slots] = self._disturb(rows, count).to(embeds.dtype)
+        return noisy
+
+    def _disturb(self, rows: Tensor, count: int) -> Tensor:
+        size = len(self._words)
+        images = -(-count // SLOT_LENGTH)
+        common = self._normal(images, size).repeat_interleave(SLOT_LENGTH, 0)[:count]
+        mixed = 0.75 * common + 0.66 * self._normal(count, size)
+        level = self.level * self._uniform(count, 1)
+        level = level * (self._uniform(count, 1) > 0.1)
+        scale = torch.exp(0.35 * self._normal(count, 1))
+        haze = 0.5 * level * self._normal(count, rows.shape[1])
+        return scale * (rows + level * mixed @ self._words + haze)
+
+    def _normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self._generator)
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=self._generator)
