@@ -10,9 +10,11 @@ import torch
 from torch.cuda import device_count
 
 from fromage_index.manifest import read_manifest
+from fromage_server.amounts import count, size
 from fromage_server.engine.attention import BLOCK_SIZE
 from fromage_server.engine.kv_cache import KVShape
-from fromage_server.engine.memory import STORAGE_SHARE, free_bytes, storage_blocks
+from fromage_server.engine.memory import SPARE_SHARE, STORAGE_SHARE, free_bytes, storage_blocks
+from fromage_server.engine.packing import second_layout_bytes
 from fromage_server.settings import Settings
 from fromage_weights.bundle import Bundle
 from fromage_weights.devices import choose_device, choose_dtype
@@ -74,23 +76,23 @@ class MemoryPlan:
         return self.total <= self.free
 
     def text(self) -> str:
-        rows = [(item.name, item.what, _size(item.bytes)) for item in self.items]
-        rows.append(("together", "", _size(self.total)))
-        rows.append((f"free on {self.device}", "", _size(self.free)))
+        rows = [(item.name, item.what, size(item.bytes)) for item in self.items]
+        rows.append(("together", "", size(self.total)))
+        rows.append((f"free on {self.device}", "", size(self.free)))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = [
-            f"{name:{widths[0]}}  {what:{widths[1]}}  {size:>{widths[2]}}"
-            for name, what, size in rows
+            f"{name:{widths[0]}}  {what:{widths[1]}}  {amount:>{widths[2]}}"
+            for name, what, amount in rows
         ]
         lines.append("")
         lines.append(
             "It fits."
             if self.fits
-            else f"It does not fit: {_size(self.total - self.free)} too much."
+            else f"It does not fit: {size(self.total - self.free)} too much."
         )
         lines += [f"  {remedy}" for remedy in self.remedies]
         lines += ["", "Free memory that serves one whole context at a time:"]
-        lines += [f"  {name:20}{_size(size):>10}" for name, size in self.alternatives]
+        lines += [f"  {name:20}{size(least):>10}" for name, least in self.alternatives]
         return "\n".join(lines)
 
 
@@ -131,7 +133,7 @@ class _Parts:
         tower = tower_parameters(bundle.frozen_source(bundle.config.vision))
         mappers = sum(p.numel() for p in bundle.mappers.parameters()) * _FLOAT32
         others = (
-            Item("vision encoder", f"{_count(tower)} parameters, float32", tower * _FLOAT32),
+            Item("vision encoder", f"{count(tower)} parameters, float32", tower * _FLOAT32),
             Item("mappers", "float32", mappers),
             *(_collection(name, path) for name, path in settings.collections.items()),
         )
@@ -169,11 +171,11 @@ class _Parts:
 
     def plan(self, dtype: torch.dtype, quantize: Quantization) -> MemoryPlan:
         """Without remedies."""
-        parameters, device = _count(language_model_parameters(self.lm)), str(self.device)
+        parameters, device = count(language_model_parameters(self.lm)), str(self.device)
         held = language_model_bytes(self.lm, dtype, quantize)
         if self.division is not None:
             share = self.division.parameters(self.lm)
-            parameters, held = f"{_count(share)} of {parameters}", share * dtype.itemsize
+            parameters, held = f"{count(share)} of {parameters}", share * dtype.itemsize
             device += f", each of {self.division.world}"
         what = f"{type(self.lm).__name__}, {parameters} parameters, {_numbers(dtype, quantize)}"
         model = Item("language model", what, held)
@@ -181,7 +183,8 @@ class _Parts:
         running = Item(
             "running", "activations, kernels, programs", RUNNING[self.device.type] + scratch
         )
-        fixed = sum(item.bytes for item in (model, *self.others, running))
+        models = (model, *self._second_layout(dtype, quantize, held))
+        fixed = sum(item.bytes for item in (*models, *self.others, running))
         position = self.shape(dtype).position_bytes
         block = BLOCK_SIZE * position
         usable = STORAGE_SHARE[self.device.type]
@@ -189,13 +192,25 @@ class _Parts:
         streams = blocks * BLOCK_SIZE / self.context
         kv = Item(
             "keys and values",
-            f"{blocks * BLOCK_SIZE:,} tokens of {_size(position)}: "
+            f"{blocks * BLOCK_SIZE:,} tokens of {size(position)}: "
             f"{streams:.1f} contexts of {self.context:,}",
             (blocks + 1) * block,  # and one of the engine's own
         )
-        least = fixed + int(self.whole_context(dtype) / usable)
-        items = (model, *self.others, kv, running)
+        # A second layout is given up before anything else.
+        least = fixed - sum(item.bytes for item in models[1:])
+        least += int(self.whole_context(dtype) / usable)
+        items = (*models, *self.others, kv, running)
         return MemoryPlan(device, self.free, items, streams, least)
+
+    def _second_layout(
+        self, dtype: torch.dtype, quantize: Quantization, held: int
+    ) -> tuple[Item, ...]:
+        spare = int(SPARE_SHARE * (self.free - held))
+        if self.device.type != "cpu" or quantize != "none":
+            return ()
+        needed = second_layout_bytes(self.lm, dtype, spare)
+        what = "the same weights in a second layout, if a stream alone is faster so"
+        return (Item("for single rows", what, needed),) if needed else ()
 
     def alternatives(self, dtype: torch.dtype) -> dict[Numbers, MemoryPlan]:
         """The largest first; what the model cannot be held in is left out."""
@@ -226,7 +241,7 @@ def _remedies(
     room = kv - max(0, plan.total - plan.free)
     if plan.streams < 1:
         found.append(
-            f"a whole context needs {_size(whole)} for keys and values: a lower --max-context "
+            f"a whole context needs {size(whole)} for keys and values: a lower --max-context "
             "lets what fits be promised"
         )
     elif room >= whole:
@@ -241,7 +256,7 @@ def _remedies(
         saved += kv - kv * then // now
         fits = other.fits and other.streams >= 1
         verdict = "makes it fit" if fits else "is not enough alone"
-        found.append(f"{flags} saves {_size(saved)} and {verdict}")
+        found.append(f"{flags} saves {size(saved)} and {verdict}")
         enough = enough or fits
     if divided := _enough_devices(parts, dtype):
         found.append(f"--tensor-parallel {divided} makes it fit, with as much free on each GPU")
@@ -276,15 +291,3 @@ def _numbers(dtype: torch.dtype, quantize: Quantization) -> str:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _size(value: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"
-
-
-def _count(parameters: int) -> str:
-    return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.1f} M"

@@ -1,5 +1,6 @@
 """What would go where, before anything is loaded."""
 
+import copy
 import re
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 from fromage_server import planning
 from fromage_server.cli import main
 from fromage_server.engine import Engine, EngineConfig
+from fromage_server.engine.packing import second_layout_bytes
 from fromage_server.planning import make_plan
 from fromage_server.settings import Settings
 from fromage_weights.loading import load_grounded_model
@@ -18,6 +20,7 @@ from fromage_weights.quantization import Quantization, quantized_layers
 from fromage_weights.sizes import language_model_outline
 from tests.benchmarks.shapes import SHAPES
 from tests.conftest import ROOT
+from tests.server.engine.tiny import grounded
 from tests.server.tiny import write_bundle
 from tests.weights.test_quantization import held
 
@@ -36,6 +39,26 @@ def test_the_plan_is_what_the_engine_takes() -> None:
     assert loaded.vision is not None
     tower = sum(p.numel() for p in loaded.vision.tower.parameters())
     assert plan["vision encoder"] >= 4 * tower
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_second_layout_is_planned_where_it_may_be_kept(
+    tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the byte; it makes nothing not fit."""
+    lm: torch.nn.Module = copy.deepcopy(grounded("llama", tied).lm)
+    linear = sum(p.nbytes for n, p in lm.named_parameters() if "proj" in n or "lm_head" in n)
+    assert second_layout_bytes(lm, torch.float32, linear) == linear
+    assert second_layout_bytes(lm, torch.float32, linear - 1) == 0
+    assert second_layout_bytes(lm, torch.bfloat16, linear // 2) in (0, linear // 2)
+    free = RUNNING + (160 << 20)
+    monkeypatch.setattr(planning, "free_bytes", lambda device: free)
+    plan = make_plan(Settings(device="cpu", dtype="float32"))
+    assert plan.bytes_of("for single rows") > 0
+    assert plan.fits
+    monkeypatch.setattr(planning, "free_bytes", lambda device: 130 << 20)
+    plan = make_plan(Settings(device="cpu", dtype="float32"))
+    assert not [item for item in plan.items if item.name == "for single rows"]
 
 
 def test_the_command_prints_it_and_loads_nothing(

@@ -90,6 +90,15 @@ def pack_linears(lm: nn.Module, spare: int = 0) -> int:
     return len(found) + len(quantized)
 
 
+def second_layout_bytes(lm: nn.Module, dtype: torch.dtype, spare: int) -> int:
+    """What `pack_linears` may keep beside the weights that every model has, of an outline, too."""
+    modules: list[Any] = list(lm.modules())
+    shared = [id(module.weight) for module in modules if isinstance(module, nn.Embedding)]
+    kept = (m.weight for m in modules if _is_linear(m) and id(m.weight) not in shared)
+    needed = dtype.itemsize * sum(weight.numel() for weight in kept)
+    return needed if needed <= spare and _has_kernels(dtype) else 0
+
+
 @torch.no_grad()
 def _faster(ways: Sequence[Product], layers: Iterable[_Layer]) -> Product | None:
     """The one of ``ways`` in which a single row passes all layers soonest by their stored weights;
