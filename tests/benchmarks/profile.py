@@ -15,7 +15,7 @@ from unittest.mock import patch
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from fromage_server.engine import single_rows
+from fromage_server.engine import few_rows
 from fromage_server.engine.single_queries import Kernel
 from tests.benchmarks.measure import Table
 from tests.benchmarks.offline import STREAMS
@@ -47,10 +47,10 @@ def _shares(models: Models, streams: int) -> Counter[str]:
         engine.engine.step()
     on_gpu = models.ours.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    multiply = single_rows._call()
+    multiply = few_rows._call()
     with (
         patch.object(Kernel, "__call__", _marked),
-        patch.object(single_rows, "_call", lambda: partial(_multiplied, multiply)),
+        patch.object(few_rows, "_call", lambda: partial(_multiplied, multiply)),
         profile(activities=activities) as profiled,
         torch.profiler.record_function("steps"),
     ):

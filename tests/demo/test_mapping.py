@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fromage_weights.demo.corpus import training_scene
+from fromage_weights.demo.describing import DescribingRecipe, DescribingTraining, described
 from fromage_weights.demo.features import FeatureBank, admitted, codes, unjudged
 from fromage_weights.demo.grammar import Wish
 from fromage_weights.demo.heads import HeadsRecipe, HeadTraining, StateBank, make_states, targets
@@ -24,7 +25,9 @@ from fromage_weights.demo.mapping import (
 )
 from fromage_weights.demo.pipeline import export_language_model, new_model
 from fromage_weights.demo.samples import Batch, Collator, caption_draft, random_draft
+from fromage_weights.demo.splits import is_held_out
 from fromage_weights.demo.vocabulary import train_tokenizer
+from fromage_weights.demo.wordings import is_kept
 from fromage_weights.demo.world import Scene
 from fromage_weights.grounded import GroundedModel
 from fromage_weights.language import input_embedding, weight_of
@@ -154,6 +157,26 @@ def test_joint_training_learns_and_leaves_the_lm_alone(
     assert logged[-1]["text"] < logged[0]["text"]
     for name, value in model.lm.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_describing_changes_the_soft_tokens_alone(model: GroundedModel, bank: FeatureBank) -> None:
+    before = {name: value.clone() for name, value in model.mappers.state_dict().items()}
+    recipe = DescribingRecipe(steps=12, batch=16, learning_rate=3e-3, warmup=1)
+    training = DescribingTraining(model, bank, recipe)
+    logged = [numbers for _, numbers in training.run(log_every=4)]
+    assert logged[-1]["text"] < logged[0]["text"]
+    assert all("match" not in numbers for numbers in logged)
+    for name, value in model.mappers.state_dict().items():
+        assert torch.equal(value, before[name]) != name.startswith("visual_embeddings"), name
+
+
+def test_what_is_described_is_no_scene_that_is_kept(bank: FeatureBank) -> None:
+    rng = np.random.default_rng(3)
+    drafts = [described(rng, bank.any_scene) for _ in range(300)]
+    assert {len(draft.uploads) for draft in drafts} == {1, 2}
+    assert not any(is_held_out(scene) for draft in drafts for scene in draft.uploads)
+    assert not any(draft.wishes for draft in drafts)
+    assert not any(is_kept(draft.text) for draft in drafts)
 
 
 def test_heads_find_the_right_picture(model: GroundedModel, bank: FeatureBank) -> None:

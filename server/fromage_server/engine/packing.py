@@ -2,8 +2,8 @@
 
 ``nn.Linear`` hands its weight over row by row, and the kernel library rearranges it at every call;
 for the few rows of a decode step that costs as much as the product. oneDNN takes weights that were
-rearranged once (torch's own compiler does the same when it freezes a model). A single row may be
-multiplied faster by the weight as it was stored (``single_rows``); where memory allows, both stay.
+rearranged once (torch's own compiler does the same when it freezes a model). Up to some number of
+rows the weights as they were stored may be faster (``few_rows``); where memory allows, both stay.
 
 Weights in int8 are multiplied as they are where few rows meet them, and turned into the other
 side's numbers for many; torchao itself always does the latter, in new memory each time.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fromage_server.engine import single_rows
-from fromage_server.engine.single_rows import Product
+from fromage_server.engine.few_rows import Product, kernel
 
 # Rows that the layout is chosen for; it serves one row and hundreds nearly as well.
 _ROWS = 16
 # Up to so many rows torch's int8 product is the faster way; it takes bfloat16 on the other side.
 _FEW_ROWS = 16
-# How often each way is tried, and by how much one that costs memory has to win.
-_TRIALS, _CLEARLY = 5, 0.97
+# With how many rows both ways are tried, how often, and by how much the one that costs memory has
+# to win.
+_TRIED, _TRIALS, _CLEARLY = (1, 4, 8, 16), 5, 0.97
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,15 @@ class _Layer:
     stored: Tensor
     packed: Tensor
 
-    def take(self, *, row: Product | None, keep: bool) -> None:
-        """Compute with the rearranged weight, a single ``row`` in that way with the stored one;
+    def take(self, few: Product, most: int, *, keep: bool) -> None:
+        """Compute with the rearranged weight, up to ``most`` rows by ``few`` with the stored one;
         drop that where it is needed neither there nor (``keep``) elsewhere."""
         bias = self.module.bias
         self.module.forward = partial(_product, self.packed, bias)
-        if row:
-            self.module.forward = partial(_product_or_row, self.packed, self.stored, bias, row)
+        if most:
+            self.module.forward = partial(
+                _product_or_few, self.packed, self.stored, bias, few, most
+            )
         if not keep:
             empty = torch.empty(0, dtype=self.stored.dtype)
             self.module.weight = nn.Parameter(empty, requires_grad=False)
@@ -59,7 +61,7 @@ def pack_linears(lm: nn.Module, spare: int = 0) -> int:
     it holds can no longer be saved. Layers in int4 bring a kernel of their own and are left alone.
     Returns how many layers it changed; 0 where the CPU or the dtype has no such kernels.
 
-    ``spare`` bytes may go to the originals, where this machine multiplies a single row faster by
+    ``spare`` bytes may go to the originals, where this machine multiplies a few rows faster by
     them: that is tried out."""
     dtype = next(lm.parameters()).dtype
     scratch = _Scratch()
@@ -78,16 +80,39 @@ def pack_linears(lm: nn.Module, spare: int = 0) -> int:
     ]
     kept = [module.weight.data_ptr() in shared for module in found]
     sizes = [0 if keep else module.weight.nbytes for module, keep in zip(found, kept, strict=True)]
-    ways: list[Product] = [way for way in (single_rows.kernel(dtype), functional.linear) if way]
+    few = kernel(dtype) or functional.linear
+    layers: Iterable[_Layer] = map(_packed, found)  # one by one: there may be no room for both
+    most = 0
     if sum(sizes) <= spare:
-        layers: Iterable[_Layer] = [_packed(module) for module in found]
-        row = _faster(ways, layers)
-    else:  # one after the other: there may be no room for both
-        layers, row = map(_packed, found), None
+        layers = list(layers)
+        most = _most_rows(few, layers)
     for layer, keep in zip(layers, kept, strict=True):
         # A tied head's stored weight costs nothing, and in 16 bits it is the faster one for a row.
-        layer.take(row=row or (ways[0] if keep and dtype.itemsize < 4 else None), keep=keep)
+        layer.take(few, most or int(keep and dtype.itemsize < 4), keep=keep)
     return len(found) + len(quantized)
+
+
+@torch.no_grad()
+def _most_rows(few: Product, layers: Iterable[_Layer]) -> int:
+    """How many rows at most pass all layers sooner by ``few`` and their stored weights; 0 where not
+    even one does."""
+    most = 0
+    for rows in _TRIED:
+        pairs = [(layer, layer.stored.new_zeros(rows, layer.stored.shape[1])) for layer in layers]
+        stored, packed = math.inf, math.inf
+        for _ in range(_TRIALS):
+            start = time.perf_counter()
+            for layer, x in pairs:
+                few(x, layer.stored, None)
+            middle = time.perf_counter()
+            for layer, x in pairs:
+                _product(layer.packed, None, x)
+            stored = min(stored, middle - start)
+            packed = min(packed, time.perf_counter() - middle)
+        if stored >= _CLEARLY * packed:
+            break
+        most = rows
+    return most
 
 
 def second_layout_bytes(lm: nn.Module, dtype: torch.dtype, spare: int) -> int:
@@ -97,25 +122,6 @@ def second_layout_bytes(lm: nn.Module, dtype: torch.dtype, spare: int) -> int:
     kept = (m.weight for m in modules if _is_linear(m) and id(m.weight) not in shared)
     needed = dtype.itemsize * sum(weight.numel() for weight in kept)
     return needed if needed <= spare and _has_kernels(dtype) else 0
-
-
-@torch.no_grad()
-def _faster(ways: Sequence[Product], layers: Iterable[_Layer]) -> Product | None:
-    """The one of ``ways`` in which a single row passes all layers soonest by their stored weights;
-    None where it is no slower by the rearranged ones."""
-    pairs = [(layer, layer.stored.new_zeros(1, layer.stored.shape[1])) for layer in layers]
-    all_ways = (None, *ways)
-    seconds: dict[Product | None, float] = dict.fromkeys(all_ways, math.inf)
-    for way in all_ways * _TRIALS:
-        start = time.perf_counter()
-        for layer, row in pairs:
-            if way:
-                way(row, layer.stored, None)
-            else:
-                _product(layer.packed, None, row)
-        seconds[way] = min(seconds[way], time.perf_counter() - start)
-    best = min(ways, key=lambda way: seconds[way])
-    return best if seconds[best] < _CLEARLY * seconds[None] else None
 
 
 def _has_kernels(dtype: torch.dtype) -> bool:
@@ -149,7 +155,7 @@ def _shared_weights(lm: nn.Module) -> set[int]:
 def _packed(module: Any) -> _Layer:
     # GPT-2's Conv1D stores the transposed weight.
     weight: Tensor = module.weight if type(module) is nn.Linear else module.weight.T.contiguous()
-    stored = weight.detach()
+    stored = weight.detach().contiguous()
     return _Layer(module, stored, torch.ops.mkldnn._reorder_linear_weight(stored, _ROWS))
 
 
@@ -158,11 +164,11 @@ def _product(packed: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     return out
 
 
-def _product_or_row(
-    packed: Tensor, weight: Tensor, bias: Tensor | None, row: Product, x: Tensor
+def _product_or_few(
+    packed: Tensor, stored: Tensor, bias: Tensor | None, few: Product, most: int, x: Tensor
 ) -> Tensor:
-    if x.numel() == x.shape[-1]:
-        return row(x, weight, bias)
+    if x.numel() <= most * x.shape[-1]:
+        return few(x, stored, bias)
     return _product(packed, bias, x)
 
 

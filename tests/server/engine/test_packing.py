@@ -2,7 +2,6 @@
 
 import copy
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fromage_server.engine import Engine, packing, single_rows
+from fromage_server.engine import Engine, packing
+from fromage_server.engine.few_rows import Product, few_rows, kernel
 from fromage_server.engine.packing import pack_linears
-from fromage_server.engine.single_rows import Product, single_row
 from fromage_weights.grounded import GroundedModel, TextSegment
 from fromage_weights.loading import load_grounded_model
 from fromage_weights.quantization import Quantization
@@ -47,68 +46,66 @@ def test_only_embeddings_keep_their_weights(tied: bool) -> None:
     assert layers == 3 * 7 + 1
 
 
-WAYS = {"own": single_row, "stored": functional.linear, "packed": None}
-
-
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("few", [few_rows, functional.linear], ids=["own", "torch"])
+@pytest.mark.parametrize("most", [0, 1, 2])
 @pytest.mark.parametrize("family", ["opt", "gpt2", "llama"])
-def test_a_single_row_takes_what_is_faster(
-    family: str, way: Product | None, monkeypatch: pytest.MonkeyPatch
+def test_a_few_rows_take_what_is_faster(
+    family: str, most: int, few: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if way is single_row and single_rows.kernel(torch.float32) is None:
+    if few is few_rows and kernel(torch.float32) is None:
         pytest.skip("there is no C++ compiler")
-    monkeypatch.setattr(packing, "_faster", lambda ways, layers: way)
+    monkeypatch.setattr(packing, "kernel", lambda dtype: few)
+    monkeypatch.setattr(packing, "_most_rows", lambda few, layers: most)
     model, layers = packed(family, tied=True, spare=1 << 30)
     forwards = [m.forward for m in model.lm.modules() if isinstance(m.forward, partial)]
     assert len(forwards) == layers
-    assert {f.func is packing._product_or_row for f in forwards} == {way is not None}
-    assert way is None or {f.args[-1] for f in forwards} == {way}
+    expected = (packing._product_or_few, (few, most)) if most else (packing._product, ())
+    assert {(f.func, f.args[3:]) for f in forwards} == {expected}
     heard = answers(Engine(model), requests_of(family, True), steps_between=2)
     assert [h.ids for h in heard] == expected_of(family, True)
 
 
 def test_originals_are_kept_only_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tied head's weight is there anyway."""
-    monkeypatch.setattr(packing, "_faster", lambda ways, layers: ways[0])
+    monkeypatch.setattr(packing, "_most_rows", lambda few, layers: 1)
     original = grounded("llama", True)
     linear = sum(p.nbytes for n, p in original.lm.named_parameters() if "proj" in n)
     for spare, rows in ((linear, True), (linear - 1, False)):
         model, _ = packed("llama", tied=True, spare=spare)
         forwards = [m.forward for m in model.lm.modules() if isinstance(m.forward, partial)]
-        assert {f.func is packing._product_or_row for f in forwards} == {rows}
+        assert {f.func is packing._product_or_few for f in forwards} == {rows}
 
 
-def test_each_way_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that every product moves, one of them less than the others."""
+@pytest.mark.parametrize("wins_up_to", [0, 1, 4, 16])
+def test_both_ways_are_tried(wins_up_to: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only the products move."""
     lm = copy.deepcopy(grounded("opt", tied=False).lm)
     layers = [packing._packed(m) for m in lm.modules() if packing._is_linear(m)]
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
-    def takes(seconds: float) -> Callable[..., Tensor]:
-        def product(*_: object) -> Tensor:
-            now[0] += seconds
-            return torch.zeros(1)
+    def few(x: Tensor, *_: object) -> Tensor:
+        now[0] += 1.0 if len(x) <= wins_up_to else 2.0
+        return x
 
-        return product
+    def rearranged(packed: Tensor, bias: None, x: Tensor) -> Tensor:
+        now[0] += 2.0
+        return x
 
-    for own, stored, rearranged in ((1, 2, 2), (2, 1, 2), (2, 2, 1), (2, 2, 2)):
-        ways = [takes(own), takes(stored)]
-        monkeypatch.setattr(packing, "_product", takes(rearranged))
-        expected = None if rearranged <= min(own, stored) else ways[stored < own]
-        assert packing._faster(ways, layers) is expected
+    monkeypatch.setattr(packing, "_product", rearranged)
+    assert packing._most_rows(few, layers) == wins_up_to
 
 
 def test_a_tied_head_in_16_bits_takes_a_row_by_its_stored_weight(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With room for a second layout or without, whichever is faster for the others."""
-    monkeypatch.setattr(packing, "_faster", lambda ways, layers: None)
+    monkeypatch.setattr(packing, "_most_rows", lambda few, layers: 0)
     for spare in (0, 1 << 30):
         lm: Any = copy.deepcopy(grounded("opt", tied=True).lm)
         lm.to(torch.bfloat16)
         pack_linears(lm, spare)
-        assert lm.get_output_embeddings().forward.func is packing._product_or_row
+        assert lm.get_output_embeddings().forward.func is packing._product_or_few
         assert lm.model.decoder.layers[0].fc1.forward.func is packing._product
 
 

@@ -56,8 +56,8 @@ def test_what_is_read_off_is_what_the_model_computes(
 def test_packed_weights_are_read_off_too(
     dtype: torch.dtype, streams: int, compared: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And single rows by a kernel of our own."""
-    monkeypatch.setattr(packing, "_faster", lambda ways, layers: ways[0])
+    """And few rows by a kernel of our own."""
+    monkeypatch.setattr(packing, "_most_rows", lambda few, layers: 1)
     model = GroundedModel(
         _copied(grounded("opt", True).lm).to(dtype),
         grounded("opt", True).mappers,

@@ -44,7 +44,7 @@ def training_scene(rng: np.random.Generator, *, pairs: float = 0.3) -> Scene:
             return scene
 
 
-def _allowed(make: Callable[[], Turn]) -> Turn:
+def allowed(make: Callable[[], Turn]) -> Turn:
     """The first turn that training may use."""
     while True:
         turn = make()
@@ -56,9 +56,9 @@ def _refinements(wish: Wish, rng: np.random.Generator, turns: int) -> list[Turn]
     made: list[Turn] = []
     for _ in range(turns):
         if rng.random() < 0.12:
-            made.append(_allowed(lambda: dialogue.chatter(rng, "train")))
+            made.append(allowed(lambda: dialogue.chatter(rng, "train")))
             continue
-        turn = _allowed(lambda wish=wish: dialogue.refine(wish, rng, "train"))  # type: ignore[misc]
+        turn = allowed(lambda wish=wish: dialogue.refine(wish, rng, "train"))  # type: ignore[misc]
         made.append(turn)
         assert turn.wish is not None
         wish = turn.wish
@@ -68,7 +68,7 @@ def _refinements(wish: Wish, rng: np.random.Generator, turns: int) -> list[Turn]
 def asking(rng: np.random.Generator) -> list[Turn]:
     """A request and, half the time, changes to it."""
     wish = random_wish(rng)
-    turns = [_allowed(lambda: dialogue.request(wish, rng, "train"))]
+    turns = [allowed(lambda: dialogue.request(wish, rng, "train"))]
     if rng.random() < 0.5:
         turns += _refinements(wish, rng, 1 + int(rng.random() * 3))
     return turns
@@ -79,11 +79,11 @@ def looking(rng: np.random.Generator, scenes: SceneSource = training_scene) -> l
     scene = scenes(rng)
     draw = rng.random()
     if draw < 0.3:
-        edit = _allowed(lambda: dialogue.refine(wish_of(scene), rng, "train"))
+        edit = allowed(lambda: dialogue.refine(wish_of(scene), rng, "train"))
         turns = [dialogue.with_upload(edit, scene, rng)]
     else:
         looks = [
-            _allowed(lambda: sight.look(scene, rng, "train"))
+            allowed(lambda: sight.look(scene, rng, "train"))
             for _ in range(1 + int(rng.random() * 3))
         ]
         turns = [dialogue.with_upload(looks[0], scene, rng), *looks[1:]]
@@ -102,13 +102,13 @@ def turns(rng: np.random.Generator, parts: int, scenes: SceneSource = training_s
         elif draw < 0.65:
             made += looking(rng, scenes)
         elif draw < 0.77:
-            made.append(_allowed(lambda: dialogue.chatter(rng, "train")))
+            made.append(allowed(lambda: dialogue.chatter(rng, "train")))
         elif draw < 0.95:
-            made.append(_allowed(lambda: dialogue.unknown_request(rng, "train")))
+            made.append(allowed(lambda: dialogue.unknown_request(rng, "train")))
         elif draw < 0.97:
-            made.append(_allowed(lambda: dialogue.odd_background_request(rng, "train")))
+            made.append(allowed(lambda: dialogue.odd_background_request(rng, "train")))
         else:
-            made.append(_allowed(lambda: dialogue.group_request(rng)))
+            made.append(allowed(lambda: dialogue.group_request(rng)))
     return made
 
 

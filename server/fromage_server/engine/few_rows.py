@@ -1,4 +1,4 @@
-"""Calls ``single_rows.cpp``: one row times a matrix as it is stored. torch's libraries are made for
+"""Calls ``few_rows.cpp``: a few rows times a matrix as it is stored. torch's libraries are made for
 many rows, and read a matrix slower than memory could give it.
 
 Without a C++ compiler there is no such kernel.
@@ -28,14 +28,14 @@ _NUMBERS = (torch.float32, torch.bfloat16)
 class _Task(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("weight", "x", "bias", "out")),
-        *((name, c_int64) for name in ("outputs", "width")),
+        *((name, c_int64) for name in ("rows", "outputs", "width")),
     )
 
 
-@opaque("single_row(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-def single_row(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What ``nn.Linear`` makes of one row ``x`` (…, in); ``weight`` (out, in) and ``bias`` (out,)
-    are contiguous, and all are float32 or all bfloat16."""
+@opaque("few_rows(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What ``nn.Linear`` makes of ``x`` (…, in); ``weight`` (out, in) and ``bias`` (out,) are
+    contiguous, and all are float32 or all bfloat16."""
     outputs, width = weight.shape
     x = x.contiguous()
     out = x.new_empty((*x.shape[:-1], outputs))
@@ -44,6 +44,7 @@ def single_row(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x.data_ptr(),
         None if bias is None else bias.data_ptr(),
         out.data_ptr(),
+        x.numel() // width,
         outputs,
         width,
     )
@@ -54,17 +55,17 @@ def single_row(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def kernel(dtype: torch.dtype) -> Product | None:
-    """``single_row``, where it can be built and takes such numbers."""
-    return single_row if dtype in _NUMBERS and _call() else None
+    """``few_rows``, where it can be built and takes such numbers."""
+    return few_rows if dtype in _NUMBERS and _call() else None
 
 
 @cache
 def _call() -> Any:
     try:
-        call = library("single_rows").fromage_single_row
+        call = library("few_rows").fromage_few_rows
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # no home directory, too
         said: Any = getattr(error, "stderr", None)
-        log.info("single rows are multiplied by torch: %s %s", error, said or "")
+        log.info("products of a few rows are torch's: %s %s", error, said or "")
         return None
     call.argtypes, call.restype = (POINTER(_Task), c_int), None
     return call

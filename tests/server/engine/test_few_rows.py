@@ -1,4 +1,4 @@
-"""One row times a stored matrix, in a kernel of our own."""
+"""A few rows times a stored matrix, in a kernel of our own."""
 
 import logging
 import math
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fromage_server.engine import single_rows
-from fromage_server.engine.single_rows import single_row
+from fromage_server.engine.few_rows import _call, few_rows, kernel
 
 # Less than a vector, less than four outputs, rests of both, and what several threads divide.
 SHAPES = [(1, 1), (3, 7), (4, 16), (70, 48), (65, 100), (3072, 768), (5003, 33)]
@@ -18,26 +17,29 @@ SHAPES = [(1, 1), (3, 7), (4, 16), (70, 48), (65, 100), (3072, 768), (5003, 33)]
 
 @pytest.fixture(autouse=True)
 def compiled() -> None:
-    if single_rows.kernel(torch.float32) is None:
+    if kernel(torch.float32) is None:
         pytest.skip("there is no C++ compiler")
 
 
-def inputs(outputs: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(
+    outputs: int, width: int, dtype: torch.dtype, rows: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(0)
-    row, weight, bias = torch.randn(1, 1, width), torch.randn(outputs, width), torch.randn(outputs)
-    return row.to(dtype), weight.to(dtype), bias.to(dtype)
+    x, weight, bias = torch.randn(1, rows, width), torch.randn(outputs, width), torch.randn(outputs)
+    return x.to(dtype), weight.to(dtype), bias.to(dtype)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 11, 16])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(("outputs", "width"), SHAPES)
 def test_it_multiplies_as_a_linear_layer(
-    outputs: int, width: int, dtype: torch.dtype, with_bias: bool
+    outputs: int, width: int, dtype: torch.dtype, with_bias: bool, rows: int
 ) -> None:
-    row, weight, bias = inputs(outputs, width, dtype)
+    x, weight, bias = inputs(outputs, width, dtype, rows)
     added = bias if with_bias else None
-    found = single_row(row, weight, added)
-    exact = functional.linear(row.double(), weight.double(), bias.double() if with_bias else None)
+    found = few_rows(x, weight, added)
+    exact = functional.linear(x.double(), weight.double(), bias.double() if with_bias else None)
     assert found.dtype == dtype
     # Sums in float32; what is told in bfloat16 is rounded once.
     rounding = 0.0 if dtype == torch.float32 else 2**-8
@@ -49,7 +51,7 @@ def test_it_multiplies_as_a_linear_layer(
 def test_numbers_that_are_none_are_not_hidden() -> None:
     row, weight, bias = inputs(70, 48, torch.float32)
     weight[3, 7], weight[69, 1] = math.nan, math.inf
-    found = single_row(row, weight, bias)[0, 0]
+    found = few_rows(row, weight, bias)[0, 0]
     assert found[3].isnan()
     assert found[69].isinf()
     assert found.isfinite().sum() == 68
@@ -59,12 +61,20 @@ def test_it_reads_a_row_of_a_larger_tensor() -> None:
     row, weight, bias = inputs(70, 48, torch.float32)
     wide = torch.randn(48, 5)
     wide[:, 2] = row
-    expected = single_row(row, weight, bias)[0, 0]
-    assert torch.equal(single_row(wide[:, 2], weight, bias), expected)
+    expected = few_rows(row, weight, bias)[0, 0]
+    assert torch.equal(few_rows(wide[:, 2], weight, bias), expected)
+
+
+def test_a_row_is_the_same_among_others() -> None:
+    """Whatever is computed beside it."""
+    x, weight, bias = inputs(70, 48, torch.float32, rows=16)
+    together = few_rows(x, weight, bias)
+    for count in (1, 2, 5, 7):
+        assert torch.equal(few_rows(x[:, :count], weight, bias), together[:, :count])
 
 
 def test_other_numbers_have_none() -> None:
-    assert single_rows.kernel(torch.float16) is None
+    assert kernel(torch.float16) is None
 
 
 def test_without_a_compiler_there_is_none(
@@ -72,8 +82,8 @@ def test_without_a_compiler_there_is_none(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "/bin/false")
-    single_rows._call.cache_clear()
+    _call.cache_clear()
     with caplog.at_level(logging.INFO, logger="fromage_server"):
-        assert single_rows.kernel(torch.float32) is None
-    assert "single rows are multiplied by torch" in caplog.text
-    single_rows._call.cache_clear()
+        assert kernel(torch.float32) is None
+    assert "products of a few rows are torch's" in caplog.text
+    _call.cache_clear()

@@ -1,0 +1,89 @@
+"""The soft tokens once more, on nothing but pictures to describe and questions about them.
+
+In the joint stage a text has one picture among a hundred words, or none. These texts are short,
+and [RET] and the shared space, which they have no part in, stay as they are.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from fromage_weights.demo import dialogue, sight
+from fromage_weights.demo.corpus import allowed
+from fromage_weights.demo.grammar import describe, slot, wish_of
+from fromage_weights.demo.mapping import MapperTraining, MappingRecipe
+from fromage_weights.demo.samples import Draft, chat_draft
+
+if TYPE_CHECKING:
+    from fromage_weights.demo.corpus import SceneSource
+    from fromage_weights.demo.features import FeatureBank
+    from fromage_weights.demo.world import Scene
+    from fromage_weights.grounded import GroundedModel
+
+
+@dataclass(frozen=True)
+class DescribingRecipe:
+    steps: int = 700
+    batch: int = 96
+    learning_rate: float = 3e-4
+    warmup: int = 30
+    seed: int = 7
+
+
+class DescribingTraining(MapperTraining):
+    """Of `visual_embeddings` alone."""
+
+    def __init__(self, model: GroundedModel, bank: FeatureBank, recipe: DescribingRecipe) -> None:
+        told = MappingRecipe(
+            steps=recipe.steps,
+            batch=recipe.batch,
+            learning_rate=recipe.learning_rate,
+            warmup=recipe.warmup,
+            seed=recipe.seed,
+        )
+        super().__init__(model, bank, told)
+        model.mappers.requires_grad_(False)
+        learnt = list(model.mappers.visual_embeddings.requires_grad_(True).parameters())
+        self._groups = [{"params": learnt, "factor": 1.0}]
+        self._optimizer = torch.optim.AdamW(self._groups, betas=(0.9, 0.95), weight_decay=0.0)
+
+    def _draft(self) -> Draft:
+        return described(self._rng, self.bank.any_scene)
+
+
+def described(rng: np.random.Generator, scenes: SceneSource) -> Draft:
+    """A picture and its caption, or a question about each of one or two."""
+    if rng.random() < 0.3:
+        scene = _balanced(rng, scenes)
+        return Draft(f"{slot(scene)} {describe(wish_of(scene), rng)}", (scene,), ())
+    turns = []
+    for _ in range(1 + int(rng.random() * 2)):
+        scene = _balanced(rng, scenes)
+        look = allowed(lambda scene=scene: sight.look(scene, rng, "train"))  # type: ignore[misc]
+        turns.append(dialogue.with_upload(look, scene, rng))
+    return chat_draft(turns)
+
+
+def _balanced(rng: np.random.Generator, scenes: SceneSource) -> Scene:
+    """Two of one thing about as often as two things: what is seldom told apart is decided by how
+    often either is met."""
+    scene = scenes(rng)
+    while scene.is_pair and rng.random() < 0.5:
+        scene = scenes(rng)
+    return scene
+
+
+def train_describing(model: GroundedModel, bank: FeatureBank, recipe: DescribingRecipe) -> None:
+    start = time.monotonic()
+    for step, numbers in DescribingTraining(model, bank, recipe).run():
+        pace = (time.monotonic() - start) / step
+        print(
+            f"describing {step}/{recipe.steps} text {numbers['text']:.4f} {pace:.3f} s/step",
+            flush=True,
+        )
+    model.mappers.requires_grad_(False)
