@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ _FEW_ROWS = 16
 # With how many rows both ways are tried, how often, and by how much the one that costs memory has
 # to win.
 _TRIED, _TRIALS, _CLEARLY = (1, 4, 8, 16), 5, 0.97
+# Bytes of weights that are enough to try: more than any cache holds.
+_ENOUGH = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ def pack_linears(lm: nn.Module, spare: int = 0) -> int:
     layers: Iterable[_Layer] = map(_packed, found)  # one by one: there may be no room for both
     most = 0
     if sum(sizes) <= spare:
-        layers = list(layers)
-        most = _most_rows(few, layers)
+        both = list(layers)
+        layers, most = both, _most_rows(few, both)
     for layer, keep in zip(layers, kept, strict=True):
         # A tied head's stored weight costs nothing, and in 16 bits it is the faster one for a row.
         layer.take(few, most or int(keep and dtype.itemsize < 4), keep=keep)
@@ -93,12 +96,14 @@ def pack_linears(lm: nn.Module, spare: int = 0) -> int:
 
 
 @torch.no_grad()
-def _most_rows(few: Product, layers: Iterable[_Layer]) -> int:
-    """How many rows at most pass all layers sooner by ``few`` and their stored weights; 0 where not
+def _most_rows(few: Product, layers: Sequence[_Layer]) -> int:
+    """How many rows at most pass the layers sooner by ``few`` and their stored weights; 0 where not
     even one does."""
+    sizes = accumulate(layer.stored.nbytes for layer in layers)
+    tried = [layer for layer, size in zip(layers, sizes, strict=True) if size <= _ENOUGH]
     most = 0
-    for rows in _TRIED:
-        pairs = [(layer, layer.stored.new_zeros(rows, layer.stored.shape[1])) for layer in layers]
+    for rows in _TRIED if tried else ():
+        pairs = [(layer, layer.stored.new_zeros(rows, layer.stored.shape[1])) for layer in tried]
         stored, packed = math.inf, math.inf
         for _ in range(_TRIALS):
             start = time.perf_counter()

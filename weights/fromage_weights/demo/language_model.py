@@ -269,11 +269,11 @@ def train_language_model(
     recipe: LanguageRecipe,
     tokenizer: PreTrainedTokenizerFast,
     directory: Path,
-    start: nn.Module | None = None,
+    begun: nn.Module | None = None,
 ) -> GPTNeoXForCausalLM:
-    """Train (or go on) in `directory` and print the progress."""
+    """Train (or go on) in `directory` and print the progress; with the weights of `begun`."""
     directory.mkdir(parents=True, exist_ok=True)
-    training = LanguageTraining(recipe, tokenizer, directory, start)
+    training = LanguageTraining(recipe, tokenizer, directory, begun)
     start, first = time.monotonic(), training.step
     for step, loss in training.run():
         pace = (time.monotonic() - start) / (step - first)
