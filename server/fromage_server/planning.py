@@ -209,8 +209,8 @@ class _Parts:
         if self.device.type != "cpu" or quantize != "none":
             return ()
         needed = second_layout_bytes(self.lm, dtype, spare)
-        what = "the same weights in a second layout, if a stream alone is faster so"
-        return (Item("for single rows", what, needed),) if needed else ()
+        what = "the same weights in a second layout, if few streams are faster so"
+        return (Item("for few rows", what, needed),) if needed else ()
 
     def alternatives(self, dtype: torch.dtype) -> dict[Numbers, MemoryPlan]:
         """The largest first; what the model cannot be held in is left out."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fromage_weights.demo.corpus import training_scene
-from fromage_weights.demo.describing import DescribingRecipe, DescribingTraining, described
+from fromage_weights.demo.describing import DESCRIBING, DescribingTraining, described
 from fromage_weights.demo.features import FeatureBank, admitted, codes, unjudged
 from fromage_weights.demo.grammar import Wish
 from fromage_weights.demo.heads import HeadsRecipe, HeadTraining, StateBank, make_states, targets
@@ -161,7 +161,7 @@ def test_joint_training_learns_and_leaves_the_lm_alone(
 
 def test_describing_changes_the_soft_tokens_alone(model: GroundedModel, bank: FeatureBank) -> None:
     before = {name: value.clone() for name, value in model.mappers.state_dict().items()}
-    recipe = DescribingRecipe(steps=12, batch=16, learning_rate=3e-3, warmup=1)
+    recipe = replace(DESCRIBING, steps=12, batch=16, learning_rate=3e-3, warmup=1)
     training = DescribingTraining(model, bank, recipe)
     logged = [numbers for _, numbers in training.run(log_every=4)]
     assert logged[-1]["text"] < logged[0]["text"]

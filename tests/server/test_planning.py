@@ -54,11 +54,11 @@ def test_a_second_layout_is_planned_where_it_may_be_kept(
     free = RUNNING + (160 << 20)
     monkeypatch.setattr(planning, "free_bytes", lambda device: free)
     plan = make_plan(Settings(device="cpu", dtype="float32"))
-    assert plan.bytes_of("for single rows") > 0
+    assert plan.bytes_of("for few rows") > 0
     assert plan.fits
     monkeypatch.setattr(planning, "free_bytes", lambda device: 130 << 20)
     plan = make_plan(Settings(device="cpu", dtype="float32"))
-    assert not [item for item in plan.items if item.name == "for single rows"]
+    assert not [item for item in plan.items if item.name == "for few rows"]
 
 
 def test_the_command_prints_it_and_loads_nothing(

@@ -64,5 +64,7 @@ def _kept() -> Path:
 
 
 def _file(name: str) -> str:
-    told = " ".join((torch.__version__, *_FLAGS)).encode() + _source(name).read_bytes()
+    sources = (_source(name), *sorted(_HERE.glob("*.h")))
+    told = " ".join((torch.__version__, *_FLAGS)).encode()
+    told += b"".join(source.read_bytes() for source in sources)
     return f"{name}-{hashlib.sha256(told).hexdigest()[:16]}.so"

@@ -8,9 +8,9 @@
 #include <memory>
 #include <vector>
 
-namespace {
+#include "numbers.h"
 
-using bfloat16 = std::uint16_t;
+namespace {
 
 // A cache line of float32; compilers make of it what a processor has.
 typedef float Floats __attribute__((vector_size(64)));
@@ -23,8 +23,6 @@ constexpr std::int64_t kLanes = 16;
 constexpr std::int64_t kPiece = 48;       // outputs that a thread takes at a time
 constexpr std::int64_t kSmall = 1 << 15;  // products that are not worth a second thread
 
-#define INLINE inline __attribute__((always_inline))
-
 INLINE void load(const float* from, Floats& out) { std::memcpy(&out, from, sizeof out); }
 
 INLINE void load(const bfloat16* from, Floats& out) {
@@ -32,24 +30,6 @@ INLINE void load(const bfloat16* from, Floats& out) {
   std::memcpy(&halves, from, sizeof halves);
   const Bits bits = __builtin_convertvector(halves, Bits) << 16;
   std::memcpy(&out, &bits, sizeof out);
-}
-
-INLINE float widened(float x) { return x; }
-
-INLINE float widened(bfloat16 x) {
-  const std::uint32_t bits = std::uint32_t(x) << 16;
-  float out;
-  std::memcpy(&out, &bits, sizeof out);
-  return out;
-}
-
-INLINE void narrow(float x, float& out) { out = x; }
-
-INLINE void narrow(float x, bfloat16& out) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  const std::uint32_t even = (bits >> 16) & 1;
-  out = x != x ? 0x7fc0 : bfloat16((bits + 0x7fff + even) >> 16);
 }
 
 INLINE float total(const Floats& lanes) {

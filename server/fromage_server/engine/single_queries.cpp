@@ -10,6 +10,8 @@
 #include <limits>
 #include <vector>
 
+#include "numbers.h"
+
 // One function for each kind of processor; the loader chooses.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
@@ -18,26 +20,6 @@
 #endif
 
 namespace {
-
-using bfloat16 = std::uint16_t;
-
-inline float widened(float x) { return x; }
-
-inline float widened(bfloat16 x) {
-  const std::uint32_t bits = std::uint32_t(x) << 16;
-  float out;
-  std::memcpy(&out, &bits, sizeof out);
-  return out;
-}
-
-inline void narrow(float x, float& out) { out = x; }
-
-inline void narrow(float x, bfloat16& out) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  const std::uint32_t even = (bits >> 16) & 1;
-  out = x != x ? 0x7fc0 : bfloat16((bits + 0x7fff + even) >> 16);
-}
 
 // exp(x) for x <= 0, to about 2 units in the last place (Cephes' polynomial); in plain arithmetic,
 // so that a loop over it becomes vector instructions.

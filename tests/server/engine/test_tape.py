@@ -11,7 +11,7 @@ from fromage_server.engine import Engine, EngineConfig, packing
 from fromage_server.engine.kv_cache import PagedCache
 from fromage_server.engine.packing import pack_linears
 from fromage_server.engine.shorter import direct
-from fromage_server.engine.tape import Tapes, Unrecordable, recorded
+from fromage_server.engine.tape import Pass, Tapes, Unrecordable, recorded
 from fromage_weights.grounded import ForwardOutput, GroundedModel
 from tests.server.engine.driving import answers, reply
 from tests.server.engine.test_equals_generate import EVERY_MODEL, expected_of, requests_of
@@ -95,6 +95,15 @@ def _pair(*_: Tensor) -> tuple[Tensor, Tensor]:
     return torch.randn(2, 3), torch.tensor([1, 2])
 
 
+def check_recorded(function: Pass) -> None:
+    """Other inputs than those it was recorded with."""
+    tape = recorded(function, _pair())
+    for _ in range(3):
+        inputs = _pair()
+        for mine, other in zip(tape(*inputs), function(*inputs), strict=True):
+            assert torch.equal(mine, other)
+
+
 def test_what_is_written_down_follows_the_inputs() -> None:
     """Changes in place among it, several results of one operation, and parts without an input."""
     weight = torch.randn(4, 3)
@@ -105,11 +114,7 @@ def test_what_is_written_down_follows_the_inputs() -> None:
         largest, at = y.max(dim=1)
         return largest * torch.ones(2).neg_(), at
 
-    tape = recorded(function, _pair())
-    for _ in range(3):
-        inputs = _pair()
-        for mine, other in zip(tape(*inputs), function(*inputs), strict=True):
-            assert torch.equal(mine, other)
+    check_recorded(function)
 
 
 def test_what_changes_nothing_is_left_out() -> None:
@@ -124,11 +129,7 @@ def test_what_changes_nothing_is_left_out() -> None:
         changed.add_(rows)
         return changed.view(2, 3) + x.view(6).view(2, 3), places.view(1, 2).view(2)
 
-    tape = recorded(function, _pair())
-    for _ in range(3):
-        inputs = _pair()
-        for mine, other in zip(tape(*inputs), function(*inputs), strict=True):
-            assert torch.equal(mine, other)
+    check_recorded(function)
 
 
 def test_calls_are_those_that_python_makes() -> None:

@@ -7,7 +7,6 @@ and [RET] and the shared space, which they have no part in, stay as they are.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,27 +25,14 @@ if TYPE_CHECKING:
     from fromage_weights.grounded import GroundedModel
 
 
-@dataclass(frozen=True)
-class DescribingRecipe:
-    steps: int = 700
-    batch: int = 96
-    learning_rate: float = 3e-4
-    warmup: int = 30
-    seed: int = 7
+DESCRIBING = MappingRecipe(steps=700, batch=96, learning_rate=3e-4, warmup=30, seed=7)
 
 
 class DescribingTraining(MapperTraining):
     """Of `visual_embeddings` alone."""
 
-    def __init__(self, model: GroundedModel, bank: FeatureBank, recipe: DescribingRecipe) -> None:
-        told = MappingRecipe(
-            steps=recipe.steps,
-            batch=recipe.batch,
-            learning_rate=recipe.learning_rate,
-            warmup=recipe.warmup,
-            seed=recipe.seed,
-        )
-        super().__init__(model, bank, told)
+    def __init__(self, model: GroundedModel, bank: FeatureBank, recipe: MappingRecipe) -> None:
+        super().__init__(model, bank, recipe)
         model.mappers.requires_grad_(False)
         learnt = list(model.mappers.visual_embeddings.requires_grad_(True).parameters())
         self._groups = [{"params": learnt, "factor": 1.0}]
@@ -78,7 +64,7 @@ def _balanced(rng: np.random.Generator, scenes: SceneSource) -> Scene:
     return scene
 
 
-def train_describing(model: GroundedModel, bank: FeatureBank, recipe: DescribingRecipe) -> None:
+def train_describing(model: GroundedModel, bank: FeatureBank, recipe: MappingRecipe) -> None:
     start = time.monotonic()
     for step, numbers in DescribingTraining(model, bank, recipe).run():
         pace = (time.monotonic() - start) / step

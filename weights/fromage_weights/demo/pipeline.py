@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fromage_weights.cpu import avoid_hidden_amx, keep_freed_memory
-from fromage_weights.demo.describing import DescribingRecipe, train_describing
+from fromage_weights.demo.describing import DESCRIBING, train_describing
 from fromage_weights.demo.heads import HeadsRecipe, train_heads
 from fromage_weights.demo.language_model import CONTINUED, LanguageRecipe, train_language_model
 from fromage_weights.demo.mapping import MappingRecipe, train_mappers
@@ -45,7 +45,7 @@ class Recipe:
 
     language: LanguageRecipe = field(default_factory=LanguageRecipe)
     mappers: MappingRecipe = field(default_factory=MappingRecipe)
-    describing: DescribingRecipe = field(default_factory=DescribingRecipe)
+    describing: MappingRecipe = DESCRIBING
     heads: HeadsRecipe = field(default_factory=HeadsRecipe)
     tower: TowerRecipe | None = None
     pictures: int = 120_000
