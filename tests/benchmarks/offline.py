@@ -19,6 +19,7 @@ from torch import Tensor
 from fromage_index.flat import FlatIndex
 from fromage_server.engine import engine as engine_module
 from fromage_server.engine.sampling import Samples, SamplingRow
+from fromage_server.engine.step_output import StepOutput
 from fromage_weights.grounded import ImageSegment
 from tests.benchmarks import peers
 from tests.benchmarks.measure import Row, Table, median_ratio, percentile, rates, timed
@@ -161,17 +162,20 @@ def ret_cost(models: Models, table: Table, rounds: int) -> None:
     vectors = rng.standard_normal((50_000, SHARED_DIM), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     index = FlatIndex(SHARED_DIM, [vectors], "cpu")
-    plain = vars(engine_module)["sample"]
+    plain = vars(engine_module)["samples_of"]
 
     def forced(
-        logits: Tensor, rows: Sequence[SamplingRow], ret_token_id: int, before: Tensor | None
+        outputs: Sequence[StepOutput],
+        rows: Sequence[SamplingRow],
+        ret_token_id: int,
+        before: Tensor | None,
     ) -> Samples:
         # The sampled token of every stream's 25th step becomes [RET].
         calls[0] += 1
-        found: Samples = plain(logits, rows, ret_token_id, before)
+        found: Samples = plain(outputs, rows, ret_token_id, before)
         if calls[0] != 25:
             return found
-        return Samples(logits, torch.full_like(found.tokens, ret), rows)
+        return Samples(None, torch.full_like(found.tokens, ret), rows)
 
     def run(with_rets: bool) -> float:
         calls[0] = 0 if with_rets else 1000
@@ -188,11 +192,11 @@ def ret_cost(models: Models, table: Table, rounds: int) -> None:
         return sum(stream.done or 0 for stream in streams)
 
     calls = [0]
-    vars(engine_module)["sample"] = forced
+    vars(engine_module)["samples_of"] = forced
     try:
         found = rates({"with": lambda: run(True), "without": lambda: run(False)}, rounds)
     finally:
-        vars(engine_module)["sample"] = plain
+        vars(engine_module)["samples_of"] = plain
     ratio = median_ratio(found["with"], found["without"])
     table.add(Row("[RET] in every reply, against none", ratio, 0.98, detail=_speeds(found)))
 

@@ -49,11 +49,13 @@ Segment = TextSegment | ImageSegment
 
 @dataclass
 class ForwardOutput:
-    """At the K kept positions: ``logits`` (B, K, V) float32 and ``hidden`` (B, K, L, H), the
-    states of the mappers' ``text_emb_layers``."""
+    """At the K kept positions: ``logits`` (B, K, V) float32, ``hidden`` (B, K, L, H), the states
+    of the mappers' ``text_emb_layers``; ``last`` (B, K, H) is what the head has read, where that is
+    known."""
 
     logits: Tensor
     hidden: Tensor
+    last: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class GroundedModel:
             caught[-1] if layer is None else _keep(output.hidden_states[layer], logits_to_keep)
             for layer in self._layers
         ]
-        return ForwardOutput(logits=output.logits.float(), hidden=torch.stack(states, dim=-2))
+        return ForwardOutput(output.logits.float(), torch.stack(states, dim=-2), caught[-1])
 
     def _check_dimensions(self) -> None:
         found = {

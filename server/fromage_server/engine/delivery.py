@@ -43,7 +43,7 @@ def wanting(outputs: Seq[StepOutput]) -> list[tuple[StepOutput, Sequence]]:
     return [
         (output, output.chunk.job)
         for output in outputs
-        if isinstance(output.chunk.job, Sequence) and len(output.logits)
+        if isinstance(output.chunk.job, Sequence) and len(output.results)
     ]
 
 

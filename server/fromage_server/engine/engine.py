@@ -24,12 +24,12 @@ from fromage_server.engine.pace import Pace
 from fromage_server.engine.ranks import Leader
 from fromage_server.engine.request import GenerationRequest, ScoringRequest
 from fromage_server.engine.runner import Runner
-from fromage_server.engine.sampling import Samples, sample
+from fromage_server.engine.sampling import Samples
 from fromage_server.engine.scheduler import Chunk, Plan, Scheduler
 from fromage_server.engine.scoring import ScoringJob
 from fromage_server.engine.sequence import Sequence, Vocabulary
 from fromage_server.engine.shapes import DecodeShapes, FixedShapes
-from fromage_server.engine.step_output import StepOutput
+from fromage_server.engine.step_output import StepOutput, samples_of
 from fromage_weights.grounded import GroundedModel
 
 logger = logging.getLogger(__name__)
@@ -246,9 +246,9 @@ class Engine:
         if not wanted:
             return None
         try:
-            logits = torch.cat([output.logits for output, _ in wanted])
             rows = [sequence.sampling_row() for _, sequence in wanted]
-            samples = sample(logits, rows, self._model.ret_token_id, self._before)
+            outputs = [output for output, _ in wanted]
+            samples = samples_of(outputs, rows, self._model.ret_token_id, self._before)
         except Exception as error:
             self._delivery.fail_all([sequence for _, sequence in wanted], error)
             return None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -22,8 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from fromage_server.engine.few_rows import Product, kernel
+from fromage_server.engine.greedy_head import GreedyHead, bytes_beside, is_possible
 
 # Rows that the layout is chosen for; it serves one row and hundreds nearly as well.
 _ROWS = 16
@@ -65,7 +68,7 @@ def pack_linears(lm: nn.Module, spare: int = 0) -> int:
     Returns how many layers it changed; 0 where the CPU or the dtype has no such kernels.
 
     ``spare`` bytes may go to the originals, where this machine multiplies a few rows faster by
-    them: that is tried out."""
+    them, and to the head's ``greedy_head``: both are tried out."""
     dtype = next(lm.parameters()).dtype
     scratch = _Scratch()
     quantized: list[Any] = [module for module in lm.modules() if _is_int8(module)]
@@ -89,10 +92,25 @@ def pack_linears(lm: nn.Module, spare: int = 0) -> int:
     if sum(sizes) <= spare:
         both = list(layers)
         layers, most = both, _most_rows(few, both)
+    head = lm.get_output_embeddings() if isinstance(lm, PreTrainedModel) else None
     for layer, keep in zip(layers, kept, strict=True):
         # A tied head's stored weight costs nothing, and in 16 bits it is the faster one for a row.
         layer.take(few, most or int(keep and dtype.itemsize < 4), keep=keep)
+        if layer.module is head and (keep or most):
+            _add_greedy_head(layer, spare - sum(sizes) if most else spare)
     return len(found) + len(quantized)
+
+
+def _add_greedy_head(layer: _Layer, spare: int) -> None:
+    """Attribute ``greedy_head`` of the head, where it pays."""
+    needed = bytes_beside(*layer.stored.shape)
+    if not 0 < needed <= spare or not is_possible(layer.stored.dtype):
+        return
+    with suppress(ValueError), torch.no_grad():
+        made = GreedyHead(layer.stored, layer.module.bias)
+        made.try_out(layer.module)
+        if made.most:
+            layer.module.greedy_head = made
 
 
 @torch.no_grad()
@@ -126,7 +144,14 @@ def second_layout_bytes(lm: nn.Module, dtype: torch.dtype, spare: int) -> int:
     shared = [id(module.weight) for module in modules if isinstance(module, nn.Embedding)]
     kept = (m.weight for m in modules if _is_linear(m) and id(m.weight) not in shared)
     needed = dtype.itemsize * sum(weight.numel() for weight in kept)
-    return needed if needed <= spare and _has_kernels(dtype) else 0
+    if not _has_kernels(dtype):
+        return 0
+    needed = needed if needed <= spare else 0
+    head: Any = lm.get_output_embeddings() if isinstance(lm, PreTrainedModel) else None
+    if head is None or not _is_linear(head) or not (needed or id(head.weight) in shared):
+        return needed
+    greedy = bytes_beside(*head.weight.shape) if is_possible(dtype) else 0
+    return needed + (greedy if needed + greedy <= spare else 0)
 
 
 def _has_kernels(dtype: torch.dtype) -> bool:

@@ -23,8 +23,9 @@ from fromage_server.engine.scheduler import Chunk
 from fromage_server.engine.sequence import Sequence
 from fromage_server.engine.shapes import DecodeShapes, FixedShapes
 from fromage_server.engine.step_output import StepOutput, scores_of
-from fromage_server.engine.tape import Tapes
+from fromage_server.engine.tape import Headless, Tapes
 from fromage_weights.grounded import ForwardOutput, GroundedModel
+from fromage_weights.language import output_head
 
 
 class Runner:
@@ -153,9 +154,9 @@ class Runner:
         missing = max(0, size - len(embedded))
         embedded = functional.pad(embedded, (0, 0, 0, missing))
         output = self._together(Pass(_spans(chunks, starts), tuple(kept), embedded))
-        return self._split(chunks, reads, output.logits[0], output.hidden[0])
+        return self._split(chunks, reads, output)
 
-    def _together(self, step: Pass) -> ForwardOutput:
+    def _together(self, step: Pass) -> ForwardOutput | Headless:
         with self._ranks.together(step) if isinstance(self._ranks, Leader) else nullcontext():
             return self.compute(step)
 
@@ -167,7 +168,7 @@ class Runner:
             assert self._graphs is not None  # the leader has them, too
             self._graphs.compute(step)
 
-    def compute(self, step: Pass) -> ForwardOutput:
+    def compute(self, step: Pass) -> ForwardOutput | Headless:
         """The pass itself, in this process."""
         device = self._model.device
         positions = upload(step.positions, torch.long, device)
@@ -231,8 +232,10 @@ class Runner:
         return rows
 
     def _split(
-        self, chunks: Seq[Chunk], reads: Seq[Reads], logits: Tensor, hidden: Tensor
+        self, chunks: Seq[Chunk], reads: Seq[Reads], output: ForwardOutput | Headless
     ) -> list[StepOutput]:
+        head = output_head(self._model.lm) if isinstance(output, Headless) else None
+        results = (output.last if isinstance(output, Headless) else output.logits)[0]
         kept = [_kept(read) for read in reads]
         starts = [0, *accumulate(len(positions) for positions in kept)]
         asked = [
@@ -240,14 +243,14 @@ class Runner:
             for start, positions, read in zip(starts, kept, reads, strict=False)
             for position in read.queries
         ]
-        landing = Landing(self._queries(hidden, asked))
+        landing = Landing(self._queries(output.hidden[0], asked))
         firsts = [0, *accumulate(len(read.queries) for read in reads)]
         outputs = [
-            StepOutput(chunk, read, logits[start : start + len(read.logits)], landing, first)
+            StepOutput(chunk, read, results[start : start + len(read.logits)], landing, first, head)
             for chunk, read, start, first in zip(chunks, reads, starts, firsts, strict=False)
         ]
-        for output in outputs:
-            output.scores = scores_of(output)
+        for one in outputs:
+            one.scores = scores_of(one)
         return outputs
 
     def _queries(self, hidden: Tensor, rows: list[int]) -> Tensor:

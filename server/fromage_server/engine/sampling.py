@@ -32,11 +32,13 @@ class Samples:
     """A step's tokens, while they are only on the device: ``tokens`` (n,), -1 where nothing can be
     sampled because the logits are not finite or every token is forbidden."""
 
-    def __init__(self, logits: Tensor, tokens: Tensor, rows: Sequence[SamplingRow]) -> None:
-        """``logits`` (n, V): of the distributions that ``tokens`` were drawn from."""
+    def __init__(self, logits: Tensor | None, tokens: Tensor, rows: Sequence[SamplingRow]) -> None:
+        """``logits`` (n, V): of the distributions that ``tokens`` were drawn from; None where no
+        row wants to know of them."""
         self.tokens = tokens
         self._limits = [row.params.logprobs for row in rows]
-        self._landing = Landing(tokens, *_logprobs(logits, tokens, self._limits))
+        known = () if logits is None else _logprobs(logits, tokens, self._limits)
+        self._landing = Landing(tokens, *known)
 
     def land(self) -> list[Sampled | None]:
         """One per row; waits for the one copy from the device."""

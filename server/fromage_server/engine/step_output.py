@@ -6,26 +6,35 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from fromage_server.engine.greedy_head import GreedyHead
 from fromage_server.engine.job import Reads
 from fromage_server.engine.landing import Landing, upload
+from fromage_server.engine.sampling import Samples, SamplingRow, sample
 from fromage_server.engine.scheduler import Chunk
 from fromage_server.engine.scoring import ScoringJob
 
 
 @dataclass
 class StepOutput:
-    """Of one chunk: ``logits`` (n, V) in the order of ``reads``, still on the device; the queries
-    of all chunks, of which its own begin at ``first``; and what a text is scored by."""
+    """Of one chunk: ``results`` in the order of ``reads``, still on the device, which are logits
+    (n, V), or (n, H) what ``head`` computes them from; the queries of all chunks, of which its own
+    begin at ``first``; and what a text is scored by."""
 
     chunk: Chunk
     reads: Reads
-    logits: Tensor
+    results: Tensor
     landing: Landing
     first: int
+    head: nn.Module | None = None
     scores: Landing | None = None
+
+    @property
+    def logits(self) -> Tensor:
+        """(n, V) float32."""
+        return self.results if self.head is None else self.head(self.results).float()
 
     def logprobs(self) -> list[float]:
         """Of a scored text's tokens, in the order of ``reads.logits``."""
@@ -43,6 +52,21 @@ class StepOutput:
         rows = [self.first + self.reads.queries.index(position) for position in positions]
         queries: NDArray[np.float32] = found[rows].numpy()
         return queries
+
+
+def samples_of(
+    outputs: Seq[StepOutput], rows: Seq[SamplingRow], ret_token_id: int, before: Tensor | None
+) -> Samples:
+    """A token for each output, which has results for one; see ``sample``."""
+    head = outputs[0].head
+    if head is None or any(output.head is not head for output in outputs):
+        logits = torch.cat([output.logits for output in outputs])
+        return sample(logits, rows, ret_token_id, before)
+    states = torch.cat([output.results for output in outputs])
+    greedy: GreedyHead | None = getattr(head, "greedy_head", None)
+    if greedy is not None and greedy.takes(rows):
+        return Samples(None, greedy.tokens(states, rows, ret_token_id), rows)
+    return sample(head(states).float(), rows, ret_token_id, before)
 
 
 def scores_of(output: StepOutput) -> Landing | None:

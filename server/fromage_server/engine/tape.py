@@ -12,6 +12,7 @@ import logging
 import operator
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,11 +25,20 @@ from fromage_server.engine.kv_cache import PagedCache
 from fromage_server.engine.opaque import BEHIND, recording
 from fromage_server.engine.shorter import described, direct, without_views
 from fromage_weights.grounded import ForwardOutput, GroundedModel
+from fromage_weights.language import output_head
 
 log = logging.getLogger(__name__)
 _PATIENCE = 10.0  # seconds of a start
 _BY_VALUE = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 Pass = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Headless:
+    """A ForwardOutput before its logits, which the head computes from ``last``."""
+
+    last: Tensor
+    hidden: Tensor
 
 
 class Tapes:
@@ -37,6 +47,7 @@ class Tapes:
     def __init__(self, model: GroundedModel) -> None:
         self._model = model
         self._passes: dict[int, Pass] = {}
+        self._bare = False
 
     @property
     def sizes(self) -> list[int]:
@@ -54,24 +65,40 @@ class Tapes:
                 ids = torch.zeros(size, dtype=torch.long, device=self._model.device)
                 inputs = (self._model.embed_ids(ids)[None], ids[None])
                 try:
-                    self._passes[size] = recorded(self._live(cache), inputs)
+                    if size == 1:
+                        self._bare = self._is_bare(cache, inputs)
+                    self._passes[size] = recorded(self._recordable(cache), inputs)
                 except (Unrecordable, RuntimeError) as error:
                     log.info("decode steps run through the model's own modules: %s", error)
                     return
             if time.monotonic() > until:
                 return
 
-    def run(self, embedded: Tensor, positions: Tensor, cache: PagedCache) -> ForwardOutput:
+    def run(
+        self, embedded: Tensor, positions: Tensor, cache: PagedCache
+    ) -> ForwardOutput | Headless:
         """(N, D) embedded tokens of N sequences at (N,) positions, with results for all."""
-        take = self._passes.get(len(embedded)) or self._live(cache)
-        return ForwardOutput(*take(embedded[None], positions[None]))
+        take = self._passes.get(len(embedded))
+        if take is None:
+            return self._forward(embedded[None], positions[None], cache)
+        first, hidden = take(embedded[None], positions[None])
+        return Headless(first, hidden) if self._bare else ForwardOutput(first, hidden)
 
-    def _live(self, cache: PagedCache) -> Pass:
+    def _forward(self, embedded: Tensor, positions: Tensor, cache: PagedCache) -> ForwardOutput:
+        return self._model.forward(embedded, position_ids=positions, past_key_values=cache)
+
+    def _recordable(self, cache: PagedCache) -> Pass:
         def take(embedded: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-            output = self._model.forward(embedded, position_ids=positions, past_key_values=cache)
-            return output.logits, output.hidden
+            output = self._forward(embedded, positions, cache)
+            # What nothing comes of is not written down: the head.
+            return output.last if self._bare else output.logits, output.hidden
 
         return take
+
+    def _is_bare(self, cache: PagedCache, inputs: tuple[Tensor, Tensor]) -> bool:
+        """Whether nothing is done to what the head computes."""
+        output = self._forward(*inputs, cache)
+        return torch.equal(output_head(self._model.lm)(output.last).float(), output.logits)
 
 
 class Unrecordable(Exception):

@@ -48,6 +48,8 @@ GROUP_WORDS = {
     "tool": "tool",
 }
 _COMPOSED = 0.5
+# Capitals are other tokens. They are seldom typed, and have to be learnt all the same.
+_LOUD: dict[Split, float] = {"train": 0.03, "validation": 0.005, "test": 0.005}
 # So many words of a prompt make it recognisable in a longer sentence.
 _TELLING = 3
 
@@ -63,15 +65,16 @@ class Turn:
     upload: Scene | None = None
 
 
-def typed(text: str, rng: np.random.Generator, *, endings: bool = True) -> str:
-    """As people type: sometimes a capital, a greeting before it, a please or a mark after it."""
+def typed(text: str, rng: np.random.Generator, *, endings: bool = True, loud: float = 0.005) -> str:
+    """As people type: sometimes a capital, a greeting before it, a please or a mark after it, and
+    with a chance of ``loud`` capitals only."""
     if endings and rng.random() < 0.4:
         text = pick(rng, phrases.OPENINGS) + text
     if endings and text[-1].isalnum():
         text += pick(rng, phrases.ENDINGS)
     if rng.random() < 0.4:
         text = text[0].upper() + text[1:]
-    return text.upper() if rng.random() < 0.005 else text
+    return text.upper() if rng.random() < loud else text
 
 
 def shown(wish: Wish, rng: np.random.Generator) -> str:
@@ -100,7 +103,7 @@ def request(wish: Wish, rng: np.random.Generator, split: Split) -> Turn:
         form = bare_form(rng) if split == "train" and rng.random() < 0.5 else form
     else:
         text = describe(wish, rng, digits=True)
-    return Turn(typed(form.format(x=text), rng), shown(wish, rng), wish)
+    return Turn(typed(form.format(x=text), rng, loud=_LOUD[split]), shown(wish, rng), wish)
 
 
 def group_request(rng: np.random.Generator) -> Turn:
@@ -138,7 +141,7 @@ def unknown_request(rng: np.random.Generator, split: Split) -> Turn:
     bare = thing == word and split == "train" and rng.random() < 0.5
     form = bare_form(rng) if bare else request_form(rng, split)
     asked = form.format(x=thing + ground(colour, rng))
-    return Turn(typed(asked, rng), pick(rng, phrases.REFUSALS))
+    return Turn(typed(asked, rng, loud=_LOUD[split]), pick(rng, phrases.REFUSALS))
 
 
 def odd_background_request(rng: np.random.Generator, split: Split) -> Turn:

@@ -1,0 +1,174 @@
+"""The likeliest token without all logits is the one that all logits tell."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from fromage_server.engine import Engine, EngineConfig, greedy_head
+from fromage_server.engine.few_rows import few_rows
+from fromage_server.engine.greedy_head import GreedyHead, bytes_beside, is_possible
+from fromage_server.engine.packing import pack_linears
+from fromage_server.engine.request import SamplingParams
+from fromage_server.engine.sampling import SamplingRow, sample
+from fromage_weights.grounded import GroundedModel
+from tests.server.engine.driving import answers, reply
+from tests.server.engine.test_tape import _copied
+from tests.server.engine.tiny import byte_tokenizer, grounded, text
+
+RET = 3
+# Less than a piece, less than a group of codes, rests of both, and what several threads divide.
+SHAPES = [(5, 1), (48, 64), (50, 70), (5003, 33), (3072, 768)]
+NUMBERS = pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"]
+)
+
+
+@pytest.fixture(autouse=True)
+def compiled() -> None:
+    if not is_possible(torch.float32):
+        pytest.skip("there is no C++ compiler")
+
+
+def greedy(*forbidden: int, factor: float = 1.0) -> SamplingRow:
+    return SamplingRow(SamplingParams(8, ret_scale_factor=factor), forbidden, 0.0)
+
+
+def by_all_logits(
+    states: Tensor, weight: Tensor, bias: Tensor | None, rows: list[SamplingRow]
+) -> Tensor:
+    return sample(few_rows(states, weight, bias).float(), rows, RET).tokens
+
+
+@NUMBERS
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 4, 7, 16])
+@pytest.mark.parametrize(("outputs", "width"), SHAPES)
+def test_it_finds_what_all_logits_tell(
+    outputs: int, width: int, count: int, with_bias: bool, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(outputs + count)
+    weight = torch.randn(outputs, width).to(dtype)
+    bias = torch.randn(outputs).to(dtype) if with_bias else None
+    head = GreedyHead(weight, bias)
+    choices = [greedy(), greedy(1, 4), greedy(RET), greedy(factor=3.0), greedy(0, factor=0.5)]
+    rows = [choices[i % len(choices)] for i in range(count)]
+    for _ in range(5):
+        states = torch.randn(count, width).to(dtype)
+        expected = by_all_logits(states, weight, bias, rows)
+        assert torch.equal(head.tokens(states, rows, RET), expected)
+
+
+@NUMBERS
+def test_equals_and_nearly_equals_are_told_apart(dtype: torch.dtype) -> None:
+    """Where nearly all tokens are as likely: rows of weights that are the same or differ by what
+    codes cannot tell."""
+    torch.manual_seed(0)
+    row = torch.randn(96)
+    weight = (row + 1e-4 * torch.randn(500, 96)).to(dtype)
+    weight[100:] = weight[:400].clone()
+    head = GreedyHead(weight, None)
+    for _ in range(20):
+        states = torch.randn(4, 96).to(dtype)
+        rows = [greedy()] * 4
+        assert torch.equal(head.tokens(states, rows, RET), by_all_logits(states, weight, None, rows))
+
+
+def test_rows_with_large_numbers_in_few_places() -> None:
+    """Codes are coarse there, and states as well."""
+    torch.manual_seed(0)
+    weight, states = torch.randn(2000, 256), torch.randn(16, 256)
+    weight[::3, 7] *= 200
+    states[:, 9] *= 500
+    states[5] *= 1e-8
+    rows = [greedy()] * 16
+    found = GreedyHead(weight, None).tokens(states, rows, RET)
+    assert torch.equal(found, by_all_logits(states, weight, None, rows))
+
+
+def test_nothing_is_found_where_nothing_can_be() -> None:
+    weight = torch.randn(60, 32)
+    states = torch.randn(4, 32)
+    states[1, 5], states[2, 6] = math.nan, math.inf
+    rows = [greedy(), greedy(), greedy(), greedy(*range(60))]
+    found = GreedyHead(weight, None).tokens(states, rows, RET)
+    assert torch.equal(found, by_all_logits(states, weight, None, rows))
+    assert found[1:].tolist() == [-1, -1, -1]
+
+
+def test_zeros_are_weights_and_states_too() -> None:
+    weight, states = torch.randn(60, 32), torch.randn(2, 32)
+    weight[:30], states[1] = 0, 0
+    rows = [greedy(0, 1), greedy(0, 1)]
+    found = GreedyHead(weight, None).tokens(states, rows, RET)
+    assert torch.equal(found, by_all_logits(states, weight, None, rows))
+    assert found[1] == 2  # the first of equals that may be
+
+
+def test_weights_that_are_no_numbers_have_none() -> None:
+    weight = torch.randn(10, 10)
+    weight[3, 3] = math.inf
+    with pytest.raises(ValueError, match="not finite"):
+        GreedyHead(weight, None)
+    with pytest.raises(ValueError, match="float16"):
+        GreedyHead(weight.half(), None)
+
+
+def test_it_takes_few_greedy_rows() -> None:
+    head = GreedyHead(torch.randn(10, 10), None)
+    assert not head.takes([greedy()])  # it was not tried out
+    head.most = 2
+    assert head.takes([greedy(), greedy(4)])
+    assert not head.takes([greedy()] * 3)
+    for params in (SamplingParams(8, temperature=0.7), SamplingParams(8, logprobs=0)):
+        assert not head.takes([greedy(), SamplingRow(params, (), 0.5)])
+    assert not head.takes([SamplingRow(SamplingParams(8), (), 0.0, one_ret=0)])
+
+
+def test_what_it_holds_is_told_before() -> None:
+    weight = torch.randn(4_200, 1_000)
+    head = GreedyHead(weight, None)
+    held = sum(t.nbytes for t in (head._codes, head._scale, head._error))
+    assert bytes_beside(*weight.shape) == held
+    assert bytes_beside(3_000, 320) == 0
+
+
+@NUMBERS
+@pytest.mark.parametrize("streams", [1, 3])
+def test_replies_are_the_same(
+    dtype: torch.dtype, streams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are sampled or asked for logprobs come between."""
+    asked: list[int] = []
+    found = GreedyHead.tokens
+
+    def tokens(head: GreedyHead, states: Tensor, rows: list[SamplingRow], ret: int) -> Tensor:
+        asked.append(len(rows))
+        return found(head, states, rows, ret)
+
+    def heard(*, with_it: bool) -> list[list[int]]:
+        model = GroundedModel(
+            _copied(grounded("opt", True).lm).to(dtype),
+            grounded("opt", True).mappers,
+            byte_tokenizer(),
+        )
+        pack_linears(model.lm, spare=1 << 30)
+        head = model.lm.get_output_embeddings()
+        assert head is not None
+        assert hasattr(head, "greedy_head") == with_it
+        engine = Engine(model, EngineConfig(max_batch=streams))
+        engine.warm_up()
+        requests = [
+            reply(f"{len(extra)} {i} {j}", (text(model, "Is this " * (1 + i)),), 12, **extra)
+            for j, extra in enumerate(({}, {"logprobs": 2}, {"temperature": 0.8, "seed": 5}, {}))
+            for i in range(streams)
+        ]
+        return [h.ids for h in answers(engine, requests)]
+
+    plain = heard(with_it=False)
+    monkeypatch.setattr(greedy_head, "_WORTH_IT", 0)
+    monkeypatch.setattr(GreedyHead, "try_out", lambda head, _: setattr(head, "most", 16))
+    monkeypatch.setattr(GreedyHead, "tokens", tokens)
+    assert heard(with_it=True) == plain
+    assert asked
