@@ -52,7 +52,7 @@ auto chosen_part() {
 template <typename Number>
 void product(const Task& task) {
   static const auto compute = chosen_part<Number>();
-  const Widened x(static_cast<const Number*>(task.x), task.rows, task.width, task.width);
+  const Widened x(static_cast<const Number*>(task.x), task.rows * task.width);
   const std::int64_t pieces = (task.outputs + kPiece - 1) / kPiece;
 #pragma omp parallel for schedule(static) if (task.rows * task.outputs * task.width > kSmall)
   for (std::int64_t piece = 0; piece < pieces; ++piece) {

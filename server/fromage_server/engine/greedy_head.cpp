@@ -3,27 +3,33 @@
 // A head's weights in int8 tell every logit up to an error that is known beforehand. Those that may
 // be the largest are computed as they always are.
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "rows.h"
 
+#if defined(__x86_64__)
+#define FOR_VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")))
+#endif
+
 namespace {
 
-// Four codes in each of sixteen lanes.
-typedef std::int32_t Codes __attribute__((vector_size(64)));
-
-constexpr std::int64_t kCodes = 64;
+constexpr std::int64_t kCodes = 32;  // that are read at once
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
 struct Head {
-  const void* weight;           // (outputs, width)
-  const std::int8_t* codes;     // (outputs, padded): weight / scale, rounded, see `greedy_head.py`
-  const float *scale, *error;   // (outputs): error * |x| bounds what the codes are wrong by
-  const void* bias;             // (outputs) or null
+  const void* weight;          // (outputs, width)
+  const std::int8_t* codes;    // (outputs, padded): weight / scale, rounded
+  const float *scale, *error;  // (outputs): error bounds |weight - codes * scale|, sums included,
+  const float* norm;           // (outputs): and this |codes * scale|
+  const void* bias;            // (outputs) or null
   std::int64_t outputs, width, padded;
-  float rounding;               // of a logit, relative to it
+  float rounding;              // of a logit, relative to it
 };
 
 struct Asked {
@@ -36,23 +42,59 @@ struct Asked {
   std::int64_t* tokens;           // (rows): what is found; -1 where no logit is a number
 };
 
+// Rows of 16-bit numbers: x / scale, rounded.
+class Rounded {
+ public:
+  // As large as sums of `padded` / 8 products with codes leave 32 bits for.
+  Rounded(const float* x, std::int64_t rows, std::int64_t width, std::int64_t padded)
+      : width_(padded), numbers_(rows * padded), scales_(rows), norms_(rows), errors_(rows) {
+    const float levels = std::min<std::int64_t>(32767, (std::int64_t(1) << 31) / (16 * padded));
+    for (std::int64_t row = 0; row < rows; ++row, x += width) {
+      float largest = 0;
+      for (std::int64_t i = 0; i < width; ++i) largest = std::max(largest, std::fabs(x[i]));
+      const float scale = scales_[row] = std::max(largest / levels, 1e-30f);
+      double squares = 0, lost = 0;
+      for (std::int64_t i = 0; i < width; ++i) {
+        // What is no number stays none in the norm.
+        const float code = std::isfinite(largest) ? std::nearbyint(x[i] / scale) : 0;
+        const float bounded = std::min(std::max(code, -levels), levels);
+        numbers_[row * padded + i] = std::int16_t(bounded);
+        const double rest = x[i] - double(bounded) * scale;
+        squares += double(x[i]) * x[i];
+        lost += rest * rest;
+      }
+      // Rounded up: they bound.
+      norms_[row] = float(std::sqrt(squares) * (1 + 1e-6));
+      errors_[row] = float(std::sqrt(lost) * (1 + 1e-6));
+    }
+  }
+  const std::int16_t* row(std::int64_t row) const { return numbers_.data() + row * width_; }
+  float scale(std::int64_t row) const { return scales_[row]; }
+  float norm(std::int64_t row) const { return norms_[row]; }    // |x|
+  float error(std::int64_t row) const { return errors_[row]; }  // |x - codes * scale|
+
+ private:
+  std::int64_t width_;
+  std::vector<std::int16_t> numbers_;
+  std::vector<float> scales_, norms_, errors_;
+};
+
 // What the codes tell, and what each piece of the outputs may come to.
 struct Guesses {
   Guesses(std::int64_t rows, std::int64_t outputs, std::int64_t pieces)
       : logits(new float[rows * outputs]),
         at_least(new float[rows * pieces]),
-        at_most(new float[rows * pieces]),
-        norms(new float[rows]) {}
+        at_most(new float[rows * pieces]) {}
 
   std::unique_ptr<float[]> logits;             // (rows, outputs)
   std::unique_ptr<float[]> at_least, at_most;  // (rows, pieces)
-  std::unique_ptr<float[]> norms;              // (rows)
 };
 
 struct Screening {
   const Head& head;
   const Asked& asked;
-  const float *x, *padded;  // (rows, width), (rows, padded)
+  const float* x;
+  const Rounded& rounded;
   std::int64_t pieces;
   Guesses& guesses;
 
@@ -61,73 +103,121 @@ struct Screening {
                        *last = asked.forbidden + asked.starts[row + 1];
     return std::find(first, last, token) != last;
   }
+  // Of a guessed logit.
+  float wrong(std::int64_t row, std::int64_t token) const {
+    return head.error[token] * rounded.norm(row) + head.norm[token] * rounded.error(row);
+  }
 };
 
-// `rows` rows of `x` times `outputs` rows of `codes`, all `width` long: `emit(r, o, product)`.
-template <int rows, int outputs, typename Emit>
-INLINE void guess(const std::int8_t* codes, const float* x, std::int64_t width, const Emit& emit) {
-  Floats sums[rows][outputs] = {};
-  for (std::int64_t i = 0; i < width; i += kCodes) {
-    Codes four[outputs];
-    for (int o = 0; o < outputs; ++o) {
-      std::memcpy(&four[o], codes + o * width + i, sizeof four[o]);
-      __builtin_prefetch(codes + (o + outputs) * width + i, 0, 2);
+#if defined(__x86_64__)
+struct Vnni {
+  static constexpr int rows = 4, outputs = 4;
+  template <int rows, int outputs, typename Emit>
+  FOR_VNNI static void guess(const std::int8_t* codes, const std::int16_t* x, std::int64_t width,
+                             const Emit& emit) {
+    __m512i sums[rows][outputs] = {};
+    for (std::int64_t i = 0; i < width; i += kCodes) {
+      __m512i column[outputs];
+      for (int o = 0; o < outputs; ++o) {
+        const std::int8_t* at = codes + o * width + i;
+        column[o] = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+        __builtin_prefetch(at + outputs * width, 0, 2);
+      }
+      for (int r = 0; r < rows; ++r) {
+        const __m512i numbers = _mm512_loadu_si512(x + r * width + i);
+        for (int o = 0; o < outputs; ++o)
+          sums[r][o] = _mm512_dpwssd_epi32(sums[r][o], numbers, column[o]);
+      }
     }
-#pragma GCC unroll 4
-    for (int quarter = 0; quarter < 4; ++quarter) {
-      Floats column[outputs];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 8
       for (int o = 0; o < outputs; ++o)
-        column[o] = __builtin_convertvector((four[o] << (24 - 8 * quarter)) >> 24, Floats);
-#pragma GCC unroll 8
+        emit(r, o, _mm512_reduce_add_ps(_mm512_cvtepi32_ps(sums[r][o])));
+    }
+  }
+};
+
+struct Avx2 {
+  static constexpr int rows = 2, outputs = 4;
+  template <int rows, int outputs, typename Emit>
+  FOR_AVX2 static void guess(const std::int8_t* codes, const std::int16_t* x, std::int64_t width,
+                             const Emit& emit) {
+    __m256i sums[rows][outputs] = {};
+    for (std::int64_t i = 0; i < width; i += kCodes / 2) {
+      __m256i column[outputs];
+      for (int o = 0; o < outputs; ++o) {
+        const std::int8_t* at = codes + o * width + i;
+        column[o] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+        __builtin_prefetch(at + outputs * width, 0, 2);
+      }
       for (int r = 0; r < rows; ++r) {
-        Floats numbers;
-        load(x + r * width + i + quarter * kLanes, numbers);
+        const auto* at = reinterpret_cast<const __m256i*>(x + r * width + i);
+        const __m256i numbers = _mm256_loadu_si256(at);
+        for (int o = 0; o < outputs; ++o) {
+          const __m256i both = _mm256_madd_epi16(numbers, column[o]);
+          sums[r][o] = _mm256_add_epi32(sums[r][o], both);
+        }
+      }
+    }
 #pragma GCC unroll 8
-        for (int o = 0; o < outputs; ++o) sums[r][o] += numbers * column[o];
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 8
+      for (int o = 0; o < outputs; ++o) {
+        float lanes[8], whole = 0;
+        _mm256_storeu_ps(lanes, _mm256_cvtepi32_ps(sums[r][o]));
+        for (float lane : lanes) whole += lane;
+        emit(r, o, whole);
       }
     }
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
-    for (int o = 0; o < outputs; ++o) emit(r, o, total(sums[r][o]));
-  }
-}
+};
+#endif
 
-// `count` rows of `codes` and all rows of `x`.
-template <int most, int outputs, typename Emit>
-INLINE void guess_all(const std::int8_t* codes, std::int64_t count, const float* x,
-                      std::int64_t rows, std::int64_t width, const Emit& emit) {
+struct Plain {
+  static constexpr int rows = 1, outputs = 1;
+  template <int rows, int outputs, typename Emit>
+  static void guess(const std::int8_t* codes, const std::int16_t* x, std::int64_t width,
+                    const Emit& emit) {
+    static_assert(rows == 1 && outputs == 1);
+    std::int64_t sum = 0;
+    for (std::int64_t i = 0; i < width; ++i) sum += std::int32_t(codes[i]) * x[i];
+    emit(0, 0, float(sum));
+  }
+};
+
+// A few rows of `x` and `count` rows of `codes`: `emit(r, o, product)`. Every lane's sum fits into
+// 32 bits, see `Rounded`.
+template <typename Kind, int rows, typename Emit>
+INLINE void guess_rows(const std::int8_t* codes, std::int64_t count, const std::int16_t* x,
+                       std::int64_t width, const Emit& emit) {
   std::int64_t at = 0;
-  for (; at + outputs <= count; at += outputs) {
-    std::int64_t row = 0;
-    const auto shifted = [&](int r, int o, float product) { emit(row + r, at + o, product); };
-    const std::int8_t* these = codes + at * width;
-    for (; row + most <= rows; row += most) guess<most, outputs>(these, x + row * width, width, shifted);
-    for (; row < rows; ++row) guess<1, outputs>(these, x + row * width, width, shifted);
-  }
-  for (; at < count; ++at) {
-    for (std::int64_t row = 0; row < rows; ++row)
-      guess<1, 1>(codes + at * width, x + row * width, width,
-                  [&](int, int, float product) { emit(row, at, product); });
-  }
+  const auto shifted = [&](int r, int o, float product) { emit(r, at + o, product); };
+  for (; at + Kind::outputs <= count; at += Kind::outputs)
+    Kind::template guess<rows, Kind::outputs>(codes + at * width, x, width, shifted);
+  if (Kind::outputs == 1) return;
+  for (; at < count; ++at) Kind::template guess<rows, 1>(codes + at * width, x, width, shifted);
 }
 
-template <int most, int outputs, typename Number>
+template <typename Kind, typename Number>
 INLINE void guess_piece(const Screening& s, std::int64_t piece) {
   const Head& head = s.head;
   const std::int64_t first = piece * kPiece;
   const std::int64_t count = std::min(kPiece, head.outputs - first);
+  const std::int8_t* codes = head.codes + first * head.padded;
   const Number* bias = static_cast<const Number*>(head.bias);
   float* logits = s.guesses.logits.get() + first;
-  guess_all<most, outputs>(head.codes + first * head.padded, count, s.padded, s.asked.rows,
-                           head.padded, [&](std::int64_t row, std::int64_t o, float product) {
-                        float logit = product * head.scale[first + o];
-                        if (bias) logit += widened(bias[first + o]);
-                        logits[row * head.outputs + o] = logit;
-                      });
-  for (std::int64_t row = 0; row < s.asked.rows; ++row) {
+  std::int64_t row = 0;
+  const auto keep = [&](int r, std::int64_t o, float product) {
+    float logit = product * s.rounded.scale(row + r) * head.scale[first + o];
+    if (bias) logit += widened(bias[first + o]);
+    logits[(row + r) * head.outputs + o] = logit;
+  };
+  for (; row + Kind::rows <= s.asked.rows; row += Kind::rows)
+    guess_rows<Kind, Kind::rows>(codes, count, s.rounded.row(row), head.padded, keep);
+  for (; row < s.asked.rows; ++row)
+    guess_rows<Kind, 1>(codes, count, s.rounded.row(row), head.padded, keep);
+  for (row = 0; row < s.asked.rows; ++row) {
     float* guessed = logits + row * head.outputs;
     // It is scaled by itself, and looked at in any case.
     if (s.asked.ret >= first && s.asked.ret < first + count) guessed[s.asked.ret - first] = kNever;
@@ -137,7 +227,7 @@ INLINE void guess_piece(const Screening& s, std::int64_t piece) {
     }
     float at_least = kNever, at_most = kNever;
     for (std::int64_t o = 0; o < count; ++o) {
-      const float wrong = head.error[first + o] * s.guesses.norms[row];
+      const float wrong = s.wrong(row, first + o);
       at_least = std::max(at_least, guessed[o] - wrong);
       at_most = std::max(at_most, guessed[o] + wrong);
     }
@@ -168,8 +258,7 @@ INLINE std::int64_t best_of(const Screening& s, std::int64_t row) {
   const Head& head = s.head;
   const float* at_least = s.guesses.at_least.get() + row * s.pieces;
   const float* at_most = s.guesses.at_most.get() + row * s.pieces;
-  const float norm = s.guesses.norms[row];
-  if (!std::isfinite(norm)) return -1;
+  if (!std::isfinite(s.rounded.norm(row))) return -1;
   float needed = kNever;
   for (std::int64_t piece = 0; piece < s.pieces; ++piece)
     needed = std::max(needed, at_least[piece]);
@@ -184,7 +273,7 @@ INLINE std::int64_t best_of(const Screening& s, std::int64_t row) {
     const std::int64_t first = piece * kPiece, last = std::min(first + kPiece, head.outputs);
     for (std::int64_t token = first; token < last; ++token) {
       const float guessed = s.guesses.logits[row * head.outputs + token];
-      if (guessed == kNever || !(guessed + head.error[token] * norm >= needed)) continue;
+      if (guessed == kNever || !(guessed + s.wrong(row, token) >= needed)) continue;
       look(token, logit_of<Number>(s, row, token));
     }
   }
@@ -196,16 +285,16 @@ INLINE std::int64_t best_of(const Screening& s, std::int64_t row) {
 // One function for each kind of processor.
 #if defined(__x86_64__)
 template <typename Number>
-FOR_AVX512 void guess512(const Screening& s, std::int64_t piece) {
-  guess_piece<4, 4, Number>(s, piece);
+FOR_VNNI void guess_vnni(const Screening& s, std::int64_t piece) {
+  guess_piece<Vnni, Number>(s, piece);
 }
 template <typename Number>
 FOR_AVX512 std::int64_t best512(const Screening& s, std::int64_t row) {
   return best_of<Number>(s, row);
 }
 template <typename Number>
-FOR_AVX2 void guess256(const Screening& s, std::int64_t piece) {
-  guess_piece<4, 1, Number>(s, piece);
+FOR_AVX2 void guess_avx2(const Screening& s, std::int64_t piece) {
+  guess_piece<Avx2, Number>(s, piece);
 }
 template <typename Number>
 FOR_AVX2 std::int64_t best256(const Screening& s, std::int64_t row) {
@@ -214,52 +303,47 @@ FOR_AVX2 std::int64_t best256(const Screening& s, std::int64_t row) {
 #endif
 template <typename Number>
 void guess_plain(const Screening& s, std::int64_t piece) {
-  guess_piece<4, 1, Number>(s, piece);
+  guess_piece<Plain, Number>(s, piece);
 }
 template <typename Number>
 std::int64_t best_plain(const Screening& s, std::int64_t row) {
   return best_of<Number>(s, row);
 }
 
-struct Chosen {
-  void (*guess)(const Screening&, std::int64_t piece);
-  std::int64_t (*best)(const Screening&, std::int64_t row);
-};
+// The logits are to be `few_rows`'s own to the bit: the same kinds of processors.
+template <typename Number>
+auto chosen_best() {
+#if defined(__x86_64__)
+  if (has_avx512()) return best512<Number>;
+  if (has_avx2()) return best256<Number>;
+#endif
+  return best_plain<Number>;
+}
 
 template <typename Number>
-Chosen chosen() {
+auto chosen_guess() {
 #if defined(__x86_64__)
-  if (has_avx512()) return {guess512<Number>, best512<Number>};
-  if (has_avx2()) return {guess256<Number>, best256<Number>};
+  if (has_avx512() && __builtin_cpu_supports("avx512vnni")) return guess_vnni<Number>;
+  if (has_avx2()) return guess_avx2<Number>;
 #endif
-  return {guess_plain<Number>, best_plain<Number>};
+  return guess_plain<Number>;
 }
 
 template <typename Number>
 void find(const Head& head, const Asked& asked) {
-  static const Chosen kernels = chosen<Number>();
-  const Number* given = static_cast<const Number*>(asked.x);
-  const Widened x(given, asked.rows, head.width, head.width);
-  const Widened padded(given, asked.rows, head.width, head.padded);
+  static const auto guess = chosen_guess<Number>();
+  static const auto best = chosen_best<Number>();
+  const Widened x(static_cast<const Number*>(asked.x), asked.rows * head.width);
+  const Rounded rounded(x.numbers(), asked.rows, head.width, head.padded);
   const std::int64_t pieces = (head.outputs + kPiece - 1) / kPiece;
   Guesses guesses(asked.rows, head.outputs, pieces);
-  for (std::int64_t row = 0; row < asked.rows; ++row) {
-    double squares = 0;
-    for (std::int64_t i = 0; i < head.width; ++i) {
-      const double number = x.numbers()[row * head.width + i];
-      squares += number * number;
-    }
-    // Rounded up: it bounds.
-    guesses.norms[row] = float(std::sqrt(squares) * (1 + 1e-6));
-  }
-  const Screening screening{head, asked, x.numbers(), padded.numbers(), pieces, guesses};
+  const Screening screening{head, asked, x.numbers(), rounded, pieces, guesses};
 #pragma omp parallel
   {
 #pragma omp for schedule(static)
-    for (std::int64_t piece = 0; piece < pieces; ++piece) kernels.guess(screening, piece);
+    for (std::int64_t piece = 0; piece < pieces; ++piece) guess(screening, piece);
 #pragma omp for schedule(dynamic)
-    for (std::int64_t row = 0; row < asked.rows; ++row)
-      asked.tokens[row] = kernels.best(screening, row);
+    for (std::int64_t row = 0; row < asked.rows; ++row) asked.tokens[row] = best(screening, row);
   }
 }
 

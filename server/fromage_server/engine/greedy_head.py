@@ -4,7 +4,7 @@ Where a vocabulary is large beside the layers, a decode step of a few rows spend
 on reading the head's weights, and of its fifty thousand logits greedy decoding wants one. Here the
 head is read in int8, a quarter of float32, which tells every logit up to an error that is known
 beforehand (by Cauchy and Schwarz: the norm of what rounding took from a row of weights, times the
-norm of the hidden state). Only the few tokens that may still be the likeliest one are computed from
+norm of the hidden state; that is rounded to 16 bits, and counted, too). Only the few tokens that may still be the likeliest one are computed from
 the weights themselves. The token is the same as with all logits.
 
 Without a C++ compiler there is no such head.
@@ -33,7 +33,7 @@ from fromage_server.engine.sampling import SamplingRow
 log = logging.getLogger(__name__)
 _ROUNDING = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-6}
 _LEVELS = 127
-_GROUP = 64  # codes that are read at once
+_GROUP = 32  # codes that are read at once
 _AT_ONCE = 1024  # rows that are rounded
 _WORTH_IT = 4 << 20  # weights
 # With how many rows it is tried, how often, and by how much it has to win.
@@ -42,7 +42,7 @@ _TRIED, _TRIALS, _CLEARLY = (1, 2, 4, 8, 16), 5, 0.97
 
 class _Head(ctypes.Structure):
     _fields_ = (
-        *((name, c_void_p) for name in ("weight", "codes", "scale", "error", "bias")),
+        *((name, c_void_p) for name in ("weight", "codes", "scale", "error", "norm", "bias")),
         *((name, c_int64) for name in ("outputs", "width", "padded")),
         ("rounding", c_float),
     )
@@ -70,13 +70,14 @@ class GreedyHead:
             raise ValueError("the head's weights are not finite")
         self.most = 0
         self._weight, self._bias = weight.detach(), bias
-        self._codes, self._scale, self._error = _in_int8(self._weight)
+        self._codes, self._scale, self._error, self._norm = _in_int8(self._weight)
         outputs, width = weight.shape
         self._head = _Head(
             self._weight.data_ptr(),
             self._codes.data_ptr(),
             self._scale.data_ptr(),
             self._error.data_ptr(),
+            self._norm.data_ptr(),
             None if bias is None else bias.data_ptr(),
             outputs,
             width,
@@ -138,7 +139,11 @@ def bytes_beside(outputs: int, width: int) -> int:
     so few that caches hold them, and there is none."""
     if outputs * width < _WORTH_IT:
         return 0
-    return outputs * (-(-width // _GROUP) * _GROUP + 2 * 4)
+    return outputs * (_padded(width) + 3 * 4)
+
+
+def _padded(width: int) -> int:
+    return -(-width // _GROUP) * _GROUP
 
 
 def is_possible(dtype: torch.dtype) -> bool:
@@ -146,15 +151,13 @@ def is_possible(dtype: torch.dtype) -> bool:
     return dtype in _ROUNDING and _call() is not None
 
 
-def _in_int8(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(V, H) -> int8 codes (V, P), a scale (V,) for each row, and (V,): by how much a logit from
-    them may be wrong for a state of norm one, sums in float32 included, here and in ``few_rows``.
-
-    The codes of 64 numbers, P / 64 times, lie so that sixteen lanes of 32 bits find their own four:
-    the 0th, 16th, 32nd and 48th come first."""
+def _in_int8(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(V, H) -> int8 codes (V, P), zeros behind the row, and of each row (V,): the scale; by how
+    much a logit from them may be wrong for a state of norm one, sums in float32 included, here and
+    in ``few_rows``; and the norm of what they stand for."""
     width = weight.shape[1]
-    codes = torch.zeros(len(weight), -(-width // _GROUP) * _GROUP, dtype=torch.int8)
-    scale, error = torch.empty(len(weight)), torch.empty(len(weight))
+    codes = torch.zeros(len(weight), _padded(width), dtype=torch.int8)
+    scale, error, norm = torch.empty(3, len(weight))
     # Of `width` numbers in any order, twice, and of what is lost itself.
     of_sums = (2 * width + 8) * torch.finfo(torch.float32).eps
     for first in range(0, len(weight), _AT_ONCE):
@@ -164,9 +167,9 @@ def _in_int8(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rounded = (exact / step).round_()
         codes[part, :width], scale[part] = rounded.to(torch.int8), step[:, 0]
         lost = (exact - rounded.mul_(step)).norm(dim=1)
-        error[part] = lost * (1 + of_sums) + of_sums * exact.norm(dim=1)
-    lanes = codes.view(len(codes), -1, 4, _GROUP // 4).transpose(2, 3)
-    return lanes.reshape(codes.shape), scale, error
+        norm[part] = rounded.norm(dim=1) * (1 + of_sums)
+        error[part] = lost * (1 + of_sums) + of_sums * norm[part]
+    return codes, scale, error, norm
 
 
 @cache

@@ -110,21 +110,16 @@ INLINE void part(const Number* weight, std::int64_t count, const float* x, std::
   for (; at < count; ++at) strip<most, 1>(weight + at * width, x, rows, width, shifted);
 }
 
-// `rows` rows of `width` numbers in float32, filled up with zeros to `padded` each. Loads that lie
-// across two cache lines would cost twice.
+// `count` numbers in float32; loads that lie across two cache lines would cost twice.
 class Widened {
  public:
   template <typename Number>
-  Widened(const Number* given, std::int64_t rows, std::int64_t width, std::int64_t padded)
-      : room_(rows * padded + kLanes) {
+  Widened(const Number* given, std::int64_t count) : room_(count + kLanes) {
     void* start = room_.data();
     std::size_t bytes = room_.size() * sizeof(float);
-    const std::size_t needed = rows * padded * sizeof(float);
-    numbers_ = static_cast<float*>(std::align(sizeof(Floats), needed, start, bytes));
-    for (std::int64_t row = 0; row < rows; ++row) {
-      for (std::int64_t i = 0; i < width; ++i)
-        numbers_[row * padded + i] = widened(given[row * width + i]);
-    }
+    numbers_ =
+        static_cast<float*>(std::align(sizeof(Floats), count * sizeof(float), start, bytes));
+    for (std::int64_t i = 0; i < count; ++i) numbers_[i] = widened(given[i]);
   }
   const float* numbers() const { return numbers_; }
 

@@ -129,7 +129,7 @@ def test_it_takes_few_greedy_rows() -> None:
 def test_what_it_holds_is_told_before() -> None:
     weight = torch.randn(4_200, 1_000)
     head = GreedyHead(weight, None)
-    held = sum(t.nbytes for t in (head._codes, head._scale, head._error))
+    held = sum(t.nbytes for t in (head._codes, head._scale, head._error, head._norm))
     assert bytes_beside(*weight.shape) == held
     assert bytes_beside(3_000, 320) == 0
 
