@@ -209,7 +209,7 @@ class _Parts:
         if self.device.type != "cpu" or quantize != "none":
             return ()
         needed = second_layout_bytes(self.lm, dtype, spare)
-        what = "the same weights in a second layout, if few streams are faster so"
+        what = "weights in a second layout, the head in int8, if few streams are faster so"
         return (Item("for few rows", what, needed),) if needed else ()
 
     def alternatives(self, dtype: torch.dtype) -> dict[Numbers, MemoryPlan]:

@@ -5,13 +5,14 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fromage_server import planning
 from fromage_server.cli import main
-from fromage_server.engine import Engine, EngineConfig
+from fromage_server.engine import Engine, EngineConfig, greedy_head
 from fromage_server.engine.packing import second_layout_bytes
 from fromage_server.planning import make_plan
 from fromage_server.settings import Settings
@@ -46,11 +47,17 @@ def test_a_second_layout_is_planned_where_it_may_be_kept(
     tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the byte; it makes nothing not fit."""
-    lm: torch.nn.Module = copy.deepcopy(grounded("llama", tied).lm)
+    lm: Any = copy.deepcopy(grounded("llama", tied).lm)
     linear = sum(p.nbytes for n, p in lm.named_parameters() if "proj" in n or "lm_head" in n)
     assert second_layout_bytes(lm, torch.float32, linear) == linear
     assert second_layout_bytes(lm, torch.float32, linear - 1) == 0
     assert second_layout_bytes(lm, torch.bfloat16, linear // 2) in (0, linear // 2)
+    monkeypatch.setattr(greedy_head, "_WORTH_IT", 0)
+    head = lm.get_output_embeddings()
+    greedy = greedy_head.bytes_beside(*head.weight.shape)
+    assert second_layout_bytes(lm, torch.float32, linear + greedy) == linear + greedy
+    assert second_layout_bytes(lm, torch.float32, linear + greedy - 1) == linear
+    assert second_layout_bytes(lm, torch.float32, linear - 1) == greedy * tied
     free = RUNNING + (160 << 20)
     monkeypatch.setattr(planning, "free_bytes", lambda device: free)
     plan = make_plan(Settings(device="cpu", dtype="float32"))

@@ -4,8 +4,9 @@ Where a vocabulary is large beside the layers, a decode step of a few rows spend
 on reading the head's weights, and of its fifty thousand logits greedy decoding wants one. Here the
 head is read in int8, a quarter of float32, which tells every logit up to an error that is known
 beforehand (by Cauchy and Schwarz: the norm of what rounding took from a row of weights, times the
-norm of the hidden state; that is rounded to 16 bits, and counted, too). Only the few tokens that may still be the likeliest one are computed from
-the weights themselves. The token is the same as with all logits.
+norm of the hidden state; that is rounded to 16 bits, which is counted, too). Only the few tokens
+that may still be the likeliest one are computed from the weights themselves. The token is the same
+as with all logits.
 
 Without a C++ compiler there is no such head.
 """

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 
 from fromage_server.engine.few_rows import Product, kernel
 from fromage_server.engine.greedy_head import GreedyHead, bytes_beside, is_possible
@@ -92,7 +91,7 @@ def pack_linears(lm: nn.Module, spare: int = 0) -> int:
     if sum(sizes) <= spare:
         both = list(layers)
         layers, most = both, _most_rows(few, both)
-    head = lm.get_output_embeddings() if isinstance(lm, PreTrainedModel) else None
+    head = _head_of(lm)
     for layer, keep in zip(layers, kept, strict=True):
         # A tied head's stored weight costs nothing, and in 16 bits it is the faster one for a row.
         layer.take(few, most or int(keep and dtype.itemsize < 4), keep=keep)
@@ -147,7 +146,7 @@ def second_layout_bytes(lm: nn.Module, dtype: torch.dtype, spare: int) -> int:
     if not _has_kernels(dtype):
         return 0
     needed = needed if needed <= spare else 0
-    head: Any = lm.get_output_embeddings() if isinstance(lm, PreTrainedModel) else None
+    head = _head_of(lm)
     if head is None or not _is_linear(head) or not (needed or id(head.weight) in shared):
         return needed
     greedy = bytes_beside(*head.weight.shape) if is_possible(dtype) else 0
@@ -163,6 +162,11 @@ def _has_kernels(dtype: torch.dtype) -> bool:
 
 def _is_linear(module: Any) -> bool:
     return type(module) is nn.Linear or type(module).__name__ == "Conv1D"
+
+
+def _head_of(lm: Any) -> Any:
+    """None for what has none."""
+    return lm.get_output_embeddings() if hasattr(lm, "get_output_embeddings") else None
 
 
 def _is_int8(module: Any) -> bool:

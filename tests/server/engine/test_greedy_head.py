@@ -1,6 +1,7 @@
 """The likeliest token without all logits is the one that all logits tell."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from fromage_server.engine.packing import pack_linears
 from fromage_server.engine.request import SamplingParams
 from fromage_server.engine.sampling import SamplingRow, sample
 from fromage_weights.grounded import GroundedModel
+from fromage_weights.language import output_head
 from tests.server.engine.driving import answers, reply
 from tests.server.engine.test_tape import _copied
 from tests.server.engine.tiny import byte_tokenizer, grounded, text
@@ -72,7 +74,9 @@ def test_equals_and_nearly_equals_are_told_apart(dtype: torch.dtype) -> None:
     for _ in range(20):
         states = torch.randn(4, 96).to(dtype)
         rows = [greedy()] * 4
-        assert torch.equal(head.tokens(states, rows, RET), by_all_logits(states, weight, None, rows))
+        assert torch.equal(
+            head.tokens(states, rows, RET), by_all_logits(states, weight, None, rows)
+        )
 
 
 def test_rows_with_large_numbers_in_few_places() -> None:
@@ -154,14 +158,13 @@ def test_replies_are_the_same(
             byte_tokenizer(),
         )
         pack_linears(model.lm, spare=1 << 30)
-        head = model.lm.get_output_embeddings()
-        assert head is not None
-        assert hasattr(head, "greedy_head") == with_it
+        assert hasattr(output_head(model.lm), "greedy_head") == with_it
         engine = Engine(model, EngineConfig(max_batch=streams))
         engine.warm_up()
+        kinds: list[dict[str, Any]] = [{}, {"logprobs": 2}, {"temperature": 0.8, "seed": 5}, {}]
         requests = [
             reply(f"{len(extra)} {i} {j}", (text(model, "Is this " * (1 + i)),), 12, **extra)
-            for j, extra in enumerate(({}, {"logprobs": 2}, {"temperature": 0.8, "seed": 5}, {}))
+            for j, extra in enumerate(kinds)
             for i in range(streams)
         ]
         return [h.ids for h in answers(engine, requests)]
