@@ -90,8 +90,10 @@ class Tapes:
     def _recordable(self, cache: PagedCache) -> Pass:
         def take(embedded: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
             output = self._forward(embedded, positions, cache)
-            # What nothing comes of is not written down: the head.
-            return output.last if self._bare else output.logits, output.hidden
+            if not self._bare:
+                return output.logits, output.hidden
+            assert output.last is not None
+            return output.last, output.hidden  # the head, of which nothing comes, is left out
 
         return take
 
