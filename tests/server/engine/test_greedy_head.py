@@ -1,6 +1,7 @@
 """The likeliest token without all logits is the one that all logits tell."""
 
 import math
+import time
 from typing import Any
 
 import pytest
@@ -128,6 +129,20 @@ def test_it_takes_few_greedy_rows() -> None:
     for params in (SamplingParams(8, temperature=0.7), SamplingParams(8, logprobs=0)):
         assert not head.takes([greedy(), SamplingRow(params, (), 0.5)])
     assert not head.takes([SamplingRow(SamplingParams(8), (), 0.0, one_ret=0)])
+
+
+def test_it_is_tried_out() -> None:
+    """With states as they come: a padding token's row of zeros would make all tokens equal."""
+
+    def slow(states: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return states @ weight.T
+
+    weight = torch.randn(40_000, 128)
+    weight[:20] = 0
+    head = GreedyHead(weight, None)
+    head.try_out(slow)
+    assert head.most == 16
 
 
 def test_what_it_holds_is_told_before() -> None:

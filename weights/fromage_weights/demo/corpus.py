@@ -31,8 +31,9 @@ USER = "Q: {content}\nA:"
 ASSISTANT = " {content}\n"
 RET = "[RET]"
 _TAGGED = 0.65
-# Of all texts: plain captions, pictures to describe, and checks; the others are conversations.
-_CAPTIONS, _READINGS, _CHECKED = 0.10, 0.06, 0.20
+# Of all texts: plain captions, pictures to describe, checks, and single questions; the others are
+# conversations.
+_CAPTIONS, _READINGS, _CHECKED, _SINGLE = 0.08, 0.06, 0.14, 0.27
 
 SceneSource = Callable[[np.random.Generator], Scene]
 
@@ -110,6 +111,20 @@ def turns(rng: np.random.Generator, parts: int, scenes: SceneSource = training_s
         else:
             made.append(allowed(lambda: dialogue.group_request(rng)))
     return made
+
+
+def single(rng: np.random.Generator) -> str:
+    """One question that begins a conversation. Whether it asks for a picture, for one that there is
+    not, or for none, hangs on its first words and on all others: it is told apart late, and takes
+    most practice."""
+    draw = rng.random()
+    if draw < 0.45:
+        turn = asking(rng)[0]
+    elif draw < 0.82:
+        turn = allowed(lambda: dialogue.unknown_request(rng, "train"))
+    else:
+        turn = allowed(lambda: dialogue.chatter(rng, "train"))
+    return conversation([turn], rng)
 
 
 def conversation(made: list[Turn], rng: np.random.Generator) -> str:
@@ -224,6 +239,8 @@ def document(rng: np.random.Generator, *, long: bool = False) -> str:
         return readings(rng)
     if draw < _CAPTIONS + _READINGS + _CHECKED:
         return checks(rng)
+    if draw < _CAPTIONS + _READINGS + _CHECKED + _SINGLE:
+        return single(rng)
     if long:
         parts = 1 + int(rng.random() ** 2 * 16)
     else:

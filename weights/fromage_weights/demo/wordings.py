@@ -276,11 +276,11 @@ def _strange(rng: np.random.Generator) -> str:
 def training_form(rng: np.random.Generator) -> str:
     """A request with {x} in it."""
     draw = rng.random()
-    if draw < 0.30:
+    if draw < 0.36:
         return training_wording("REQUESTS", rng)
-    if draw < 0.44:
+    if draw < 0.49:
         return _crossed(rng)
-    if draw < 0.55:
+    if draw < 0.58:
         return _made(rng)
     if draw < 0.75:
         return _strange(rng)
