@@ -21,6 +21,7 @@ from fromage_weights.demo.mapping import (
     fit_slots,
     slot_labels,
     start_ret,
+    train_mappers,
     whitening,
 )
 from fromage_weights.demo.pipeline import export_language_model, new_model
@@ -157,6 +158,20 @@ def test_joint_training_learns_and_leaves_the_lm_alone(
     assert logged[-1]["text"] < logged[0]["text"]
     for name, value in model.lm.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_mappers_that_have_begun_are_not_begun_again(
+    model: GroundedModel, bank: FeatureBank
+) -> None:
+    before = {name: value.clone() for name, value in model.mappers.state_dict().items()}
+    recipe = MappingRecipe(probe_steps=2, steps=0)
+    train_mappers(model, bank, recipe, begun=True)
+    after = model.mappers.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+    train_mappers(model, bank, recipe)
+    after = model.mappers.state_dict()
+    begun = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert {"visual_embeddings.weight", "ret_embedding"} <= begun
 
 
 def test_describing_changes_the_soft_tokens_alone(model: GroundedModel, bank: FeatureBank) -> None:

@@ -183,7 +183,8 @@ class GroundedModel:
             caught[-1] if layer is None else _keep(output.hidden_states[layer], logits_to_keep)
             for layer in self._layers
         ]
-        return ForwardOutput(output.logits.float(), torch.stack(states, dim=-2), caught[-1])
+        last = caught[-1] if caught else None
+        return ForwardOutput(output.logits.float(), torch.stack(states, dim=-2), last)
 
     def _check_dimensions(self) -> None:
         found = {

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
+log = logging.getLogger(__name__)
 _HERE: Final = Path(__file__).parent
 BESIDE: Final = _HERE / "built"  # for a server that will have no compiler
 # What -ffast-math does for loops, but not for NaN and infinity, nor for the rest of the process.
@@ -29,6 +31,15 @@ def library(name: str) -> ctypes.CDLL:
     places = (BESIDE, _kept())
     made = next((at for place in places if (at := place / _file(name)).exists()), None)
     return ctypes.CDLL(str(made or build(name, _kept())))
+
+
+def function_of(name: str, symbol: str, otherwise: str) -> Any:
+    """Of that library; None, and ``otherwise`` in the log, where it cannot be built."""
+    try:
+        return getattr(library(name), symbol)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # no home directory, too
+        log.info("%s: %s %s", otherwise, error, getattr(error, "stderr", None) or "")
+        return None
 
 
 def build_all(into: Path = BESIDE) -> list[Path]:

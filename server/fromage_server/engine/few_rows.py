@@ -7,8 +7,6 @@ Without a C++ compiler there is no such kernel.
 from __future__ import annotations
 
 import ctypes
-import logging
-import subprocess
 from collections.abc import Callable
 from ctypes import POINTER, c_int, c_int64, c_void_p
 from functools import cache
@@ -17,10 +15,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from fromage_server.engine.compiled import library
+from fromage_server.engine.compiled import function_of
 from fromage_server.engine.opaque import opaque
 
-log = logging.getLogger(__name__)
 Product: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 _NUMBERS = (torch.float32, torch.bfloat16)
 
@@ -61,11 +58,7 @@ def kernel(dtype: torch.dtype) -> Product | None:
 
 @cache
 def _call() -> Any:
-    try:
-        call = library("few_rows").fromage_few_rows
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # no home directory, too
-        said: Any = getattr(error, "stderr", None)
-        log.info("products of a few rows are torch's: %s %s", error, said or "")
-        return None
-    call.argtypes, call.restype = (POINTER(_Task), c_int), None
+    call = function_of("few_rows", "fromage_few_rows", "products of a few rows are torch's")
+    if call is not None:
+        call.argtypes, call.restype = (POINTER(_Task), c_int), None
     return call

@@ -3,24 +3,14 @@
 // A head's weights in int8 tell every logit up to an error that is known beforehand. Those that may
 // be the largest are computed as they always are.
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-#include <algorithm>
-#include <cmath>
 #include <limits>
 
-#include "rows.h"
-
-#if defined(__x86_64__)
-#define FOR_VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")))
-#endif
+#include "codes.h"
 
 namespace {
 
-constexpr std::int64_t kCodes = 32;  // that are read at once
 constexpr float kNever = -std::numeric_limits<float>::infinity();
+constexpr float kTiny = 1e-30;  // what rounding to bfloat16 may take from tiny logits
 
 struct Head {
   const void* weight;          // (outputs, width)
@@ -30,6 +20,7 @@ struct Head {
   const void* bias;            // (outputs) or null
   std::int64_t outputs, width, padded;
   float rounding;              // of a logit, relative to it
+  std::int32_t kind;           // of processor, see `chosen_guess`
 };
 
 struct Asked {
@@ -40,43 +31,6 @@ struct Asked {
   const float* factors;           // (rows): of the logit of `ret`
   std::int64_t ret;
   std::int64_t* tokens;           // (rows): what is found; -1 where no logit is a number
-};
-
-// Rows of 16-bit numbers: x / scale, rounded.
-class Rounded {
- public:
-  // As large as sums of `padded` / 8 products with codes leave 32 bits for.
-  Rounded(const float* x, std::int64_t rows, std::int64_t width, std::int64_t padded)
-      : width_(padded), numbers_(rows * padded), scales_(rows), norms_(rows), errors_(rows) {
-    const float levels = std::min<std::int64_t>(32767, (std::int64_t(1) << 31) / (16 * padded));
-    for (std::int64_t row = 0; row < rows; ++row, x += width) {
-      float largest = 0;
-      for (std::int64_t i = 0; i < width; ++i) largest = std::max(largest, std::fabs(x[i]));
-      const float scale = scales_[row] = std::max(largest / levels, 1e-30f);
-      double squares = 0, lost = 0;
-      for (std::int64_t i = 0; i < width; ++i) {
-        // What is no number stays none in the norm.
-        const float code = std::isfinite(largest) ? std::nearbyint(x[i] / scale) : 0;
-        const float bounded = std::min(std::max(code, -levels), levels);
-        numbers_[row * padded + i] = std::int16_t(bounded);
-        const double rest = x[i] - double(bounded) * scale;
-        squares += double(x[i]) * x[i];
-        lost += rest * rest;
-      }
-      // Rounded up: they bound.
-      norms_[row] = float(std::sqrt(squares) * (1 + 1e-6));
-      errors_[row] = float(std::sqrt(lost) * (1 + 1e-6));
-    }
-  }
-  const std::int16_t* row(std::int64_t row) const { return numbers_.data() + row * width_; }
-  float scale(std::int64_t row) const { return scales_[row]; }
-  float norm(std::int64_t row) const { return norms_[row]; }    // |x|
-  float error(std::int64_t row) const { return errors_[row]; }  // |x - codes * scale|
-
- private:
-  std::int64_t width_;
-  std::vector<std::int16_t> numbers_;
-  std::vector<float> scales_, norms_, errors_;
 };
 
 // What the codes tell, and what each piece of the outputs may come to.
@@ -109,96 +63,6 @@ struct Screening {
   }
 };
 
-#if defined(__x86_64__)
-struct Vnni {
-  static constexpr int rows = 4, outputs = 4;
-  template <int rows, int outputs, typename Emit>
-  FOR_VNNI static void guess(const std::int8_t* codes, const std::int16_t* x, std::int64_t width,
-                             const Emit& emit) {
-    __m512i sums[rows][outputs] = {};
-    for (std::int64_t i = 0; i < width; i += kCodes) {
-      __m512i column[outputs];
-      for (int o = 0; o < outputs; ++o) {
-        const std::int8_t* at = codes + o * width + i;
-        column[o] = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
-        __builtin_prefetch(at + outputs * width, 0, 2);
-      }
-      for (int r = 0; r < rows; ++r) {
-        const __m512i numbers = _mm512_loadu_si512(x + r * width + i);
-        for (int o = 0; o < outputs; ++o)
-          sums[r][o] = _mm512_dpwssd_epi32(sums[r][o], numbers, column[o]);
-      }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
-      for (int o = 0; o < outputs; ++o)
-        emit(r, o, _mm512_reduce_add_ps(_mm512_cvtepi32_ps(sums[r][o])));
-    }
-  }
-};
-
-struct Avx2 {
-  static constexpr int rows = 2, outputs = 4;
-  template <int rows, int outputs, typename Emit>
-  FOR_AVX2 static void guess(const std::int8_t* codes, const std::int16_t* x, std::int64_t width,
-                             const Emit& emit) {
-    __m256i sums[rows][outputs] = {};
-    for (std::int64_t i = 0; i < width; i += kCodes / 2) {
-      __m256i column[outputs];
-      for (int o = 0; o < outputs; ++o) {
-        const std::int8_t* at = codes + o * width + i;
-        column[o] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
-        __builtin_prefetch(at + outputs * width, 0, 2);
-      }
-      for (int r = 0; r < rows; ++r) {
-        const auto* at = reinterpret_cast<const __m256i*>(x + r * width + i);
-        const __m256i numbers = _mm256_loadu_si256(at);
-        for (int o = 0; o < outputs; ++o) {
-          const __m256i both = _mm256_madd_epi16(numbers, column[o]);
-          sums[r][o] = _mm256_add_epi32(sums[r][o], both);
-        }
-      }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
-      for (int o = 0; o < outputs; ++o) {
-        float lanes[8], whole = 0;
-        _mm256_storeu_ps(lanes, _mm256_cvtepi32_ps(sums[r][o]));
-        for (float lane : lanes) whole += lane;
-        emit(r, o, whole);
-      }
-    }
-  }
-};
-#endif
-
-struct Plain {
-  static constexpr int rows = 1, outputs = 1;
-  template <int rows, int outputs, typename Emit>
-  static void guess(const std::int8_t* codes, const std::int16_t* x, std::int64_t width,
-                    const Emit& emit) {
-    static_assert(rows == 1 && outputs == 1);
-    std::int64_t sum = 0;
-    for (std::int64_t i = 0; i < width; ++i) sum += std::int32_t(codes[i]) * x[i];
-    emit(0, 0, float(sum));
-  }
-};
-
-// A few rows of `x` and `count` rows of `codes`: `emit(r, o, product)`. Every lane's sum fits into
-// 32 bits, see `Rounded`.
-template <typename Kind, int rows, typename Emit>
-INLINE void guess_rows(const std::int8_t* codes, std::int64_t count, const std::int16_t* x,
-                       std::int64_t width, const Emit& emit) {
-  std::int64_t at = 0;
-  const auto shifted = [&](int r, int o, float product) { emit(r, at + o, product); };
-  for (; at + Kind::outputs <= count; at += Kind::outputs)
-    Kind::template guess<rows, Kind::outputs>(codes + at * width, x, width, shifted);
-  if (Kind::outputs == 1) return;
-  for (; at < count; ++at) Kind::template guess<rows, 1>(codes + at * width, x, width, shifted);
-}
-
 template <typename Kind, typename Number>
 INLINE void guess_piece(const Screening& s, std::int64_t piece) {
   const Head& head = s.head;
@@ -213,6 +77,7 @@ INLINE void guess_piece(const Screening& s, std::int64_t piece) {
     if (bias) logit += widened(bias[first + o]);
     logits[(row + r) * head.outputs + o] = logit;
   };
+  // Rows without codes come to nothing here: all their logits are computed.
   for (; row + Kind::rows <= s.asked.rows; row += Kind::rows)
     guess_rows<Kind, Kind::rows>(codes, count, s.rounded.row(row), head.padded, keep);
   for (; row < s.asked.rows; ++row)
@@ -252,34 +117,47 @@ INLINE float logit_of(const Screening& s, std::int64_t row, std::int64_t token) 
   return found;
 }
 
-// The first of the largest logits of a row, as torch.argmax has it.
+// The first of the largest logits of a row, as torch.argmax has it, among those that are looked at.
+class Best {
+ public:
+  void look(std::int64_t token, float logit) {
+    // torch calls nothing the largest of what holds such numbers.
+    if (std::isnan(logit) || logit == -kNever) unusable_ = true;
+    if (logit > largest_ || (logit == largest_ && token < token_)) token_ = token, largest_ = logit;
+  }
+  std::int64_t token() const { return unusable_ || largest_ == kNever ? -1 : token_; }
+
+ private:
+  bool unusable_ = false;
+  std::int64_t token_ = -1;
+  float largest_ = kNever;
+};
+
 template <typename Number>
 INLINE std::int64_t best_of(const Screening& s, std::int64_t row) {
   const Head& head = s.head;
+  if (!s.rounded.is_finite(row)) return -1;
+  const bool all = !s.rounded.is_usual(row);
   const float* at_least = s.guesses.at_least.get() + row * s.pieces;
   const float* at_most = s.guesses.at_most.get() + row * s.pieces;
-  if (!std::isfinite(s.rounded.norm(row))) return -1;
   float needed = kNever;
-  for (std::int64_t piece = 0; piece < s.pieces; ++piece)
+  for (std::int64_t piece = 0; !all && piece < s.pieces; ++piece)
     needed = std::max(needed, at_least[piece]);
-  needed -= head.rounding * std::fabs(needed);
-  std::int64_t best = -1;
-  float largest = kNever;
-  const auto look = [&](std::int64_t token, float logit) {
-    if (logit > largest || (logit == largest && token < best)) best = token, largest = logit;
-  };
+  needed -= head.rounding * std::fabs(needed) + kTiny;
+  Best best;
   for (std::int64_t piece = 0; piece < s.pieces; ++piece) {
-    if (!(at_most[piece] >= needed) || at_most[piece] == kNever) continue;
+    if (!all && at_most[piece] < needed) continue;
     const std::int64_t first = piece * kPiece, last = std::min(first + kPiece, head.outputs);
     for (std::int64_t token = first; token < last; ++token) {
-      const float guessed = s.guesses.logits[row * head.outputs + token];
-      if (guessed == kNever || !(guessed + s.wrong(row, token) >= needed)) continue;
-      look(token, logit_of<Number>(s, row, token));
+      const float guessed = all ? 0 : s.guesses.logits[row * head.outputs + token];
+      if (!all && guessed + s.wrong(row, token) < needed) continue;
+      if (token != s.asked.ret && !s.is_forbidden(row, token))
+        best.look(token, logit_of<Number>(s, row, token));
     }
   }
   if (!s.is_forbidden(row, s.asked.ret))
-    look(s.asked.ret, logit_of<Number>(s, row, s.asked.ret) * s.asked.factors[row]);
-  return std::isfinite(largest) ? best : -1;
+    best.look(s.asked.ret, logit_of<Number>(s, row, s.asked.ret) * s.asked.factors[row]);
+  return best.token();
 }
 
 // One function for each kind of processor.
@@ -320,18 +198,19 @@ auto chosen_best() {
   return best_plain<Number>;
 }
 
+// `kind`: 2 for what this processor does best, 1 for AVX2, 0 for neither.
 template <typename Number>
-auto chosen_guess() {
+auto chosen_guess(int kind) {
 #if defined(__x86_64__)
-  if (has_avx512() && __builtin_cpu_supports("avx512vnni")) return guess_vnni<Number>;
-  if (has_avx2()) return guess_avx2<Number>;
+  if (kind > 1 && has_avx512() && __builtin_cpu_supports("avx512vnni")) return guess_vnni<Number>;
+  if (kind > 0 && has_avx2()) return guess_avx2<Number>;
 #endif
   return guess_plain<Number>;
 }
 
 template <typename Number>
 void find(const Head& head, const Asked& asked) {
-  static const auto guess = chosen_guess<Number>();
+  const auto guess = chosen_guess<Number>(head.kind);
   static const auto best = chosen_best<Number>();
   const Widened x(static_cast<const Number*>(asked.x), asked.rows * head.width);
   const Rounded rounded(x.numbers(), asked.rows, head.width, head.padded);

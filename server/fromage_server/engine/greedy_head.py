@@ -5,8 +5,8 @@ on reading the head's weights, and of its fifty thousand logits greedy decoding 
 head is read in int8, a quarter of float32, which tells every logit up to an error that is known
 beforehand (by Cauchy and Schwarz: the norm of what rounding took from a row of weights, times the
 norm of the hidden state; that is rounded to 16 bits, which is counted, too). Only the few tokens
-that may still be the likeliest one are computed from the weights themselves. The token is the same
-as with all logits.
+that may still be the likeliest one are computed from the weights themselves. The token is the one
+that all logits tell, to the last equal, where those are computed by ``few_rows``.
 
 Without a C++ compiler there is no such head.
 """
@@ -14,12 +14,10 @@ Without a C++ compiler there is no such head.
 from __future__ import annotations
 
 import ctypes
-import logging
 import math
-import subprocess
 import time
 from collections.abc import Callable, Sequence
-from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
+from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from itertools import accumulate
 from typing import Any
@@ -27,13 +25,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromage_server.engine.compiled import library
+from fromage_server.engine.compiled import function_of
 from fromage_server.engine.request import SamplingParams
 from fromage_server.engine.sampling import SamplingRow
 
-log = logging.getLogger(__name__)
 _ROUNDING = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-6}
 _LEVELS = 127
+_BEST = 2
+# Of weights and biases that are not zero: squares and products of them stay in float32's range.
+_SMALLEST, _LARGEST = 1e-12, 1e12
 _GROUP = 32  # codes that are read at once
 _AT_ONCE = 1024  # rows that are rounded
 _WORTH_IT = 4 << 20  # weights
@@ -46,6 +46,7 @@ class _Head(ctypes.Structure):
         *((name, c_void_p) for name in ("weight", "codes", "scale", "error", "norm", "bias")),
         *((name, c_int64) for name in ("outputs", "width", "padded")),
         ("rounding", c_float),
+        ("kind", c_int32),
     )
 
 
@@ -63,12 +64,14 @@ class GreedyHead:
     """Of ``weight`` (V, H) and ``bias`` (V,), which are on the CPU, contiguous, and float32 or
     bfloat16; holds ``bytes_beside`` more. ``most``: up to so many rows it is the faster way."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Raises ValueError where a weight is not finite, or there is no kernel."""
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, kind: int = _BEST) -> None:
+        """``kind`` of processor that it is for: 2 for what this one does best, 1 for AVX2, 0 for
+        neither. Raises ValueError where a weight is not finite, or so large or small that sums
+        could be, or where there is no kernel."""
         if not is_possible(weight.dtype):
             raise ValueError(f"no greedy head for {weight.dtype} on this machine")
-        if not weight.isfinite().all() or not (bias is None or bias.isfinite().all()):
-            raise ValueError("the head's weights are not finite")
+        if bias is not None and not float(bias.abs().amax()) < _LARGEST:
+            raise ValueError("the head's bias is out of range")
         self.most = 0
         self._weight, self._bias = weight.detach(), bias
         self._codes, self._scale, self._error, self._norm = _in_int8(self._weight)
@@ -84,13 +87,14 @@ class GreedyHead:
             width,
             self._codes.shape[1],
             _ROUNDING[weight.dtype],
+            kind,
         )
 
-    def try_out(self, head: Callable[[Tensor], Tensor]) -> None:
-        """Find ``most``: ``head`` is what computes all logits."""
+    def try_out(self, head: Callable[[Tensor], Tensor], most: int) -> None:
+        """Find ``most``, which is not above the one given; ``head`` computes all logits."""
         rows = [SamplingRow(SamplingParams(1), (), 0.0)] * max(_TRIED)
         random = torch.randn(max(_TRIED), self._weight.shape[1]).to(self._weight.dtype)
-        for count in _TRIED:
+        for count in (count for count in _TRIED if count <= most):
             states = random[:count]
             all_logits, greedy = math.inf, math.inf
             for _ in range(_TRIALS):
@@ -113,8 +117,10 @@ class GreedyHead:
 
     def tokens(self, states: Tensor, rows: Sequence[SamplingRow], ret_token_id: int) -> Tensor:
         """(n, H) what the head reads -> (n,) the likeliest token of each row once [RET] is scaled
-        and what is forbidden is left out, the first one of equals; -1 where the logits are not
-        finite or every token is forbidden."""
+        and what is forbidden is left out, the first one of equals; -1 where a logit that matters is
+        not finite or every token is forbidden."""
+        assert states.dtype == self._weight.dtype
+        assert states.shape == (len(rows), self._weight.shape[1])
         states = states.contiguous()
         forbidden = torch.tensor([t for row in rows for t in row.forbidden], dtype=torch.long)
         starts = torch.tensor([0, *accumulate(len(row.forbidden) for row in rows)])
@@ -165,7 +171,10 @@ def _in_int8(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     for first in range(0, len(weight), _AT_ONCE):
         part = slice(first, first + _AT_ONCE)
         exact = weight[part].float()
-        step = (exact.abs().amax(dim=1, keepdim=True) / _LEVELS).clamp(min=1e-30)
+        largest = exact.abs().amax(dim=1, keepdim=True)
+        if not bool(((largest == 0) | ((largest > _SMALLEST) & (largest < _LARGEST))).all()):
+            raise ValueError("the head's weights are not finite, or out of range")
+        step = (largest / _LEVELS).clamp(min=1e-30)
         rounded = (exact / step).round_()
         codes[part, :width], scale[part] = rounded.to(torch.int8), step[:, 0]
         lost = (exact - rounded.mul_(step)).norm(dim=1)
@@ -176,11 +185,7 @@ def _in_int8(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @cache
 def _call() -> Any:
-    try:
-        call = library("greedy_head").fromage_greedy
-    except (OSError, subprocess.SubprocessError) as error:  # no home directory, too
-        said: Any = getattr(error, "stderr", None)
-        log.info("greedy decoding computes all logits: %s %s", error, said or "")
-        return None
-    call.argtypes, call.restype = (POINTER(_Head), POINTER(_Asked), c_int), None
+    call = function_of("greedy_head", "fromage_greedy", "greedy decoding computes all logits")
+    if call is not None:
+        call.argtypes, call.restype = (POINTER(_Head), POINTER(_Asked), c_int), None
     return call

@@ -67,7 +67,8 @@ def pack_linears(lm: nn.Module, spare: int = 0) -> int:
     Returns how many layers it changed; 0 where the CPU or the dtype has no such kernels.
 
     ``spare`` bytes may go to the originals, where this machine multiplies a few rows faster by
-    them, and to the head's ``greedy_head``: both are tried out."""
+    them: that is tried out. If enough are left, the head gets ``make_greedy_head()``, for an engine
+    that can use it."""
     dtype = next(lm.parameters()).dtype
     scratch = _Scratch()
     quantized: list[Any] = [module for module in lm.modules() if _is_int8(module)]
@@ -94,22 +95,25 @@ def pack_linears(lm: nn.Module, spare: int = 0) -> int:
     head = _head_of(lm)
     for layer, keep in zip(layers, kept, strict=True):
         # A tied head's stored weight costs nothing, and in 16 bits it is the faster one for a row.
-        layer.take(few, most or int(keep and dtype.itemsize < 4), keep=keep)
-        if layer.module is head and (keep or most):
-            _add_greedy_head(layer, spare - sum(sizes) if most else spare)
+        rows = most or int(keep and dtype.itemsize < 4)
+        layer.take(few, rows, keep=keep)
+        needed = bytes_beside(*layer.stored.shape)
+        left = spare - sum(sizes) * bool(most)
+        if layer.module is head and rows and 0 < needed <= left and is_possible(dtype):
+            head.make_greedy_head = partial(_greedy_head, layer, rows)
     return len(found) + len(quantized)
 
 
-def _add_greedy_head(layer: _Layer, spare: int) -> None:
-    """Attribute ``greedy_head`` of the head, where it pays."""
-    needed = bytes_beside(*layer.stored.shape)
-    if not 0 < needed <= spare or not is_possible(layer.stored.dtype):
-        return
-    with suppress(ValueError), torch.no_grad():
+@torch.no_grad()
+def _greedy_head(layer: _Layer, most: int) -> GreedyHead | None:
+    """Of the head, for up to ``most`` rows, where it pays. Only up to so many does the head itself
+    compute with the stored weight."""
+    with suppress(ValueError):
         made = GreedyHead(layer.stored, layer.module.bias)
-        made.try_out(layer.module)
+        made.try_out(layer.module, most)
         if made.most:
-            layer.module.greedy_head = made
+            return made
+    return None
 
 
 @torch.no_grad()

@@ -32,6 +32,14 @@ INLINE void load(const bfloat16* from, Floats& out) {
   std::memcpy(&out, &bits, sizeof out);
 }
 
+// The first `count` of a vector's numbers, and zeros.
+template <typename Number>
+INLINE void load_some(const Number* from, std::int64_t count, Floats& out) {
+  Number some[kLanes] = {};
+  std::memcpy(some, from, count * sizeof(Number));
+  load(some, out);
+}
+
 INLINE float total(const Floats& lanes) {
   Floats8 low, high;
   std::memcpy(&low, &lanes, sizeof low);
@@ -61,21 +69,21 @@ INLINE void block(const Number* weight, const float* x, std::int64_t width, cons
       for (int o = 0; o < outputs; ++o) sums[r][o] += numbers * column[o];
     }
   }
-  float totals[rows][outputs];
+  // As vectors, too: how a product is rounded must not hang on what it is computed beside.
+  if (i < width) {
+    Floats column[outputs];
+    for (int o = 0; o < outputs; ++o) load_some(weight + o * width + i, width - i, column[o]);
+    for (int r = 0; r < rows; ++r) {
+      Floats numbers;
+      load_some(x + r * width + i, width - i, numbers);
+      for (int o = 0; o < outputs; ++o) sums[r][o] += numbers * column[o];
+    }
+  }
   // Not unrolled, the sums would leave their registers.
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 8
-    for (int o = 0; o < outputs; ++o) totals[r][o] = total(sums[r][o]);
-  }
-  for (; i < width; ++i) {
-    for (int r = 0; r < rows; ++r) {
-      for (int o = 0; o < outputs; ++o)
-        totals[r][o] += widened(weight[o * width + i]) * x[r * width + i];
-    }
-  }
-  for (int r = 0; r < rows; ++r) {
-    for (int o = 0; o < outputs; ++o) emit(r, o, totals[r][o]);
+    for (int o = 0; o < outputs; ++o) emit(r, o, total(sums[r][o]));
   }
 }
 

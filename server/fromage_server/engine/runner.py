@@ -25,7 +25,6 @@ from fromage_server.engine.shapes import DecodeShapes, FixedShapes
 from fromage_server.engine.step_output import StepOutput, scores_of
 from fromage_server.engine.tape import Headless, Tapes
 from fromage_weights.grounded import ForwardOutput, GroundedModel
-from fromage_weights.language import output_head
 
 
 class Runner:
@@ -234,7 +233,7 @@ class Runner:
     def _split(
         self, chunks: Seq[Chunk], reads: Seq[Reads], output: ForwardOutput | Headless
     ) -> list[StepOutput]:
-        head = output_head(self._model.lm) if isinstance(output, Headless) else None
+        head = self._tapes.head if self._tapes and isinstance(output, Headless) else None
         results = (output.last if isinstance(output, Headless) else output.logits)[0]
         kept = [_kept(read) for read in reads]
         starts = [0, *accumulate(len(positions) for positions in kept)]

@@ -37,7 +37,11 @@ class Samples:
         row wants to know of them."""
         self.tokens = tokens
         self._limits = [row.params.logprobs for row in rows]
-        known = () if logits is None else _logprobs(logits, tokens, self._limits)
+        known: tuple[Tensor, ...] = ()
+        if logits is not None:
+            known = _logprobs(logits, tokens, self._limits)
+        else:
+            assert self._limits == [None] * len(rows)
         self._landing = Landing(tokens, *known)
 
     def land(self) -> list[Sampled | None]:

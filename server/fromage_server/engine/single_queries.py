@@ -8,8 +8,6 @@ Without a C++ compiler the engine attends in plain torch.
 from __future__ import annotations
 
 import ctypes
-import logging
-import subprocess
 from collections.abc import Sequence
 from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
 from functools import cache
@@ -18,9 +16,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from fromage_server.engine.compiled import library
+from fromage_server.engine.compiled import function_of
 
-log = logging.getLogger(__name__)
 _NUMBERS: Final = (torch.float32, torch.bfloat16)
 
 
@@ -73,10 +70,9 @@ class Queries:
 class Kernel:
     """``kernel(queries, stored, query, key, value, out, scale, softcap)``."""
 
-    def __init__(self, built: ctypes.CDLL) -> None:
-        self._call = built.fromage_single_queries
-        self._call.argtypes = (POINTER(_Task), c_int)
-        self._call.restype = None
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        call.argtypes, call.restype = (POINTER(_Task), c_int), None
 
     @staticmethod
     def takes(stored: Tensor, query: Tensor, key: Tensor, value: Tensor) -> bool:
@@ -117,9 +113,6 @@ class Kernel:
 @cache
 def kernel() -> Kernel | None:
     """None where it cannot be built."""
-    try:
-        return Kernel(library("single_queries"))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # no home directory, too
-        said: Any = getattr(error, "stderr", None)
-        log.info("attention on the CPU runs in plain torch: %s %s", error, said or "")
-        return None
+    otherwise = "attention on the CPU runs in plain torch"
+    call = function_of("single_queries", "fromage_single_queries", otherwise)
+    return None if call is None else Kernel(call)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from fromage_server.engine.greedy_head import GreedyHead
+from fromage_server.engine.head import Head
 from fromage_server.engine.job import Reads
 from fromage_server.engine.landing import Landing, upload
 from fromage_server.engine.sampling import Samples, SamplingRow, sample
@@ -28,13 +28,12 @@ class StepOutput:
     results: Tensor
     landing: Landing
     first: int
-    head: nn.Module | None = None
+    head: Head | None = None
     scores: Landing | None = None
 
-    @property
     def logits(self) -> Tensor:
         """(n, V) float32."""
-        return self.results if self.head is None else self.head(self.results).float()
+        return self.results if self.head is None else self.head.logits(self.results)
 
     def logprobs(self) -> list[float]:
         """Of a scored text's tokens, in the order of ``reads.logits``."""
@@ -60,13 +59,10 @@ def samples_of(
     """A token for each output, which has results for one; see ``sample``."""
     head = outputs[0].head
     if head is None or any(output.head is not head for output in outputs):
-        logits = torch.cat([output.logits for output in outputs])
+        logits = torch.cat([output.logits() for output in outputs])
         return sample(logits, rows, ret_token_id, before)
     states = torch.cat([output.results for output in outputs])
-    greedy: GreedyHead | None = getattr(head, "greedy_head", None)
-    if greedy is not None and greedy.takes(rows):
-        return Samples(None, greedy.tokens(states, rows, ret_token_id), rows)
-    return sample(head(states).float(), rows, ret_token_id, before)
+    return head.samples(states, rows, ret_token_id, before)
 
 
 def scores_of(output: StepOutput) -> Landing | None:
@@ -74,5 +70,6 @@ def scores_of(output: StepOutput) -> Landing | None:
     job = output.chunk.job
     if not isinstance(job, ScoringJob) or not output.reads.logits:
         return None
-    tokens = upload(job.tokens_at(output.reads.logits), torch.long, output.logits.device)
-    return Landing(-functional.cross_entropy(output.logits, tokens, reduction="none"))
+    logits = output.logits()
+    tokens = upload(job.tokens_at(output.reads.logits), torch.long, logits.device)
+    return Landing(-functional.cross_entropy(logits, tokens, reduction="none"))

@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from fromage_server.engine.attention import Layout, Paged, Span
+from fromage_server.engine.head import Head
 from fromage_server.engine.kv_cache import PagedCache
 from fromage_server.engine.opaque import BEHIND, recording
 from fromage_server.engine.shorter import described, direct, without_views
@@ -30,6 +32,13 @@ from fromage_weights.language import output_head
 log = logging.getLogger(__name__)
 _PATIENCE = 10.0  # seconds of a start
 _BY_VALUE = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+_PRODUCTS = {
+    "aten.mm.default", "aten.addmm.default", "aten.linear.default", "fromage.few_rows.default",
+    "mkldnn._linear_pointwise.default",
+}  # fmt: skip
+_DRESSES = {
+    "aten.view.default", "aten._unsafe_view.default", "aten.alias.default", "aten._to_copy.default",
+}  # fmt: skip
 Pass = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -42,12 +51,15 @@ class Headless:
 
 
 class Tapes:
-    """Of ``model``. What was not recorded runs through the model's own modules."""
+    """Of ``model``. What was not recorded runs through the model's own modules.
+
+    Recorded passes end before the model's head, and ``head`` goes on from there; where a model does
+    something to its logits (softcaps, scales), they go to their end, and there is none."""
 
     def __init__(self, model: GroundedModel) -> None:
         self._model = model
         self._passes: dict[int, Pass] = {}
-        self._bare = False
+        self.head: Head | None = None
 
     @property
     def sizes(self) -> list[int]:
@@ -62,17 +74,26 @@ class Tapes:
         for size in range(1, most + 1):
             spans = [Span(i, i + 1, 0, (i % blocks,)) for i in range(size)]
             with paged.step(Layout.of(spans, self._model.device)) as cache, recording():
-                ids = torch.zeros(size, dtype=torch.long, device=self._model.device)
-                inputs = (self._model.embed_ids(ids)[None], ids[None])
                 try:
-                    if size == 1:
-                        self._bare = self._is_bare(cache, inputs)
-                    self._passes[size] = recorded(self._recordable(cache), inputs)
+                    self._record(size, cache)
                 except (Unrecordable, RuntimeError) as error:
                     log.info("decode steps run through the model's own modules: %s", error)
                     return
             if time.monotonic() > until:
                 return
+
+    def _record(self, size: int, cache: PagedCache) -> None:
+        ids = torch.zeros(size, dtype=torch.long, device=self._model.device)
+        inputs = (self._model.embed_ids(ids)[None], ids[None])
+        with written(inputs) as tape:
+            output = self._forward(*inputs, cache)
+        results, last = (output.logits, output.hidden), output.last
+        ends_before_head = last is not None and tape.is_product(output.logits, last)
+        if not self._passes and ends_before_head:
+            self.head = Head(output_head(self._model.lm))
+        if self.head is not None and last is not None:
+            results = (last, output.hidden)  # the head, of which nothing comes, is left out
+        self._passes[size] = tape.read_off(results)
 
     def run(
         self, embedded: Tensor, positions: Tensor, cache: PagedCache
@@ -81,43 +102,27 @@ class Tapes:
         take = self._passes.get(len(embedded))
         if take is None:
             return self._forward(embedded[None], positions[None], cache)
-        first, hidden = take(embedded[None], positions[None])
-        return Headless(first, hidden) if self._bare else ForwardOutput(first, hidden)
+        results, hidden = take(embedded[None], positions[None])
+        return ForwardOutput(results, hidden) if self.head is None else Headless(results, hidden)
 
     def _forward(self, embedded: Tensor, positions: Tensor, cache: PagedCache) -> ForwardOutput:
         return self._model.forward(embedded, position_ids=positions, past_key_values=cache)
-
-    def _recordable(self, cache: PagedCache) -> Pass:
-        def take(embedded: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-            output = self._forward(embedded, positions, cache)
-            if not self._bare:
-                return output.logits, output.hidden
-            assert output.last is not None
-            return output.last, output.hidden  # the head, of which nothing comes, is left out
-
-        return take
-
-    def _is_bare(self, cache: PagedCache, inputs: tuple[Tensor, Tensor]) -> bool:
-        """Whether nothing is done to what the head computes."""
-        output = self._forward(*inputs, cache)
-        return torch.equal(output_head(self._model.lm)(output.last).float(), output.logits)
 
 
 class Unrecordable(Exception):
     """What is done depends on numbers, or changes what will be read again."""
 
 
-def recorded(function: Pass, inputs: tuple[Tensor, Tensor]) -> Pass:
-    """``function`` as a sequence of torch's operations, for inputs of these shapes. What does not
-    depend on them is computed now. Raises Unrecordable."""
-    recorder = _Recorder(inputs)
+@contextmanager
+def written(inputs: tuple[Tensor, Tensor]) -> Iterator[Recorder]:
+    """What torch computes from ``inputs`` within. Raises Unrecordable."""
+    recorder = Recorder(inputs)
     # In inference mode torch reads a number without asking anybody.
     with torch.inference_mode(False), torch.no_grad(), recorder:
-        outputs = function(*inputs)
-    return recorder.read_off(outputs)
+        yield recorder
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes operations on what comes from the inputs into a graph, whose arguments are the inputs
     and after them all other tensors that are needed: looked up as attributes of a module, these
     would cost a microsecond each."""
@@ -141,7 +146,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._write(func, args, kwargs, out)
         return out
 
+    def is_product(self, result: Tensor, source: Tensor) -> bool:
+        """Whether ``result`` is one matrix product of ``source``, as other numbers at most."""
+        if not (self._is_known(result) and self._is_known(source)):
+            return False
+        product, goal = (_undressed(self._nodes[id(one)]) for one in (result, source))
+        variable = [node for node in product.all_input_nodes if not self._is_constant(node)]
+        name = str(product.meta.get("operation"))
+        return name in _PRODUCTS and [_undressed(node) for node in variable] == [goal]
+
+    def _is_constant(self, node: fx.Node) -> bool:
+        return any(node is argument for argument, _ in self._constants.values())
+
     def read_off(self, outputs: tuple[Tensor, Tensor]) -> Pass:
+        """The same again for other inputs of these shapes. What does not depend on them is not
+        computed again."""
         self._graph.output(tree_map(self._node, outputs))
         without_views(self._graph)
         module: Any = fx.GraphModule({}, self._graph)
@@ -159,6 +178,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node = self._graph.call_function(
             target, tree_map(self._node, args), tree_map(self._node, kwargs)
         )
+        node.meta["operation"] = func
         if isinstance(out, Tensor):
             self._nodes[id(out)] = described(node, out)
         elif isinstance(out, tuple | list):
@@ -185,6 +205,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             node = described(self._graph.placeholder(f"input_{len(self._arguments)}"), value)
         self._arguments.append(node)
         return node
+
+
+def _undressed(node: fx.Node) -> fx.Node:
+    """What a tensor was before it became other numbers, or was divided in another way."""
+    while str(node.meta.get("operation")) in _DRESSES:
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _is_plain(model: GroundedModel) -> bool:

@@ -2,20 +2,20 @@
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from fromage_server.engine import Engine, EngineConfig, greedy_head
+from fromage_server.engine import Engine, EngineConfig, greedy_head, packing
 from fromage_server.engine.few_rows import few_rows
 from fromage_server.engine.greedy_head import GreedyHead, bytes_beside, is_possible
 from fromage_server.engine.packing import pack_linears
 from fromage_server.engine.request import SamplingParams
 from fromage_server.engine.sampling import SamplingRow, sample
 from fromage_weights.grounded import GroundedModel
-from fromage_weights.language import output_head
 from tests.server.engine.driving import answers, reply
 from tests.server.engine.test_tape import _copied
 from tests.server.engine.tiny import byte_tokenizer, grounded, text
@@ -26,6 +26,9 @@ SHAPES = [(5, 1), (48, 64), (50, 70), (5003, 33), (3072, 768)]
 NUMBERS = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"]
 )
+
+# Of processors: what this one does best, AVX2, neither.
+KINDS = pytest.mark.parametrize("kind", [2, 1, 0])
 
 
 @pytest.fixture(autouse=True)
@@ -45,16 +48,17 @@ def by_all_logits(
 
 
 @NUMBERS
+@KINDS
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("count", [1, 2, 4, 7, 16])
 @pytest.mark.parametrize(("outputs", "width"), SHAPES)
 def test_it_finds_what_all_logits_tell(
-    outputs: int, width: int, count: int, with_bias: bool, dtype: torch.dtype
+    outputs: int, width: int, count: int, with_bias: bool, kind: int, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(outputs + count)
     weight = torch.randn(outputs, width).to(dtype)
     bias = torch.randn(outputs).to(dtype) if with_bias else None
-    head = GreedyHead(weight, bias)
+    head = GreedyHead(weight, bias, kind=kind)
     choices = [greedy(), greedy(1, 4), greedy(RET), greedy(factor=3.0), greedy(0, factor=0.5)]
     rows = [choices[i % len(choices)] for i in range(count)]
     for _ in range(5):
@@ -64,30 +68,78 @@ def test_it_finds_what_all_logits_tell(
 
 
 @NUMBERS
-def test_equals_and_nearly_equals_are_told_apart(dtype: torch.dtype) -> None:
+@KINDS
+@pytest.mark.parametrize("width", [20, 33, 96, 100])
+def test_equals_and_nearly_equals_are_told_apart(width: int, kind: int, dtype: torch.dtype) -> None:
     """Where nearly all tokens are as likely: rows of weights that are the same or differ by what
     codes cannot tell."""
     torch.manual_seed(0)
-    row = torch.randn(96)
-    weight = (row + 1e-4 * torch.randn(500, 96)).to(dtype)
+    row = torch.randn(width)
+    weight = (row + 1e-4 * torch.randn(500, width)).to(dtype)
     weight[100:] = weight[:400].clone()
-    head = GreedyHead(weight, None)
+    head = GreedyHead(weight, None, kind=kind)
+    rows = [greedy()] * 4
     for _ in range(20):
-        states = torch.randn(4, 96).to(dtype)
-        rows = [greedy()] * 4
-        assert torch.equal(
-            head.tokens(states, rows, RET), by_all_logits(states, weight, None, rows)
-        )
+        states = torch.randn(4, width).to(dtype)
+        expected = by_all_logits(states, weight, None, rows)
+        assert torch.equal(head.tokens(states, rows, RET), expected)
 
 
-def test_rows_with_large_numbers_in_few_places() -> None:
+@pytest.mark.parametrize("width", [20, 33, 96, 100])
+def test_the_first_of_equals_is_found(width: int) -> None:
+    weight = torch.randn(width).repeat(50, 1)
+    for state in torch.randn(20, 1, width):
+        assert GreedyHead(weight, None).tokens(state, [greedy(0, RET)], RET) == 1
+        assert by_all_logits(state, weight, None, [greedy(0, RET)]) == 1
+
+
+@KINDS
+def test_rows_with_large_numbers_in_few_places(kind: int) -> None:
     """Codes are coarse there, and states as well."""
     torch.manual_seed(0)
     weight, states = torch.randn(2000, 256), torch.randn(16, 256)
     weight[::3, 7] *= 200
-    states[:, 9] *= 500
+    states[:, 9] *= 50_000
+    states[:, 9] += 1e5
     states[5] *= 1e-8
+    weight[:, 9] *= 1e-3
     rows = [greedy()] * 16
+    found = GreedyHead(weight, None, kind=kind).tokens(states, rows, RET)
+    assert torch.equal(found, by_all_logits(states, weight, None, rows))
+
+
+@KINDS
+@pytest.mark.parametrize("width", [8192, 16_384, 50_000])
+def test_the_widest_rows_do_not_overflow(width: int, kind: int) -> None:
+    """All numbers as large as they come, so that all codes are, too."""
+    weight = torch.ones(70, width)
+    weight[:, ::2] = -1
+    weight[40] *= 1.001
+    states = weight[:2].clone() * 3
+    rows = [greedy(), greedy(40)]
+    found = GreedyHead(weight, None, kind=kind).tokens(states, rows, RET)
+    assert found[0] == 40
+    assert torch.equal(found, by_all_logits(states, weight, None, rows))
+
+
+@pytest.mark.parametrize("factor", [-2.0, 0.0, 0.5, 1.0, 30.0])
+def test_ret_is_weighed_by_its_factor(factor: float) -> None:
+    """Whether it would win, and whatever the others come to."""
+    torch.manual_seed(0)
+    weight, states = torch.randn(90, 40), torch.randn(30, 40)
+    states[:10] += 3 * weight[RET]
+    states[10:20] -= 3 * weight[RET]
+    rows = [greedy(factor=factor)] * 30
+    head = GreedyHead(weight, None)
+    assert torch.equal(head.tokens(states, rows, RET), by_all_logits(states, weight, None, rows))
+
+
+@NUMBERS
+@pytest.mark.parametrize("size", [1e-20, 1e-14, 1e14, 1e20])
+def test_states_of_any_size(size: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight, states = torch.randn(300, 48).to(dtype), (torch.randn(8, 48) * size).to(dtype)
+    rows = [greedy()] * 8
     found = GreedyHead(weight, None).tokens(states, rows, RET)
     assert torch.equal(found, by_all_logits(states, weight, None, rows))
 
@@ -111,13 +163,43 @@ def test_zeros_are_weights_and_states_too() -> None:
     assert found[1] == 2  # the first of equals that may be
 
 
-def test_weights_that_are_no_numbers_have_none() -> None:
+def test_logits_beyond_all_numbers() -> None:
+    weight = torch.ones(60, 32) * 1e10
+    weight[5] *= -1
+    states = torch.full((2, 32), 1e30)
+    rows = [greedy(), greedy(*set(range(60)) - {5})]
+    found = GreedyHead(weight, None).tokens(states, rows, RET)
+    assert torch.equal(found, by_all_logits(states, weight, None, rows))
+    assert found.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("number", [math.inf, math.nan, 1e15, 1e-15])
+def test_weights_out_of_range_have_none(number: float) -> None:
     weight = torch.randn(10, 10)
-    weight[3, 3] = math.inf
-    with pytest.raises(ValueError, match="not finite"):
+    weight[3] = 0
+    weight[3, 3] = number
+    with pytest.raises(ValueError, match="out of range"):
         GreedyHead(weight, None)
+    with pytest.raises(ValueError, match="out of range"):
+        GreedyHead(torch.randn(2, 2), torch.tensor([0.0, math.nan]))
+
+
+def test_other_numbers_have_none() -> None:
     with pytest.raises(ValueError, match="float16"):
-        GreedyHead(weight.half(), None)
+        GreedyHead(torch.randn(2, 2).half(), None)
+
+
+def test_without_a_home_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    greedy_head._call.cache_clear()
+    try:
+        assert not is_possible(torch.float32)
+    finally:
+        greedy_head._call.cache_clear()
 
 
 def test_it_takes_few_greedy_rows() -> None:
@@ -141,8 +223,10 @@ def test_it_is_tried_out() -> None:
     weight = torch.randn(40_000, 128)
     weight[:20] = 0
     head = GreedyHead(weight, None)
-    head.try_out(slow)
+    head.try_out(slow, 16)
     assert head.most == 16
+    head.try_out(slow, 4)  # above, the head computes in another way
+    assert head.most == 4
 
 
 def test_what_it_holds_is_told_before() -> None:
@@ -166,14 +250,13 @@ def test_replies_are_the_same(
         asked.append(len(rows))
         return found(head, states, rows, ret)
 
-    def heard(*, with_it: bool) -> list[list[int]]:
+    def heard() -> list[list[int]]:
         model = GroundedModel(
             _copied(grounded("opt", True).lm).to(dtype),
             grounded("opt", True).mappers,
             byte_tokenizer(),
         )
         pack_linears(model.lm, spare=1 << 30)
-        assert hasattr(output_head(model.lm), "greedy_head") == with_it
         engine = Engine(model, EngineConfig(max_batch=streams))
         engine.warm_up()
         kinds: list[dict[str, Any]] = [{}, {"logprobs": 2}, {"temperature": 0.8, "seed": 5}, {}]
@@ -184,9 +267,14 @@ def test_replies_are_the_same(
         ]
         return [h.ids for h in answers(engine, requests)]
 
-    plain = heard(with_it=False)
-    monkeypatch.setattr(greedy_head, "_WORTH_IT", 0)
-    monkeypatch.setattr(GreedyHead, "try_out", lambda head, _: setattr(head, "most", 16))
+    def most_tried(head: GreedyHead, module: Any, most: int) -> None:
+        head.most = most
+
+    monkeypatch.setattr(packing, "_most_rows", lambda few, layers: 16)
+    monkeypatch.setattr(GreedyHead, "try_out", most_tried)
     monkeypatch.setattr(GreedyHead, "tokens", tokens)
-    assert heard(with_it=True) == plain
+    plain = heard()
+    assert not asked  # so small a head has none
+    monkeypatch.setattr(greedy_head, "_WORTH_IT", 0)
+    assert heard() == plain
     assert asked

@@ -11,7 +11,7 @@ from fromage_server.engine import Engine, EngineConfig, packing
 from fromage_server.engine.kv_cache import PagedCache
 from fromage_server.engine.packing import pack_linears
 from fromage_server.engine.shorter import direct
-from fromage_server.engine.tape import Headless, Pass, Tapes, Unrecordable, recorded
+from fromage_server.engine.tape import Headless, Pass, Tapes, Unrecordable, written
 from fromage_weights.grounded import ForwardOutput, GroundedModel
 from fromage_weights.language import output_head
 from tests.server.engine.driving import answers, reply
@@ -59,7 +59,50 @@ def test_what_is_read_off_is_what_the_model_computes(
     heard = answers(engine, requests_of(family, tied), steps_between=2)
     assert [h.ids for h in heard] == expected_of(family, tied)
     assert set(compared) == {1, 2, 3, 4}
+    assert tapes_of(engine).head is not None
     engine.check_idle()
+
+
+def tapes_of(engine: Engine) -> Tapes:
+    tapes = engine._runner._tapes
+    assert tapes is not None
+    return tapes
+
+
+SHAPE: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 128, "vocab_size": len(byte_tokenizer()), "bos_token_id": None,
+    "eos_token_id": byte_tokenizer().eos_token_id, "pad_token_id": 0,
+}  # fmt: skip
+CHANGED_LOGITS = {
+    "scaled": (transformers.GraniteConfig, {"logits_scaling": 4.0}),
+    "capped": (
+        transformers.Gemma2Config,
+        {"final_logit_softcapping": 30.0, "num_key_value_heads": 2, "head_dim": 8},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED_LOGITS)
+def test_a_model_that_changes_its_logits_is_recorded_to_its_end(
+    name: str, compared: list[int]
+) -> None:
+    """Token 0, which is used while recording, is zero in these models, and so are its logits."""
+    kind, extra = CHANGED_LOGITS[name]
+    config = kind(**SHAPE, **extra, tie_word_embeddings=False)
+    torch.manual_seed(0)
+    lm: Any = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        lm.get_input_embeddings().weight[0] = 0
+    model = GroundedModel(lm.eval(), grounded("llama", False).mappers, byte_tokenizer())
+    engine = Engine(model, EngineConfig(max_batch=2))
+    engine.warm_up()
+    prompt = (text(model, "one two"),)
+    (heard,) = answers(engine, [reply("a", prompt, 10)])
+    with torch.inference_mode():
+        assert heard.ids == generate(model, prompt, 10)
+    assert compared
+    assert tapes_of(engine).head is None
 
 
 @pytest.mark.parametrize("streams", [1, 2])
@@ -106,9 +149,16 @@ def _pair(*_: Tensor) -> tuple[Tensor, Tensor]:
     return torch.randn(2, 3), torch.tensor([1, 2])
 
 
+def recorded(function: Pass) -> Pass:
+    inputs = _pair()
+    with written(inputs) as tape:
+        outputs = function(*inputs)
+    return tape.read_off(outputs)
+
+
 def check_recorded(function: Pass) -> None:
     """Other inputs than those it was recorded with."""
-    tape = recorded(function, _pair())
+    tape = recorded(function)
     for _ in range(3):
         inputs = _pair()
         for mine, other in zip(tape(*inputs), function(*inputs), strict=True):
@@ -182,7 +232,7 @@ def test_what_would_not_follow_them_is_refused() -> None:
 
     for function in (by_value, by_shape, changes):
         with pytest.raises(Unrecordable):
-            recorded(function, _pair())
+            recorded(function)
 
 
 def _copied(lm: Any) -> Any:

@@ -278,11 +278,14 @@ def _parameter_groups(model: GroundedModel) -> list[dict[str, Any]]:
     ]
 
 
-def train_mappers(model: GroundedModel, bank: FeatureBank, recipe: MappingRecipe) -> None:
-    """Both stages, printing the progress."""
-    accuracy = fit_slots(model, bank, steps=recipe.probe_steps, seed=recipe.seed)
-    print("slots, nearest word right:", " ".join(f"{a:.3f}" for a in accuracy), flush=True)
-    start_ret(model, model.tokenizer)
+def train_mappers(
+    model: GroundedModel, bank: FeatureBank, recipe: MappingRecipe, *, begun: bool = False
+) -> None:
+    """Both stages, printing the progress; the second one alone where the mappers have ``begun``."""
+    if not begun:
+        accuracy = fit_slots(model, bank, steps=recipe.probe_steps, seed=recipe.seed)
+        print("slots, nearest word right:", " ".join(f"{a:.3f}" for a in accuracy), flush=True)
+        start_ret(model, model.tokenizer)
     start = time.monotonic()
     for step, numbers in MapperTraining(model, bank, recipe).run():
         line = " ".join(f"{name} {value:.4f}" for name, value in numbers.items())
