@@ -15,7 +15,7 @@ from unittest.mock import patch
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from fromage_server.engine import few_rows
+from fromage_server.engine import few_rows, greedy_head
 from fromage_server.engine.single_queries import Kernel
 from tests.benchmarks.measure import Table
 from tests.benchmarks.offline import STREAMS
@@ -25,6 +25,7 @@ from tests.benchmarks.shapes import SHAPES
 _STEPS = 20
 # By the names of torch's operations, the first that fits; what is left is norms, activations, ….
 _KINDS = {
+    "the head and the choice of a token": ("greedy head",),
     "matrix products": ("linear", "addmm", "::mm", "matmul", "bmm"),
     "attention": ("attention", "flash", "logsumexp", "paged"),
     "storing keys and values": ("index_copy",),
@@ -47,10 +48,11 @@ def _shares(models: Models, streams: int) -> Counter[str]:
         engine.engine.step()
     on_gpu = models.ours.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    multiply = few_rows._call()
+    multiply, choose = few_rows._call(), greedy_head._call()
     with (
         patch.object(Kernel, "__call__", _marked),
-        patch.object(few_rows, "_call", lambda: partial(_multiplied, multiply)),
+        patch.object(few_rows, "_call", lambda: partial(_named, "compiled linear", multiply)),
+        patch.object(greedy_head, "_call", lambda: partial(_named, "greedy head", choose)),
         profile(activities=activities) as profiled,
         torch.profiler.record_function("steps"),
     ):
@@ -77,9 +79,9 @@ def _marked(*args: Any) -> None:
         _call(*args)
 
 
-def _multiplied(multiply: Callable[..., None], *args: Any) -> None:
-    with torch.profiler.record_function("compiled linear"):
-        multiply(*args)
+def _named(name: str, call: Callable[..., None], *args: Any) -> None:
+    with torch.profiler.record_function(name):
+        call(*args)
 
 
 def _kind(operation: str) -> str:
