@@ -59,7 +59,7 @@ def test_what_is_read_off_is_what_the_model_computes(
     heard = answers(engine, requests_of(family, tied), steps_between=2)
     assert [h.ids for h in heard] == expected_of(family, tied)
     assert set(compared) == {1, 2, 3, 4}
-    assert tapes_of(engine).head is not None
+    assert (tapes_of(engine).head is None) == (family == "gemma2")  # it caps its logits
     engine.check_idle()
 
 
