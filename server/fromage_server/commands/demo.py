@@ -34,8 +34,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--from",
         dest="start",
         metavar="BUNDLE",
-        help="go on with the language model of this bundle, and take its tower, instead of from "
-        "nothing (demo: the one that ships; half an hour for the language model)",
+        help="go on with the language model and the mappers of this bundle, and take its tower, "
+        "instead of from nothing (demo: the one that ships; about an hour)",
     )
     train.set_defaults(run=run_train, parser=train)
     files = verbs.add_parser(
