@@ -1,8 +1,8 @@
 """The likeliest token without all logits is the one that all logits tell."""
 
 import math
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,13 +12,11 @@ from torch import Tensor
 from fromage_server.engine import Engine, EngineConfig, greedy_head, packing
 from fromage_server.engine.few_rows import few_rows
 from fromage_server.engine.greedy_head import GreedyHead, bytes_beside, is_possible
-from fromage_server.engine.packing import pack_linears
 from fromage_server.engine.request import SamplingParams
 from fromage_server.engine.sampling import SamplingRow, sample
-from fromage_weights.grounded import GroundedModel
 from tests.server.engine.driving import answers, reply
-from tests.server.engine.test_tape import _copied
-from tests.server.engine.tiny import byte_tokenizer, grounded, text
+from tests.server.engine.test_tape import packed_opt
+from tests.server.engine.tiny import text
 
 RET = 3
 # Less than a piece, less than a group of codes, rests of both, and what several threads divide.
@@ -213,20 +211,35 @@ def test_it_takes_few_greedy_rows() -> None:
     assert not head.takes([SamplingRow(SamplingParams(8), (), 0.0, one_ret=0)])
 
 
-def test_it_is_tried_out() -> None:
-    """With states as they come: a padding token's row of zeros would make all tokens equal."""
+@pytest.mark.parametrize(
+    ("seconds", "most", "expected"),
+    [(17.0, 16, 16), (17.0, 4, 4), (0.5, 16, 0), (3.0, 16, 2)],
+    ids=["always faster", "above, the head computes in another way", "never", "up to two rows"],
+)
+def test_it_is_tried_out(
+    seconds: float, most: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which a greedy row takes a second, and all logits of any rows ``seconds``. No
+    state is zero, which would make all tokens equal."""
+    clock = [0.0]
+    found = GreedyHead.tokens
 
-    def slow(states: Tensor) -> Tensor:
-        time.sleep(0.02)
+    def all_logits(states: Tensor) -> Tensor:
+        assert states.norm(dim=1).all()
+        clock[0] += seconds
         return states @ weight.T
 
-    weight = torch.randn(40_000, 128)
+    def tokens(head: GreedyHead, states: Tensor, rows: list[SamplingRow], ret: int) -> Tensor:
+        clock[0] += len(rows)
+        return found(head, states, rows, ret)
+
+    monkeypatch.setattr(greedy_head, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(GreedyHead, "tokens", tokens)
+    weight = torch.randn(100, 32)
     weight[:20] = 0
     head = GreedyHead(weight, None)
-    head.try_out(slow, 16)
-    assert head.most == 16
-    head.try_out(slow, 4)  # above, the head computes in another way
-    assert head.most == 4
+    head.try_out(all_logits, most)
+    assert head.most == expected
 
 
 def test_what_it_holds_is_told_before() -> None:
@@ -251,12 +264,7 @@ def test_replies_are_the_same(
         return found(head, states, rows, ret)
 
     def heard() -> list[list[int]]:
-        model = GroundedModel(
-            _copied(grounded("opt", True).lm).to(dtype),
-            grounded("opt", True).mappers,
-            byte_tokenizer(),
-        )
-        pack_linears(model.lm, spare=1 << 30)
+        model = packed_opt(dtype)
         engine = Engine(model, EngineConfig(max_batch=streams))
         engine.warm_up()
         kinds: list[dict[str, Any]] = [{}, {"logprobs": 2}, {"temperature": 0.8, "seed": 5}, {}]

@@ -63,6 +63,25 @@ def test_what_is_read_off_is_what_the_model_computes(
     engine.check_idle()
 
 
+def packed_opt(dtype: torch.dtype) -> GroundedModel:
+    """As a server with memory to spare prepares it."""
+    lm, mappers = _copied(grounded("opt", True).lm).to(dtype), grounded("opt", True).mappers
+    pack_linears(lm, spare=1 << 30)
+    return GroundedModel(lm, mappers, byte_tokenizer())
+
+
+def check_against_generate(lm: Any) -> Engine:
+    """An engine that was warmed up answers as ``generate()`` does."""
+    model = GroundedModel(lm.eval(), grounded("llama", False).mappers, byte_tokenizer())
+    engine = Engine(model, EngineConfig(max_batch=2))
+    engine.warm_up()
+    prompt = (text(model, "one two"),)
+    (heard,) = answers(engine, [reply("a", prompt, 10)])
+    with torch.inference_mode():
+        assert heard.ids == generate(model, prompt, 10)
+    return engine
+
+
 def tapes_of(engine: Engine) -> Tapes:
     tapes = engine._runner._tapes
     assert tapes is not None
@@ -94,13 +113,7 @@ def test_a_model_that_changes_its_logits_is_recorded_to_its_end(
     lm: Any = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         lm.get_input_embeddings().weight[0] = 0
-    model = GroundedModel(lm.eval(), grounded("llama", False).mappers, byte_tokenizer())
-    engine = Engine(model, EngineConfig(max_batch=2))
-    engine.warm_up()
-    prompt = (text(model, "one two"),)
-    (heard,) = answers(engine, [reply("a", prompt, 10)])
-    with torch.inference_mode():
-        assert heard.ids == generate(model, prompt, 10)
+    engine = check_against_generate(lm)
     assert compared
     assert tapes_of(engine).head is None
 
@@ -112,12 +125,7 @@ def test_packed_weights_are_read_off_too(
 ) -> None:
     """And few rows by a kernel of our own."""
     monkeypatch.setattr(packing, "_most_rows", lambda few, layers: 1)
-    model = GroundedModel(
-        _copied(grounded("opt", True).lm).to(dtype),
-        grounded("opt", True).mappers,
-        byte_tokenizer(),
-    )
-    pack_linears(model.lm, spare=1 << 30)
+    model = packed_opt(dtype)
     engine = Engine(model, EngineConfig(max_batch=streams))
     engine.warm_up()
     requests = [reply(str(i), (text(model, "Is this " * (1 + i)),), 12) for i in range(streams)]
@@ -135,13 +143,7 @@ def test_a_model_that_looks_at_its_numbers_computes_by_itself(compared: list[int
     )  # fmt: skip
     torch.manual_seed(0)
     lm: Any = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    model = GroundedModel(lm, grounded("llama", False).mappers, byte_tokenizer())
-    engine = Engine(model, EngineConfig(max_batch=2))
-    engine.warm_up()
-    prompt = (text(model, "one two"),)
-    (heard,) = answers(engine, [reply("a", prompt, 10)])
-    with torch.inference_mode():
-        assert heard.ids == generate(model, prompt, 10)
+    check_against_generate(lm)
     assert compared == []
 
 
