@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from fromage_weights.demo import corpus, language_model, stream
+from fromage_weights.demo import corpus, stream
 from fromage_weights.demo.classes import CLASSES
 from fromage_weights.demo.language_model import LanguageRecipe, LanguageTraining
 from fromage_weights.demo.slot_noise import SlotNoise
@@ -137,11 +137,10 @@ def test_noise_touches_slots_only_and_keeps_the_right_word_likely() -> None:
     assert (nearest == torch.arange(4, 36)).float().mean() > 0.8
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_training_learns_resumes_and_leaves_the_slot_words_alone(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    # Compiling takes half a minute a shape; that it changes nothing is looked at elsewhere.
-    monkeypatch.setattr(language_model, "compiled", lambda function: function)
     training = LanguageTraining(TINY, tokenizer, tmp_path)
     ids = slot_word_ids(tokenizer)
     before = weight_of(input_embedding(training.lm))[ids].detach().clone()

@@ -16,7 +16,6 @@ from fromage_weights.demo.language_model import LanguageRecipe, LanguageTraining
 from fromage_weights.demo.mapping import (
     MapperTraining,
     MappingRecipe,
-    Reader,
     contrast,
     fit_slots,
     slot_labels,
@@ -25,6 +24,7 @@ from fromage_weights.demo.mapping import (
     whitening,
 )
 from fromage_weights.demo.pipeline import export_language_model, new_model
+from fromage_weights.demo.reader import Reader
 from fromage_weights.demo.samples import Batch, Collator, caption_draft, random_draft
 from fromage_weights.demo.splits import is_held_out
 from fromage_weights.demo.vocabulary import train_tokenizer
@@ -32,6 +32,8 @@ from fromage_weights.demo.wordings import is_kept
 from fromage_weights.demo.world import Scene
 from fromage_weights.grounded import GroundedModel
 from fromage_weights.language import input_embedding, weight_of
+
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 TINY = LanguageRecipe(hidden=160, layers=1, heads=2, context=256)
 DIM = 192

@@ -73,6 +73,7 @@ def test_a_count_of_zero_is_no_part_of_the_mean(lm: GPTNeoXForCausalLM) -> None:
     torch.testing.assert_close(whole, without)
 
 
+@pytest.mark.slow
 def test_compiled_it_is_the_same(lm: GPTNeoXForCausalLM) -> None:
     ids, positions = _documents()
     asked = _asked(ids)

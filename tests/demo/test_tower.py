@@ -19,6 +19,8 @@ from fromage_weights.demo.tower_model import IMAGE_SIZE, build_tower, load_tower
 from fromage_weights.demo.world import Scene
 from fromage_weights.vision import VisionEncoder
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
 TINY = TowerRecipe(images=32, batch_size=8, variants=1, checkpoint_every=2)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 # Multi-head, grouped heads, sliding windows, softcap.
 FAMILIES = ("opt", "llama", "mistral", "gemma2")
+pytestmark = pytest.mark.slow  # minutes, in the interpreter
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 _RUN = """
 import sys

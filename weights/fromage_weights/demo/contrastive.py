@@ -1,10 +1,11 @@
 """The tower's contrastive loss: pictures against captions of their whole and of their parts."""
 
 import math
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fromage_weights.demo import tower_text
 from fromage_weights.demo.classes import CLASS_INDEX
@@ -12,6 +13,8 @@ from fromage_weights.demo.world import BACKGROUNDS, Scene
 
 SPREAD_SCALE = 10.0
 SPREAD_WEIGHT = 0.2
+
+View: TypeAlias = tuple[float, tuple[str, ...], Tensor]
 
 
 def match_matrix(columns: list[list[int]], width: int) -> Tensor:
@@ -22,7 +25,7 @@ def match_matrix(columns: list[list[int]], width: int) -> Tensor:
     return match
 
 
-def part_views(scenes: list[Scene], *, plural: bool) -> list[tuple[float, tuple[str, ...], Tensor]]:
+def part_views(scenes: list[Scene], *, plural: bool) -> list[View]:
     """Weight, captions and match of each part: objects, left, right, background, count."""
     objects = [[CLASS_INDEX[name] for name in scene.objects] for scene in scenes]
     colours = list(BACKGROUNDS)
@@ -36,7 +39,7 @@ def part_views(scenes: list[Scene], *, plural: bool) -> list[tuple[float, tuple[
     return [(w, captions, match_matrix(rows, len(captions))) for w, captions, rows in views]
 
 
-def full_view(scenes: list[Scene], *, background: bool) -> tuple[float, tuple[str, ...], Tensor]:
+def full_view(scenes: list[Scene], *, background: bool) -> View:
     """The captions of the whole pictures in this batch, and the pairs' swapped captions."""
     own = [tower_text.full_caption(scene, background=background) for scene in scenes]
     swapped = [
@@ -72,15 +75,17 @@ def spread_loss(text: Tensor) -> Tensor:
     return (alike.logsumexp(dim=1) - math.log(len(text) - 1)).mean()
 
 
-def scenes_loss(model: nn.Module, pixels: Tensor, scenes: list[Scene], *, coin: int) -> Tensor:
-    """The step's loss; `coin` (0 to 3) picks plural names and captions without background."""
-    views = [*part_views(scenes, plural=coin % 2 == 1), full_view(scenes, background=coin < 3)]
-    captions = [caption for _, texts, _ in views for caption in texts]
-    with torch.autocast("cpu", torch.bfloat16):
-        image = model.encode_image(pixels)  # type: ignore[operator]
-        text = model.encode_text(tower_text.tokenize(captions))  # type: ignore[operator]
-    image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-    logits = model.logit_scale.exp() * image @ text.T  # type: ignore[operator]
+def views_of(scenes: list[Scene], *, coin: int) -> list[View]:
+    """Of the parts, then of the whole; `coin` (0 to 3) picks plural names and captions without
+    background."""
+    return [*part_views(scenes, plural=coin % 2 == 1), full_view(scenes, background=coin < 3)]
+
+
+def scenes_loss(image: Tensor, text: Tensor, scale: Tensor, views: list[View]) -> Tensor:
+    """The step's loss. `image` (B, E) and `text` (T, E), the captions of all views in their order,
+    of any length; `scale`: the inverse temperature."""
+    image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
+    logits = scale * image @ text.T
     sizes = [len(texts) for _, texts, _ in views]
     losses = [
         weight * contrastive_loss(scores, match)

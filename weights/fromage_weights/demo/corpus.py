@@ -33,7 +33,7 @@ RET = "[RET]"
 _TAGGED = 0.65
 # Of all texts: plain captions, pictures to describe, checks, and single questions; the others are
 # conversations.
-_CAPTIONS, _READINGS, _CHECKED, _SINGLE = 0.08, 0.06, 0.14, 0.27
+_CAPTIONS, _READINGS, _CHECKED, _SINGLE = 0.08, 0.08, 0.14, 0.27
 
 SceneSource = Callable[[np.random.Generator], Scene]
 
@@ -220,7 +220,7 @@ class Lesson:
 LESSONS = (
     Lesson(40_000, lambda rng: membership(rng, 3)),
     Lesson(24_000, _second_lesson),
-    Lesson(20_000, readings),
+    Lesson(40_000, readings),
 )
 
 

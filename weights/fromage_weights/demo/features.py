@@ -25,6 +25,8 @@ _BATCH = 256
 _VARIANTS = 10
 ANY = -1
 
+Key = tuple[int, int, int, int]
+
 
 def codes(said: Sequence[Wish] | Sequence[Scene]) -> Tensor:
     """(N, 4) integers: lower object, higher object (the same for singles), count, background;
@@ -40,8 +42,10 @@ def codes(said: Sequence[Wish] | Sequence[Scene]) -> Tensor:
 
 def admitted(wishes: Tensor, scenes: Tensor) -> Tensor:
     """(W, 4) and (S, 4) codes -> (W, S): the scene has all that the wish says."""
-    equal = wishes[:, None] == scenes[None]
-    return (equal | (wishes[:, None] == ANY)).all(-1)
+    right = torch.ones(len(wishes), len(scenes), dtype=torch.bool)
+    for said, shown in zip(wishes.T, scenes.T, strict=True):  # one at a time: half the work
+        right &= (said[:, None] == shown) | (said[:, None] == ANY)
+    return right
 
 
 def unjudged(wishes: Tensor, scenes: Tensor) -> Tensor:
@@ -54,6 +58,25 @@ def unjudged(wishes: Tensor, scenes: Tensor) -> Tensor:
     return bare[:, None] & shows & ~admitted(wishes, scenes)
 
 
+class Matches:
+    """For any wish's code, the pictures that have what it says."""
+
+    def __init__(self, scenes: Tensor) -> None:
+        found: dict[Key, list[int]] = defaultdict(list)
+        for i, (low, high, count, ground) in enumerate(scenes.tolist()):
+            for said in (count, ANY):
+                for colour in (ground, ANY):
+                    found[low, high, said, colour].append(i)
+        self._rows = {key: np.array(rows) for key, rows in found.items()}
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._rows
+
+    def one(self, key: Key, rng: np.random.Generator) -> int:
+        rows = self._rows[key]
+        return int(rows[int(rng.integers(len(rows)))])
+
+
 @dataclass(frozen=True)
 class FeatureBank:
     """`features` (N, Dv) float32 of pictures that show `scenes`."""
@@ -64,6 +87,10 @@ class FeatureBank:
     @cached_property
     def codes(self) -> Tensor:
         return codes(self.scenes)
+
+    @cached_property
+    def matches(self) -> Matches:
+        return Matches(self.codes)
 
     @cached_property
     def rows(self) -> dict[Scene, list[int]]:

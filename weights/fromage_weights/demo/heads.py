@@ -7,7 +7,6 @@ computed once and combined freely: any text with any picture that has what the t
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,15 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fromage_weights.demo.classes import CLASSES
-from fromage_weights.demo.features import ANY, FeatureBank, codes
+from fromage_weights.demo.features import ANY, FeatureBank, Matches, codes
 from fromage_weights.demo.grammar import COLOURS, Wish
-from fromage_weights.demo.mapping import Reader, contrast, whitening
+from fromage_weights.demo.mapping import contrast, whitening
+from fromage_weights.demo.reader import Reader
 from fromage_weights.demo.samples import Collator, random_draft
 
 if TYPE_CHECKING:
     from fromage_weights.grounded import GroundedModel
-
-Key = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def make_states(
 ) -> StateBank:
     """Read random training texts with the frozen LM and keep the states at their [RET]s."""
     rng = np.random.default_rng([seed, 11])
-    reader, collate = Reader(model), Collator(model.tokenizer)
+    reader, collate = Reader(model, torch.bfloat16), Collator(model.tokenizer)
     wishes: list[Wish] = []
     parts: list[Tensor] = []
     while len(wishes) < count:
@@ -71,25 +69,6 @@ def make_states(
             parts.append(hidden[read.rets[:, 0], read.rets[:, 1]].float())
             wishes += read.wishes
     return StateBank(wishes, torch.cat(parts))
-
-
-class Matches:
-    """For any wish's code, the pictures that have what it says."""
-
-    def __init__(self, scenes: Tensor) -> None:
-        found: dict[Key, list[int]] = defaultdict(list)
-        for i, (low, high, count, ground) in enumerate(scenes.tolist()):
-            for said in (count, ANY):
-                for colour in (ground, ANY):
-                    found[low, high, said, colour].append(i)
-        self._rows = {key: np.array(rows) for key, rows in found.items()}
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._rows
-
-    def one(self, key: Key, rng: np.random.Generator) -> int:
-        rows = self._rows[key]
-        return int(rows[int(rng.integers(len(rows)))])
 
 
 def targets(said: Tensor) -> Tensor:

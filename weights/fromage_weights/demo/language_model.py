@@ -41,7 +41,7 @@ class LanguageRecipe:
     layers: int = 5
     heads: int = 5
     context: int = 1024
-    steps: int = 5300
+    steps: int = 7600
     batch: int = 16
     length: int = 256
     long_steps: int = 100
@@ -51,7 +51,7 @@ class LanguageRecipe:
     warmup: int = 150
     decay: float = 0.45
     noise: float = 0.33
-    noise_steps: int = 1250
+    noise_steps: int = 1500
     first_chunk: int = 0
     seed: int = 0
 
@@ -79,7 +79,7 @@ CONTINUED = LanguageRecipe(
     warmup=60,
     decay=1.0,
     noise_steps=1,
-    first_chunk=50,
+    first_chunk=60,
     seed=1,
 )
 

@@ -19,10 +19,10 @@ from torch.nn import functional
 
 from fromage_weights.demo.features import FeatureBank, admitted, codes, unjudged
 from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, slot_words
-from fromage_weights.demo.samples import WIDTHS, Batch, Collator, Draft, random_draft
-from fromage_weights.demo.shapes import rounded_up
+from fromage_weights.demo.reader import Reader, filled_up
+from fromage_weights.demo.samples import Batch, Collator, Draft, random_draft
 from fromage_weights.demo.vocabulary import token_id
-from fromage_weights.language import input_embedding, output_head, weight_of
+from fromage_weights.language import input_embedding, weight_of
 
 if TYPE_CHECKING:
     from fromage_weights.grounded import GroundedModel
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 # Which words can stand in each of the four slots.
 SLOT_CHOICES = (NAMES, NAMES, (*COUNT_WORDS, PAIR_WORD), COLOURS)
-_ROWS = 12
 
 
 @dataclass(frozen=True)
@@ -131,59 +130,12 @@ def start_ret(model: GroundedModel, tokenizer: FromageTokenizer) -> None:
             mappers.ret_head.zero_()
 
 
-def _filled_up(rows: Tensor, step: int) -> Tensor:
-    """(N, D) and rows of zeros, up to a multiple of ``step``."""
-    return functional.pad(rows, (0, 0, 0, rounded_up(len(rows), step) - len(rows)))
-
-
-class Reader:
-    """Runs batches through the frozen LM with the mappers' soft tokens and [RET] row in place."""
-
-    def __init__(self, model: GroundedModel) -> None:
-        self.model = model
-        self._table = weight_of(input_embedding(model.lm)).detach()
-        self._ret = model.ret_token_id
-
-    def hidden(self, batch: Batch, features: Tensor) -> Tensor:
-        """(B, T, H) states; `features` (U, Dv) of the batch's uploads."""
-        ids = batch.ids.clamp(min=0)
-        embeds = self._table[ids]
-        is_ret = (batch.ids == self._ret)[..., None]
-        embeds = torch.where(is_ret, self.model.mappers.ret_embedding[0], embeds)
-        if len(features):
-            soft = self.model.mappers.soft_tokens(_filled_up(features, 16))[: len(features)]
-            where = batch.slots[:, 1:] + torch.arange(soft.shape[1])
-            soft = soft.flatten(0, 1)
-            rows = batch.slots[:, :1].expand_as(where)
-            embeds = embeds.index_put((rows.flatten(), where.flatten()), soft.to(embeds.dtype))
-        # A few rows of about one length at a time: padding costs as much as text.
-        starts = range(0, len(embeds), _ROWS)
-        parts = [slice(start, start + _ROWS) for start in starts]
-        return torch.cat([self._states(embeds[part], batch.mask[part]) for part in parts])
-
-    def _states(self, embeds: Tensor, mask: Tensor) -> Tensor:
-        """(N, T, H), zeros where all rows are padding."""
-        whole = mask.shape[1]
-        width = min(whole, rounded_up(int(mask.sum(1).max()), WIDTHS))
-        states: Tensor = self.model.lm.base_model(
-            inputs_embeds=embeds[:, :width], attention_mask=mask[:, :width], use_cache=False
-        )[0]
-        return functional.pad(states, (0, 0, 0, whole - width))
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(N, H) -> (N, V), the [RET] column from the mappers."""
-        weight = weight_of(output_head(self.model.lm)).detach()
-        row = self.model.mappers.ret_head
-        assert row is not None
-        return torch.cat([hidden @ weight[: self._ret].T, hidden @ row.T.to(hidden.dtype)], dim=1)
-
-
 class MapperTraining:
     """The joint stage: every mapper, every loss, through the frozen LM."""
 
     def __init__(self, model: GroundedModel, bank: FeatureBank, recipe: MappingRecipe) -> None:
         self.model, self.bank, self.recipe = model, bank, recipe
-        self.reader = Reader(model)
+        self.reader = Reader(model, torch.bfloat16)
         self._collate = Collator(model.tokenizer)
         self._rng = np.random.default_rng([recipe.seed, 5])
         self._groups = _parameter_groups(model)
@@ -207,7 +159,7 @@ class MapperTraining:
         with torch.autocast("cpu", torch.bfloat16):
             hidden = self.reader.hidden(batch, self.bank.features[rows])
             learnt = batch.weights[:, 1:] > 0
-            logits = self.reader.logits(_filled_up(hidden[:, :-1][learnt], 512))
+            logits = self.reader.logits(filled_up(hidden[:, :-1][learnt], 512))
         targets = batch.ids[:, 1:][learnt]
         logits = logits[: len(targets)]
         text = functional.cross_entropy(logits.float(), targets)
@@ -236,8 +188,11 @@ class MapperTraining:
     def _contrast(self, states: Tensor, batch: Batch) -> Tensor:
         drawn = self._rng.integers(len(self.bank.scenes), size=self.recipe.candidates)
         asked = codes(batch.wishes)
-        extra = _one_match_each(asked, self.bank.codes, self._rng)
-        rows = torch.cat([torch.from_numpy(drawn), extra])
+        # One match at least for every wish that has any.
+        matches = self.bank.matches
+        keys = [key for row in asked.tolist() if (key := tuple(row)) in matches]
+        extra = [matches.one(key, self._rng) for key in keys]
+        rows = torch.from_numpy(np.concatenate([drawn, np.array(extra, dtype=np.int64)]))
         queries = self.model.mappers.query_embeddings(states[:, None])
         images = self.model.mappers.image_embeddings(self.bank.features[rows])
         scale = self.model.mappers.logit_scale.exp().clamp(max=100.0)
@@ -252,15 +207,6 @@ def contrast(scores: Tensor, wishes: Tensor, scenes: Tensor) -> Tensor:
     answered = right.any(1)
     good = scores.masked_fill(~right, float("-inf"))[answered].logsumexp(1)
     return (scores[answered].logsumexp(1) - good).mean()
-
-
-def _one_match_each(wishes: Tensor, scenes: Tensor, rng: np.random.Generator) -> Tensor:
-    found = []
-    for row in admitted(wishes, scenes):
-        matches = row.nonzero().flatten()
-        if len(matches):
-            found.append(int(matches[int(rng.integers(len(matches)))]))
-    return torch.tensor(found, dtype=torch.long)
 
 
 def _parameter_groups(model: GroundedModel) -> list[dict[str, Any]]:

@@ -1,9 +1,9 @@
-"""The demo language model's loss, written out flat for training on a CPU.
+"""The demo language model, written out flat for training on a CPU.
 
 The same mathematics as transformers' GPTNeoXForCausalLM (sequential residuals), on the same
 parameters. Written out, torch.compile fuses what stands between the matrix products, and attention
-takes the CPU's flash kernel forwards and plain matrix products backwards, where the kernel's own
-backward is several times slower. Without a C++ compiler the same functions run as they stand.
+is plain products, where the CPU's flash kernel is several times slower backwards. Without a C++
+compiler the same functions run as they stand.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class Asked(NamedTuple):
     counts: Tensor
 
 
-class _Attention(torch.autograd.Function):
+class Attention(torch.autograd.Function):
     """softmax(q k^T / sqrt(d) + mask) v, for q, k, v (B, H, T, d) and a mask (B, 1, T, T)."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, attn_mask=mask
-        )
+        scores = (q @ k.mT).float() * q.shape[-1] ** -0.5 + mask
+        log_sum = scores.logsumexp(-1)
+        out = torch.exp(scores - log_sum[..., None]).to(q.dtype) @ v
         ctx.save_for_backward(q, k, v, mask, out, log_sum)
-        return out  # type: ignore[no-any-return]
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
@@ -61,11 +61,11 @@ def document_mask(positions: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(seen, 0.0, _NEVER).to(dtype)[:, None]
 
 
-def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
+def linear(x: Tensor, layer: nn.Linear) -> Tensor:
     return functional.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
 
 
-def _norm(x: Tensor, layer: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
+def norm(x: Tensor, layer: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
     shape, weight, bias = layer.normalized_shape, layer.weight, layer.bias
     return functional.layer_norm(x, shape, weight, bias, layer.eps).to(dtype)
 
@@ -80,10 +80,31 @@ def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 def _attended(x: Tensor, layer: Any, turn: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
     batch, length, width = x.shape
     heads = layer.config.num_attention_heads
-    mixed = _linear(x, layer.query_key_value).view(batch, length, heads, -1).transpose(1, 2)
+    mixed = linear(x, layer.query_key_value).view(batch, length, heads, -1).transpose(1, 2)
     q, k, v = mixed.chunk(3, -1)
-    out = _Attention.apply(_rotated(q, *turn), _rotated(k, *turn), v, mask)
-    return _linear(out.transpose(1, 2).reshape(batch, length, width), layer.dense)
+    out = Attention.apply(_rotated(q, *turn), _rotated(k, *turn), v, mask)
+    return linear(out.transpose(1, 2).reshape(batch, length, width), layer.dense)
+
+
+def _streams(
+    lm: GPTNeoXForCausalLM, embeds: Tensor, positions: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """(B, T, D) what the last layer leaves, before the last norm."""
+    mask = document_mask(positions, dtype)
+    angles = positions[:, None, :, None].float() * lm.gpt_neox.rotary_emb.inv_freq
+    turn = (angles.cos().to(dtype), angles.sin().to(dtype))
+    x = embeds
+    layers: Any = lm.gpt_neox.layers
+    for layer in layers:
+        x = x + _attended(norm(x, layer.input_layernorm, dtype), layer.attention, turn, mask)
+        inner = linear(norm(x, layer.post_attention_layernorm, dtype), layer.mlp.dense_h_to_4h)
+        x = x + linear(functional.gelu(inner), layer.mlp.dense_4h_to_h)
+    return x
+
+
+def states(lm: GPTNeoXForCausalLM, embeds: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, T, D) what the head reads, in `dtype`; the arguments are those of `losses`."""
+    return norm(_streams(lm, embeds, positions, dtype), lm.gpt_neox.final_layer_norm, dtype)
 
 
 def losses(
@@ -94,17 +115,10 @@ def losses(
     `embeds` (B, T, D) are float32, as the sums of the layers are; `dtype` is what matrix products
     are done in. `positions` (B, T) count from each document's start, and no document sees another.
     """
-    mask = document_mask(positions, dtype)
-    angles = positions[:, None, :, None].float() * lm.gpt_neox.rotary_emb.inv_freq
-    turn = (angles.cos().to(dtype), angles.sin().to(dtype))
-    x = embeds
-    layers: Any = lm.gpt_neox.layers
-    for layer in layers:
-        x = x + _attended(_norm(x, layer.input_layernorm, dtype), layer.attention, turn, mask)
-        inner = _linear(_norm(x, layer.post_attention_layernorm, dtype), layer.mlp.dense_h_to_4h)
-        x = x + _linear(functional.gelu(inner), layer.mlp.dense_4h_to_h)
-    states = _norm(x.flatten(0, 1)[asked.places], lm.gpt_neox.final_layer_norm, dtype)
-    logits = functional.linear(states, lm.lm_head.weight.to(dtype))
+    x = _streams(lm, embeds, positions, dtype).flatten(0, 1)[asked.places]
+    logits = functional.linear(
+        norm(x, lm.gpt_neox.final_layer_norm, dtype), lm.lm_head.weight.to(dtype)
+    )
     return functional.cross_entropy(logits.float(), asked.targets, reduction="none")
 
 

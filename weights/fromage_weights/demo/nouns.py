@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from fromage_weights.demo.grammar import NAMES, pick
+from fromage_weights.demo.grammar import NAMES, pick, plural
 from fromage_weights.demo.splits import Split
 
 _ONSETS = (*"bcdfghjklmnprstvwz", "br", "cr", "dr", "fl", "gl", "gr", "pl", "pr", "sk", "st", "tr")
@@ -22,10 +22,20 @@ def unknown_words(split: Split) -> tuple[str, ...]:
 
 
 def pseudo_word(rng: np.random.Generator) -> str:
-    """Made up; one in ten begins with a known thing, as "carpet" does: only its end tells."""
-    if rng.random() < 0.1:
+    """Made up; one in ten begins with a known thing, as "carpet" does: only its end tells. Half are
+    put together of two words' halves, as unmet words are of met pieces."""
+    draw = rng.random()
+    if draw < 0.1:
         return pick(rng, NAMES) + _syllable(rng)
+    if draw < 0.55:
+        return _halves(rng)
     return "".join(_syllable(rng) for _ in range(2 + int(rng.random() < 0.3)))
+
+
+def _halves(rng: np.random.Generator) -> str:
+    first, last = pick(rng, unknown_words("train")), pick(rng, unknown_words("train"))
+    made = first[: (len(first) + 1) // 2] + last[len(last) // 2 :]
+    return made if made not in (*NAMES, *map(plural, NAMES)) else _syllable(rng)
 
 
 def _syllable(rng: np.random.Generator) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fromage_weights.tokenizer import FromageTokenizer
 
 
-WIDTHS = 32
+_WIDTHS = 32
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Collator:
         rows = [np.array(r) for r in self._tokenizer.hf([d.text for d in drafts]).input_ids]
         kept = [(d, r) for d, r in zip(drafts, rows, strict=True) if len(r) <= self._longest]
         kept.sort(key=lambda one: len(one[1]))
-        width = rounded_up(max((len(row) for _, row in kept), default=1), WIDTHS)
+        width = rounded_up(max((len(row) for _, row in kept), default=1), _WIDTHS)
         ids = torch.full((len(kept), width), -1, dtype=torch.long)
         weights = torch.zeros(len(kept), width)
         slots, rets = [], []

@@ -79,7 +79,7 @@ def _maker(read: int, *, long: bool) -> Callable[[np.random.Generator], str]:
     return partial(document, long=long)
 
 
-def packed(documents: Sequence[list[int]], size: int) -> list[list[int]]:
+def packed(documents: Sequence[Sequence[int]], size: int) -> list[list[int]]:
     """Rows of up to `size` tokens, made of whole documents (best fit, longest first). Only one
     that is longer than a row loses its end: an answer without its question teaches guessing."""
     rows: list[list[int]] = []

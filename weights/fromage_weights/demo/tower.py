@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn import functional as F
 
-from fromage_weights.demo.contrastive import scenes_loss
+from fromage_weights.demo import tower_text
+from fromage_weights.demo.clip import embeddings
+from fromage_weights.demo.contrastive import scenes_loss, views_of
+from fromage_weights.demo.shapes import compiled
 from fromage_weights.demo.sprites import SpriteBank
 from fromage_weights.demo.tower_batches import batch
 from fromage_weights.demo.tower_model import IMAGE_SIZE, build_tower, save_tower, to_pixels
@@ -56,6 +59,7 @@ class TowerRun:
         self.optimizer = torch.optim.AdamW(
             _groups(self.model, recipe), lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True
         )
+        self._embeddings = compiled(embeddings)
         self.step = 0
 
     def learning_rate(self) -> float:
@@ -69,9 +73,15 @@ class TowerRun:
     def train_step(self, bank: SpriteBank) -> float:
         scenes = batch(self.recipe.batch_size, self.rng)
         pixels = to_pixels(bank.draw(scenes, self.rng))
-        with sdpa_kernel(SDPBackend.MATH):
-            loss = scenes_loss(self.model, pixels, scenes, coin=int(self.rng.integers(4)))
-            loss.backward()  # type: ignore[no-untyped-call]
+        views = views_of(scenes, coin=int(self.rng.integers(4)))
+        captions = [caption for _, texts, _ in views for caption in texts]
+        # As many rows every time, that there be one shape: at most two captions of a whole picture.
+        most = len(captions) - len(views[-1][1]) + 2 * len(scenes)
+        ids = F.pad(tower_text.tokenize(captions), (0, 0, 0, most - len(captions)))
+        image, text = self._embeddings(self.model, pixels, ids)
+        scale = self.model.get_parameter("logit_scale").exp()
+        loss = scenes_loss(image.float(), text[: len(captions)].float(), scale, views)
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
