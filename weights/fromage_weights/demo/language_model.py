@@ -41,7 +41,7 @@ class LanguageRecipe:
     layers: int = 5
     heads: int = 5
     context: int = 1024
-    steps: int = 7600
+    steps: int = 6500
     batch: int = 16
     length: int = 256
     long_steps: int = 100
