@@ -49,6 +49,13 @@ def test_small_talk_and_unknown_words_are_disjoint() -> None:
     assert len(set().union(*words, NAMES)) == sum(map(len, words)) + len(NAMES)
 
 
+def test_what_is_made_up_is_no_word_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = ["dog", "dogs", nouns.unknown_words("validation")[0], nouns.unknown_words("test")[0]]
+    drawn = iter([*there, f"{there[2]}s", "blorb"])
+    monkeypatch.setattr(nouns, "_made_up", lambda rng: next(drawn))
+    assert nouns.pseudo_word(np.random.default_rng(0)) == "blorb"
+
+
 def test_closers_end_in_an_exclamation_mark() -> None:
     assert all(closer.endswith("!") for closer in phrases.CLOSERS)
     assert not any(text.endswith("!") for text in (*phrases.REFUSALS, *phrases.NO_COLOUR))

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fromage_weights.demo import corpus, stream
 from fromage_weights.demo.classes import CLASSES
-from fromage_weights.demo.language_model import LanguageRecipe, LanguageTraining
+from fromage_weights.demo.language_model import CONTINUED, LanguageRecipe, LanguageTraining
 from fromage_weights.demo.slot_noise import SlotNoise
 from fromage_weights.demo.stream import TextStream, loss_weights, marks_of, slot_positions
 from fromage_weights.demo.vocabulary import SLOT_WORDS, slot_word_ids, token_id, train_tokenizer
@@ -162,6 +162,11 @@ def test_training_goes_on_with_another_model(
     for mine, other in zip(training.lm.parameters(), learnt.lm.parameters(), strict=True):
         assert torch.equal(mine, other)
     assert [stream.chunk for stream in training._streams] == [33, 0]
+
+
+def test_who_goes_on_reads_no_lessons() -> None:
+    skipped = CONTINUED.first_chunk * stream._DOCUMENTS_PER_CHUNK
+    assert skipped >= sum(lesson.texts for lesson in corpus.LESSONS)
 
 
 def test_batched_greedy_equals_transformers_generate(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -25,7 +25,7 @@ from fromage_weights.demo.mapping import (
 )
 from fromage_weights.demo.pipeline import export_language_model, new_model
 from fromage_weights.demo.reader import Reader
-from fromage_weights.demo.samples import Batch, Collator, caption_draft, random_draft
+from fromage_weights.demo.samples import Collator, caption_draft, random_draft
 from fromage_weights.demo.splits import is_held_out
 from fromage_weights.demo.vocabulary import train_tokenizer
 from fromage_weights.demo.wordings import is_kept
@@ -113,28 +113,59 @@ def test_samples_mark_slots_and_rets(model: GroundedModel) -> None:
     assert batch.uploads[0].objects[0] in words
 
 
-def test_texts_read_together_read_as_alone(model: GroundedModel, bank: FeatureBank) -> None:
+def test_texts_read_together_read_as_the_lm_reads_each(
+    model: GroundedModel, bank: FeatureBank
+) -> None:
+    """Soft tokens and [RET] in their places."""
     rng = np.random.default_rng(7)
     batch = Collator(model.tokenizer)([random_draft(rng, training_scene) for _ in range(40)])
-    lengths = batch.mask.sum(1).tolist()
-    assert lengths == sorted(lengths)
-    assert lengths[0] < 32 < lengths[-1]
-    reader = Reader(model)
     features = bank.features[: len(batch.uploads)]
+    start_ret(model, model.tokenizer)
+    model.write_ret_row()
+    embed = model.lm.get_input_embeddings()
+    assert isinstance(embed, torch.nn.Module)
     with torch.no_grad():
-        together = reader.hidden(batch, features)
-        for row, length in enumerate(lengths):
-            here = batch.slots[:, 0] == row
-            alone = Batch(
-                batch.ids[row : row + 1, :length],
-                batch.weights[row : row + 1, :length],
-                batch.slots[here] * torch.tensor([0, 1]),
-                [],
-                batch.rets[:0],
-                [],
-            )
-            states = reader.hidden(alone, features[here])
-            torch.testing.assert_close(together[row, :length], states[0], rtol=1e-3, atol=1e-3)
+        together = Reader(model).hidden(batch, features)
+        soft = model.mappers.soft_tokens(features)
+        for row, length in enumerate(batch.mask.sum(1).tolist()):
+            embeds = embed(batch.ids[row, :length])
+            for tokens, (there, start) in zip(soft, batch.slots.tolist(), strict=True):
+                if there == row:
+                    embeds[start : start + len(tokens)] = tokens
+            alone = model.lm.base_model(inputs_embeds=embeds[None], use_cache=False)[0][0]
+            torch.testing.assert_close(together[row, :length], alone, rtol=1e-3, atol=1e-3)
+            assert not together[row, length:].any()
+
+
+@pytest.mark.slow
+def test_compiled_they_are_read_the_same(model: GroundedModel, bank: FeatureBank) -> None:
+    """With gradients, and without any."""
+    rng = np.random.default_rng(8)
+    batch = Collator(model.tokenizer)([random_draft(rng, training_scene) for _ in range(20)])
+    features = bank.features[: len(batch.uploads)]
+    layer = model.mappers.visual_embeddings
+    gradients, states = [], []
+    for stance in ("force_eager", "default"):
+        reader = Reader(model, torch.bfloat16)
+        with torch.compiler.set_stance(stance), torch.autocast("cpu", torch.bfloat16):  # type: ignore[arg-type]
+            model.mappers.zero_grad()
+            reader.hidden(batch, features).float().square().sum().backward()  # type: ignore[no-untyped-call]
+            assert layer.weight.grad is not None
+            gradients.append(layer.weight.grad.clone())
+            with torch.inference_mode():
+                states.append(reader.hidden(batch, features).float())
+    for plain, fast in (gradients, states):
+        assert (fast - plain).norm() / plain.norm() < 0.02
+
+
+def test_matches_are_what_is_admitted(bank: FeatureBank) -> None:
+    rng = np.random.default_rng(5)
+    wishes = codes([_said(bank, rng) for _ in range(50)] + [Wish(("dog",)), Wish(("cat", "dog"))])
+    for wish, right in zip(wishes.tolist(), admitted(wishes, bank.codes), strict=True):
+        key = tuple(wish)
+        assert (key in bank.matches) == bool(right.any())
+        if right.any():
+            assert right[[bank.matches.one(key, rng) for _ in range(5)]].all()
 
 
 def test_soft_tokens_start_nearest_to_the_right_words(

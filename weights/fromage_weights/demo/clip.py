@@ -69,19 +69,19 @@ def image_embeddings(model: Any, pixels: Tensor, dtype: torch.dtype) -> Tensor:
     return pooled @ visual.proj.to(dtype)
 
 
-def caption_embeddings(model: Any, ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """(N, T) ids -> (N, E), as `model.encode_text`; products are done in `dtype`."""
-    length = ids.shape[1]
-    x = model.token_embedding(ids) + model.positional_embedding
-    steps = torch.arange(length)
+def caption_embeddings(model: Any, words: Tensor, last: Tensor, dtype: torch.dtype) -> Tensor:
+    """Embedded `words` (N, T, W) and each caption's `last` place (N,) -> (N, E), as
+    `model.encode_text`; products are done in `dtype`."""
+    x = words + model.positional_embedding
+    steps = torch.arange(words.shape[1])
     mask = torch.where(steps[:, None] >= steps, 0.0, _NEVER).to(dtype)[None, None]
     for block in model.transformer.resblocks:
         x = _block(x, block, mask, dtype)
-    last = x[torch.arange(len(ids)), ids.argmax(-1)]
-    return norm(last, model.ln_final, dtype) @ model.text_projection.to(dtype)
+    ends = x[torch.arange(len(x)), last]
+    return norm(ends, model.ln_final, dtype) @ model.text_projection.to(dtype)
 
 
-def embeddings(model: Any, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+def embeddings(model: Any, pixels: Tensor, words: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     """(B, E) of the pictures and (N, E) of the captions, in bfloat16 products."""
     half = torch.bfloat16
-    return image_embeddings(model, pixels, half), caption_embeddings(model, ids, half)
+    return image_embeddings(model, pixels, half), caption_embeddings(model, words, last, half)

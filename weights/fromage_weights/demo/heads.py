@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fromage_weights.demo.classes import CLASSES
-from fromage_weights.demo.features import ANY, FeatureBank, Matches, codes
+from fromage_weights.demo.features import ANY, FeatureBank, codes
 from fromage_weights.demo.grammar import COLOURS, Wish
 from fromage_weights.demo.mapping import contrast, whitening
 from fromage_weights.demo.reader import Reader
@@ -57,17 +57,13 @@ def make_states(
     wishes: list[Wish] = []
     parts: list[Tensor] = []
     while len(wishes) < count:
-        drafts = [random_draft(rng, bank.any_scene) for _ in range(3 * batch)]
-        drafts = sorted((d for d in drafts if d.wishes), key=lambda d: len(d.text))
-        for start in range(0, len(drafts), batch // 2):
-            read = collate(drafts[start : start + batch // 2])
-            if not read.wishes:  # all of them too long
-                continue
-            rows = [bank.row_of(scene, rng) for scene in read.uploads]
-            with torch.autocast("cpu", torch.bfloat16):
-                hidden = reader.hidden(read, bank.features[rows])
-            parts.append(hidden[read.rets[:, 0], read.rets[:, 1]].float())
-            wishes += read.wishes
+        drafts = [random_draft(rng, bank.any_scene) for _ in range(batch)]
+        read = collate([draft for draft in drafts if draft.wishes])
+        rows = [bank.row_of(scene, rng) for scene in read.uploads]
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = reader.hidden(read, bank.features[rows])
+        parts.append(hidden[read.rets[:, 0], read.rets[:, 1]].float())
+        wishes += read.wishes
     return StateBank(wishes, torch.cat(parts))
 
 
@@ -104,7 +100,7 @@ class HeadTraining:
         self.recipe, self._mappers = recipe, model.mappers
         self._rng = np.random.default_rng([recipe.seed, 13])
         self._scenes = bank.codes
-        self._matches = Matches(bank.codes)
+        self._matches = bank.matches
         asked = codes(states.wishes)
         keys = [tuple(row) for row in asked.tolist()]
         rows = torch.tensor([i for i, key in enumerate(keys) if key in self._matches])

@@ -103,7 +103,7 @@ def _streams(
 
 
 def states(lm: GPTNeoXForCausalLM, embeds: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, T, D) what the head reads, in `dtype`; the arguments are those of `losses`."""
+    """(B, T, D) what the head reads, in `dtype`; the arguments are as those of `losses`."""
     return norm(_streams(lm, embeds, positions, dtype), lm.gpt_neox.final_layer_norm, dtype)
 
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 import numpy as np
 
 from fromage_weights.demo.grammar import NAMES, pick, plural
-from fromage_weights.demo.splits import Split
+from fromage_weights.demo.splits import EVALUATION_SPLITS, Split
 
 _ONSETS = (*"bcdfghjklmnprstvwz", "br", "cr", "dr", "fl", "gl", "gr", "pl", "pr", "sk", "st", "tr")
 _VOWELS = ("a", "e", "i", "o", "u", "oo", "ee", "ai", "ou")
@@ -22,20 +22,28 @@ def unknown_words(split: Split) -> tuple[str, ...]:
 
 
 def pseudo_word(rng: np.random.Generator) -> str:
-    """Made up; one in ten begins with a known thing, as "carpet" does: only its end tells. Half are
-    put together of two words' halves, as unmet words are of met pieces."""
+    """Made up; one in ten begins with a known thing, as "carpet" does: only its end tells. Half of
+    the others are put together of two words' halves, as unmet words are of met pieces. Never a
+    thing that is known, nor a word that is kept for evaluation."""
+    while (made := _made_up(rng)) in _words_there_are():
+        pass
+    return made
+
+
+def _made_up(rng: np.random.Generator) -> str:
     draw = rng.random()
     if draw < 0.1:
         return pick(rng, NAMES) + _syllable(rng)
     if draw < 0.55:
-        return _halves(rng)
+        first, last = pick(rng, unknown_words("train")), pick(rng, unknown_words("train"))
+        return first[: (len(first) + 1) // 2] + last[len(last) // 2 :]
     return "".join(_syllable(rng) for _ in range(2 + int(rng.random() < 0.3)))
 
 
-def _halves(rng: np.random.Generator) -> str:
-    first, last = pick(rng, unknown_words("train")), pick(rng, unknown_words("train"))
-    made = first[: (len(first) + 1) // 2] + last[len(last) // 2 :]
-    return made if made not in (*NAMES, *map(plural, NAMES)) else _syllable(rng)
+@cache
+def _words_there_are() -> frozenset[str]:
+    kept = [word for split in EVALUATION_SPLITS for word in unknown_words(split)]
+    return frozenset([*NAMES, *map(plural, NAMES), *kept, *(f"{word}s" for word in kept)])
 
 
 def _syllable(rng: np.random.Generator) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from fromage_weights.demo.stream import packed
 from fromage_weights.language import input_embedding, output_head, weight_of
 
 if TYPE_CHECKING:
+    from transformers import GPTNeoXForCausalLM
+
     from fromage_weights.demo.samples import Batch
     from fromage_weights.grounded import GroundedModel
 
@@ -32,6 +34,8 @@ class Reader:
 
     def __init__(self, model: GroundedModel, dtype: torch.dtype = torch.float32) -> None:
         self.model, self._dtype = model, dtype
+        lm: Any = model.lm
+        self._lm: GPTNeoXForCausalLM = lm
         self._states = compiled(states)
         self._table = weight_of(input_embedding(model.lm)).detach()
         self._ret = model.ret_token_id
@@ -54,6 +58,7 @@ class Reader:
         """(B, T, H), zeros where a text has ended. Several texts stand in a row, so that little is
         read but text; a filled-up place is a text of its own."""
         count, width, _ = embeds.shape
+        assert max(lengths, default=0) <= _ROW  # a longer one would lose its end
         places = [range(i * width, i * width + length) for i, length in enumerate(lengths)]
         rows = packed(places, _ROW)
         where = torch.full((rounded_up(len(rows), _ROWS), _ROW), -1)
@@ -62,17 +67,18 @@ class Reader:
         positions = (where % width).where(where >= 0, 0)
         stood = embeds.flatten(0, 1).index_select(0, where.clamp(min=0).flatten())
         stood = stood.view(*where.shape, -1)
-        parts = zip(stood.split(_ROWS), positions.split(_ROWS), strict=True)
-        made = [self._states(self.model.lm, *part, self._dtype) for part in parts]
-        read = torch.cat(made).flatten(0, 1)
+        parts = zip(torch.split(stood, _ROWS), torch.split(positions, _ROWS), strict=True)
+        read = torch.cat([self._states(self._lm, *part, self._dtype) for part in parts])
+        read = read.flatten(0, 1)
         texts = (where.flatten() >= 0).nonzero()[:, 0]
-        made = read.new_zeros(count * width, read.shape[-1])
-        made = made.index_copy(0, where.flatten()[texts], read.index_select(0, texts))
-        return made.view(count, width, -1)
+        out = read.new_zeros(count * width, read.shape[-1])
+        out = out.index_copy(0, where.flatten()[texts], read.index_select(0, texts))
+        return out.view(count, width, -1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, H) -> (N, V), the [RET] column from the mappers."""
         weight = weight_of(output_head(self.model.lm)).detach()
         row = self.model.mappers.ret_head
         assert row is not None
-        return torch.cat([hidden @ weight[: self._ret].T, hidden @ row.T.to(hidden.dtype)], dim=1)
+        rows = torch.cat([weight[: self._ret], row.to(weight.dtype)])
+        return hidden @ rows.T.to(hidden.dtype)

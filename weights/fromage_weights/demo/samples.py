@@ -14,15 +14,11 @@ from fromage_weights.demo import corpus
 from fromage_weights.demo.corpus import ASSISTANT, RET, USER, SceneSource
 from fromage_weights.demo.dialogue import Turn
 from fromage_weights.demo.grammar import SLOT_LENGTH, Wish, describe, random_wish, slot, wish_of
-from fromage_weights.demo.shapes import rounded_up
 from fromage_weights.demo.stream import Marks, loss_weights, marks_of, slot_positions
 from fromage_weights.demo.world import Scene
 
 if TYPE_CHECKING:
     from fromage_weights.tokenizer import FromageTokenizer
-
-
-_WIDTHS = 32
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ def random_draft(rng: np.random.Generator, scenes: SceneSource) -> Draft:
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded samples, the longest last.
+    """Right-padded samples.
 
     ids, weights (B, T); `slots` (U, 2) row and first position of each slot, for `uploads` (U);
     `rets` (R, 2) row and position of each [RET], for `wishes` (R).
@@ -93,8 +89,7 @@ class Collator:
     def __call__(self, drafts: Sequence[Draft]) -> Batch:
         rows = [np.array(r) for r in self._tokenizer.hf([d.text for d in drafts]).input_ids]
         kept = [(d, r) for d, r in zip(drafts, rows, strict=True) if len(r) <= self._longest]
-        kept.sort(key=lambda one: len(one[1]))
-        width = rounded_up(max((len(row) for _, row in kept), default=1), _WIDTHS)
+        width = max((len(row) for _, row in kept), default=1)
         ids = torch.full((len(kept), width), -1, dtype=torch.long)
         weights = torch.zeros(len(kept), width)
         slots, rets = [], []

@@ -8,8 +8,12 @@ the products, half of a small model's step on a CPU.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import sys
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -25,10 +29,17 @@ def rounded_up(count: int, step: int) -> int:
 
 
 def compiled(function: Callable[P, T]) -> Callable[P, T]:
-    """`function`, compiled once for every shape it meets; as it is where there is no C++
-    compiler."""
-    if not (shutil.which("g++") or shutil.which("clang++")):
-        _log.warning("no C++ compiler (g++): training goes on without one, a third slower")
+    """`function`, compiled once for every shape it meets; as it is where nothing can be compiled:
+    that takes a C++ compiler and Python's headers."""
+    if not _can_compile():
+        _log.warning("no C++ compiler (g++) or no Python.h: training goes on, but slower")
         return function
     made: Callable[P, T] = torch.compile(function, dynamic=False)
     return made
+
+
+def _can_compile() -> bool:
+    """Whether there is what torch.compile looks for."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return shutil.which(compiler) is not None and headers.exists()

@@ -11,16 +11,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fromage_weights.demo import tower_text
 from fromage_weights.demo.clip import embeddings
-from fromage_weights.demo.contrastive import scenes_loss, views_of
+from fromage_weights.demo.contrastive import View, scenes_loss, views_of
 from fromage_weights.demo.shapes import compiled
 from fromage_weights.demo.sprites import SpriteBank
 from fromage_weights.demo.tower_batches import batch
@@ -28,6 +28,7 @@ from fromage_weights.demo.tower_model import IMAGE_SIZE, build_tower, save_tower
 
 MAX_LOGIT_SCALE = math.log(15.0)
 CHECKPOINT_NAME = "checkpoint.pt"
+Embed: TypeAlias = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,19 @@ class TowerRecipe:
     @property
     def steps(self) -> int:
         return self.images // self.batch_size
+
+
+def step_loss(model: Any, embed: Embed, pixels: Tensor, views: list[View]) -> Tensor:
+    """The loss of pictures (B, 3, S, S) and the captions of `views`, embedded by `embed`."""
+    captions = [caption for _, texts, _ in views for caption in texts]
+    # As many rows every time, that there be one shape: a whole picture has at most two captions.
+    most = len(captions) - len(views[-1][1]) + 2 * len(pixels)
+    ids = F.pad(tower_text.tokenize(captions), (0, 0, 0, most - len(captions)))
+    # Outside of what is compiled, where threads would add their parts up in any order.
+    words = model.token_embedding(ids)
+    image, text = embed(model, pixels, words, ids.argmax(-1))
+    scale = model.logit_scale.exp()
+    return scenes_loss(image.float(), text[: len(captions)].float(), scale, views)
 
 
 class TowerRun:
@@ -74,13 +88,7 @@ class TowerRun:
         scenes = batch(self.recipe.batch_size, self.rng)
         pixels = to_pixels(bank.draw(scenes, self.rng))
         views = views_of(scenes, coin=int(self.rng.integers(4)))
-        captions = [caption for _, texts, _ in views for caption in texts]
-        # As many rows every time, that there be one shape: at most two captions of a whole picture.
-        most = len(captions) - len(views[-1][1]) + 2 * len(scenes)
-        ids = F.pad(tower_text.tokenize(captions), (0, 0, 0, most - len(captions)))
-        image, text = self._embeddings(self.model, pixels, ids)
-        scale = self.model.get_parameter("logit_scale").exp()
-        loss = scenes_loss(image.float(), text[: len(captions)].float(), scale, views)
+        loss = step_loss(self.model, self._embeddings, pixels, views)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
