@@ -95,8 +95,10 @@ def test_compiled_it_is_the_same(tower: Any, pixels: Tensor, ids: Tensor) -> Non
         side.transformer.resblocks = side.transformer.resblocks[:1]  # each costs seconds
     fused = compiled(embeddings)
     assert fused is not embeddings
-    read = (pixels, tower.token_embedding(ids), ids.argmax(-1))
-    plain, fast = embeddings(tower, *read), fused(tower, *read)
+    plain, fast = (
+        function(tower, pixels, tower.token_embedding(ids), ids.argmax(-1))
+        for function in (embeddings, fused)
+    )
     for expected, found in zip(plain, fast, strict=True):
         spread = float(expected.detach().std())
         torch.testing.assert_close(found, expected, rtol=5e-2, atol=5e-2 * spread)

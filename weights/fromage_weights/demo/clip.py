@@ -66,7 +66,8 @@ def image_embeddings(model: Any, pixels: Tensor, dtype: torch.dtype) -> Tensor:
     for block in visual.transformer.resblocks:
         x = _block(x, block, mask, dtype)
     pooled = norm(_pooled(x, visual.attn_pool, dtype), visual.ln_post, dtype)
-    return pooled @ visual.proj.to(dtype)
+    projection: Tensor = visual.proj
+    return pooled @ projection.to(dtype)
 
 
 def caption_embeddings(model: Any, words: Tensor, last: Tensor, dtype: torch.dtype) -> Tensor:
@@ -78,7 +79,8 @@ def caption_embeddings(model: Any, words: Tensor, last: Tensor, dtype: torch.dty
     for block in model.transformer.resblocks:
         x = _block(x, block, mask, dtype)
     ends = x[torch.arange(len(x)), last]
-    return norm(ends, model.ln_final, dtype) @ model.text_projection.to(dtype)
+    projection: Tensor = model.text_projection
+    return norm(ends, model.ln_final, dtype) @ projection.to(dtype)
 
 
 def embeddings(model: Any, pixels: Tensor, words: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:

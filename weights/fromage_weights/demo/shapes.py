@@ -12,7 +12,9 @@ import os
 import shutil
 import sys
 import sysconfig
+import warnings
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -35,7 +37,15 @@ def compiled(function: Callable[P, T]) -> Callable[P, T]:
         _log.warning("no C++ compiler (g++) or no Python.h: training goes on, but slower")
         return function
     made: Callable[P, T] = torch.compile(function, dynamic=False)
-    return made
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with warnings.catch_warnings():
+            # torch looks for a gradient in what is no leaf, and warns of it.
+            warnings.filterwarnings("ignore", message=r"The \.grad attribute")
+            return made(*args, **kwargs)
+
+    return call
 
 
 def _can_compile() -> bool:
