@@ -220,8 +220,8 @@ class Lesson:
 
 # Whether a word stands in a list is learnt soon where lists are short and there is nothing else to
 # read, and late where they are long: attention has to find one place among a few before it can find
-# one among many. It goes on being practised while readings are: a run that had 40,000 texts of these
-# alone ended with guessing.
+# one among many. It goes on being practised while readings are: a run that had 40,000 texts of
+# these alone ended with guessing.
 LESSONS = (
     Lesson(40_000, lambda rng: membership(rng, 3)),
     Lesson(24_000, _second_lesson),
