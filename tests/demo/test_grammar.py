@@ -9,6 +9,7 @@ import pytest
 from fromage_weights.demo import corpus, dialogue, nouns, phrases, sight
 from fromage_weights.demo.dialogue import Turn
 from fromage_weights.demo.grammar import COLOURS, NAMES, Wish, describe, slot, tags
+from fromage_weights.demo.near_talk import near_talk_form
 from fromage_weights.demo.samples import random_draft
 from fromage_weights.demo.small_talk import small_talk
 from fromage_weights.demo.small_talk_forms import small_talk_form
@@ -47,6 +48,18 @@ def test_small_talk_and_unknown_words_are_disjoint() -> None:
     words = [set(nouns.unknown_words(part)) for part in ("train", "validation", "test")]
     assert all(words)
     assert len(set().union(*words, NAMES)) == sum(map(len, words)) + len(NAMES)
+
+
+def test_requests_that_begin_as_small_talk_does() -> None:
+    rng = np.random.default_rng(6)
+    drawn = {near_talk_form(rng) for _ in range(20_000)}
+    prompts = [p.lower() for intent in small_talk().values() for p in intent["train"]]
+    assert "do you have {x}" in drawn
+    assert len(drawn) > 100
+    for form in drawn:
+        begin = " ".join(form.partition("{x}")[0].split()[:2])
+        assert any(prompt.startswith(begin) for prompt in prompts), form
+        assert form not in phrases.kept_wordings("REQUESTS", "validation")
 
 
 def test_what_is_made_up_is_no_word_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

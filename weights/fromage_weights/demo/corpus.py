@@ -33,7 +33,7 @@ RET = "[RET]"
 _TAGGED = 0.65
 # Of all texts: plain captions, pictures to describe, checks, and single questions; the others are
 # conversations.
-_CAPTIONS, _READINGS, _CHECKED, _SINGLE = 0.08, 0.08, 0.14, 0.27
+_CAPTIONS, _READINGS, _CHECKED, _SINGLE = 0.06, 0.08, 0.16, 0.27
 
 SceneSource = Callable[[np.random.Generator], Scene]
 

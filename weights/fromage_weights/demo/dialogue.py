@@ -22,6 +22,7 @@ from fromage_weights.demo.grammar import (
     state,
     with_article,
 )
+from fromage_weights.demo.near_talk import near_talk_form
 from fromage_weights.demo.nouns import pseudo_word, unknown_words
 from fromage_weights.demo.small_talk import small_talk
 from fromage_weights.demo.small_talk_forms import small_talk_form
@@ -83,9 +84,10 @@ def shown(wish: Wish, rng: np.random.Generator) -> str:
     return text + pick(rng, phrases.CLOSERS)
 
 
-def request_form(rng: np.random.Generator, split: Split) -> str:
+def request_form(rng: np.random.Generator, split: Split, *, near_talk: float = 0.1) -> str:
+    """With {x} in it; with a chance of ``near_talk`` one that begins as small talk does."""
     if split == "train":
-        return training_form(rng)
+        return near_talk_form(rng) if rng.random() < near_talk else training_form(rng)
     return pick(rng, phrases.kept_wordings("REQUESTS", split))
 
 
@@ -139,7 +141,7 @@ def unknown_request(rng: np.random.Generator, split: Split) -> Turn:
         thing = " and ".join(both if rng.random() < 0.5 else both[::-1])
     colour = pick(rng, COLOURS) if rng.random() < 0.25 else None
     bare = thing == word and split == "train" and rng.random() < 0.5
-    form = bare_form(rng) if bare else request_form(rng, split)
+    form = bare_form(rng) if bare else request_form(rng, split, near_talk=0.25)
     asked = form.format(x=thing + ground(colour, rng))
     return Turn(typed(asked, rng, loud=_LOUD[split]), pick(rng, phrases.REFUSALS))
 
