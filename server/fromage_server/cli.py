@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ServiceError, WeightsError, IndexFailure, FromageError) as error:
         print(f"fromage: {error}", file=sys.stderr)
         return 2 if isinstance(error, SettingsError) else 1
+    except OSError as error:  # no room, no permission, a directory where a file should be
+        print(f"fromage: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

@@ -2,11 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from fromage_server.cli import main
 from fromage_weights.bundle import Bundle
@@ -34,7 +38,7 @@ def test_two_hundred_pictures_to_a_chat(
     assert main([*arguments(world, out), *more]) == 0
     told = capsys.readouterr()
     assert f"bundle written to {out}" in told.out
-    assert "1 images were left out, e.g. images/11.png" in told.err
+    assert "1 pairs were left out, e.g. images/11.png" in told.err
     assert "step 40: caption loss" in told.err
     assert "R@10" in told.err
     losses = [json.loads(line) for line in (out / "losses.jsonl").read_text().splitlines()]
@@ -70,7 +74,9 @@ def test_the_same_command_goes_on(
     assert "batch was 20, now 10" in capsys.readouterr().err
 
 
-def test_going_on_from_a_bundle_with_other_data(world: dict[str, Path], tmp_path: Path) -> None:
+def test_going_on_from_a_bundle_with_other_data(
+    world: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert main([*arguments(world, first), "--visual-tokens", "2"]) == 0
     tars = write_tars(tmp_path / "tars", 60)
@@ -79,6 +85,100 @@ def test_going_on_from_a_bundle_with_other_data(world: dict[str, Path], tmp_path
     made = Bundle.load(second).config
     assert (made.n_visual_tokens, made.lm.hash) == (2, Bundle.load(first).config.lm.hash)
     assert made.chat_template == Bundle.load(first).config.chat_template
+    with pytest.raises(SystemExit):
+        main([*command, "--shared-dim", "32"])
+    assert "--shared-dim: those of --bundle's mappers stay" in capsys.readouterr().err
+    assert main([command[0], str(world["data"]), *command[2:4], "--out", str(first), *QUICK]) == 1
+    assert "bundle gone on from was none, now" in capsys.readouterr().err
+
+
+def test_a_bundle_whose_frozen_models_have_changed(
+    world: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lm, out = tmp_path / "lm", tmp_path / "out"
+    shutil.copytree(world["lm"], lm)
+    own = {**world, "lm": lm}
+    assert main([*arguments(own, out), "--steps", "2"]) == 0
+    changed: Any = AutoModelForCausalLM.from_pretrained(lm)
+    with torch.no_grad():
+        changed.get_input_embeddings().weight.mul_(2)
+    changed.save_pretrained(lm)
+    capsys.readouterr()
+    again = [
+        "train",
+        str(world["data"]),
+        "--bundle",
+        str(out),
+        "--out",
+        str(tmp_path / "o"),
+        *QUICK,
+    ]
+    assert main(again) == 1
+    told = capsys.readouterr().err
+    assert "made for another language model" in told
+    assert Bundle.load(out).config.lm.hash in told
+    assert main([*arguments(own, out), "--steps", "4"]) == 1
+    assert "language model was" in capsys.readouterr().err
+
+
+def test_a_bundle_that_was_not_trained_there_stays(
+    world: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([*arguments(world, out), "--steps", "2"]) == 0
+    (out / "checkpoint.pt").unlink()
+    before = (out / "bundle.json").read_bytes()
+    assert main(arguments(world, out)) == 1
+    assert "holds a bundle that was not trained there" in capsys.readouterr().err
+    assert (out / "bundle.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--steps", "0"], "--steps"),
+        (["--save-every", "0"], "--save-every"),
+        (["--learning-rate", "nan"], "--learning-rate"),
+        (["--concatenate", "7"], "from 0 to 1"),
+        (["--max-length", "2"], "from 3 on"),
+        (["--visual-tokens", "0"], "--visual-tokens"),
+    ],
+)
+def test_numbers_that_cannot_be(
+    world: dict[str, Path], more: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*arguments(world, Path("never")), *more])
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--lm", "/nowhere/at/all"], "language model /nowhere/at/all: no such directory"),
+        (["--batch", "300"], "try --batch 200"),
+        (["--visual-tokens", "100"], "more than the 256 positions"),
+        (["--text-emb-layers", "9"], "text_emb_layers has 9"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_features_are_made(
+    world: dict[str, Path],
+    tmp_path: Path,
+    more: list[str],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*arguments(world, tmp_path / "out"), *more]) == 1
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out" / "features").exists()
+
+
+def test_a_place_that_cannot_be_written(
+    world: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(arguments(world, tmp_path / "file" / "out")) == 1
+    assert "Not a directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,10 @@ def test_what_is_written_is_read(saved: Bundle) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"format_version": 2}, "format_version: Input should be 1"),
+        (
+            {"format_version": 2, "new_key": 1},
+            "a bundle of format 2, this program reads 1: it takes a newer",
+        ),
         ({"surprise": 1}, "surprise: Extra inputs are not permitted"),
         ({"shared_dim": None}, "shared_dim: Field required"),
         ({"n_visual_tokens": 0}, "n_visual_tokens: Input should be greater than or equal to 1"),

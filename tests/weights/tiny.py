@@ -78,6 +78,10 @@ def grounded(
 ) -> GroundedModel:
     lm = language_model(family, tied=tied)
     assert is_tied(lm) == tied
+    return with_mappers(lm, text_emb_layers=text_emb_layers)
+
+
+def with_mappers(lm: PreTrainedModel, *, text_emb_layers: tuple[int, ...] = (-1,)) -> GroundedModel:
     mappers = Mappers(
         vision_dim=VISION_DIM,
         embed_dim=weight_of(input_embedding(lm)).shape[1],
@@ -85,6 +89,6 @@ def grounded(
         n_visual_tokens=2,
         shared_dim=8,
         text_emb_layers=text_emb_layers,
-        tied=tied,
+        tied=is_tied(lm),
     )
     return GroundedModel(lm, mappers.requires_grad_(False), tokenizer())

@@ -7,6 +7,7 @@ mappers.safetensors   the trained tensors
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
@@ -18,6 +19,7 @@ from fromage_weights.mappers import FILE_NAME, Mappers, file_sha256
 from fromage_weights.tokenizer import TokenizerRules
 
 CONFIG_NAME = "bundle.json"
+FORMAT_VERSION = 1
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -203,11 +205,28 @@ def _read_config(path: Path) -> BundleConfig:
     file = path / CONFIG_NAME
     if not file.is_file():
         raise BundleNotFound(f"{path}: no bundle here ({CONFIG_NAME} is missing)")
+    data = file.read_bytes()
+    _check_version(file, data)
     try:
-        return BundleConfig.model_validate_json(file.read_bytes())
+        return BundleConfig.model_validate_json(data)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg']}"
             for item in error.errors()
         )
         raise BundleInvalid(file, problems) from error
+
+
+def _check_version(file: Path, data: bytes) -> None:
+    """Said before the keys are looked at, which another version has others of."""
+    try:
+        told = json.loads(data)
+    except ValueError:
+        return
+    version = told.get("format_version", FORMAT_VERSION) if isinstance(told, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise BundleInvalid(
+            file,
+            f"a bundle of format {version}, this program reads {FORMAT_VERSION}: "
+            "it takes a newer fromage-server",
+        )

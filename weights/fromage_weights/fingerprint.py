@@ -1,7 +1,8 @@
 """Which frozen model is this? A hash that survives other file formats, shards and load dtypes."""
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -48,3 +49,8 @@ def digest(weight: Tensor) -> bytes:
     found = hashlib.sha256(repr(tuple(weight.shape)).encode())
     found.update(sample.contiguous().view(torch.int16).numpy().astype("<i2").tobytes())
     return found.digest()
+
+
+def digest_of_rows(rows: Sequence[object]) -> str:
+    """SHA-256 of what JSON can say, in hex."""
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

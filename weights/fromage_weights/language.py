@@ -42,7 +42,9 @@ def load_language_model(
         problem = f"a weight file is not readable as plain tensors ({one_line(error)})"
         raise DamagedFile(Path(source), problem) from error
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"language model {source}: {one_line(error)}") from error
+        is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+        problem = "no such directory" if is_path and not Path(source).is_dir() else one_line(error)
+        raise ModelUnavailable(f"language model {source}: {problem}") from error
     model, report = loaded
     _check_complete(source, report)
     return freeze(model)

@@ -175,4 +175,6 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"tokenizer of {source}: {one_line(error)}") from error
+    if not tokenizer("a").input_ids:  # what transformers makes of a directory without one
+        raise ModelUnavailable(f"tokenizer of {source}: its files are missing, or it reads no 'a'")
     return FromageTokenizer(tokenizer, ret_token=ret_token, rules=rules)

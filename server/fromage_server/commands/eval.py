@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,8 +140,11 @@ def _add_running(parser: argparse.ArgumentParser, *, quantize: bool = True) -> N
 
 def _writable(text: str) -> Path:
     """Checked before the work, not after it."""
-    if not Path(text).absolute().parent.is_dir():
+    file = Path(text).absolute()
+    if not file.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: no such directory")
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text}: not a file that can be written")
     return Path(text)
 
 

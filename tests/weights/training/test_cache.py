@@ -1,15 +1,17 @@
 """Features computed once: right, resumable, refused where they belong to something else."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fromage_weights.errors import TrainingDataInvalid
+from fromage_weights.fingerprint import digest_of_rows
 from fromage_weights.training.cache import FeatureCache, build_cache
 from fromage_weights.training.sources import open_source
 from fromage_weights.vision import VisionEncoder
-from tests.weights.training.world import plain_features, write_tower, write_tsv
+from tests.weights.training.world import encoded, plain_features, write_tower, write_tsv
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +35,8 @@ def test_features_are_the_towers(tmp_path: Path, encoder: VisionEncoder) -> None
     order = np.array([20, 0, 11, 11])
     np.testing.assert_array_equal(cache.features(order).numpy(), found[order])
     assert [(b.index, b.key) for b in cache.broken] == [(3, "images/3.png"), (17, "images/17.png")]
-    assert all("UnidentifiedImageError" in b.reason for b in cache.broken)
-    assert seen == [(10, 25), (20, 25), (25, 25)]
+    assert {b.reason for b in cache.broken} == {"no image that Pillow knows"}
+    assert seen == [(i, 25) for i in (4, 8, 10, 10, 14, 18, 20, 20, 24, 25, 25)]
 
 
 def test_half_precision_is_half_the_size(tmp_path: Path, encoder: VisionEncoder) -> None:
@@ -91,3 +93,53 @@ def test_pairs_without_a_caption_are_left_out(tmp_path: Path, encoder: VisionEnc
     build_cache(tmp_path / "c", open_source(table), encoder)
     cache = FeatureCache(tmp_path / "c")
     assert (cache.indices, cache.broken[0].reason) == ([0, 2], "its caption is empty")
+
+
+@pytest.mark.parametrize("name", ["shard-00000.npy", "shard-00000.jsonl", "cache.json"])
+def test_damaged_features_are_named_with_what_to_do(
+    tmp_path: Path, encoder: VisionEncoder, name: str
+) -> None:
+    source = open_source(write_tsv(tmp_path / "w", 8))
+    build_cache(tmp_path / "c", source, encoder)
+    file = tmp_path / "c" / name
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(TrainingDataInvalid, match="remove"):
+        FeatureCache(tmp_path / "c")
+
+
+def test_a_shard_that_is_made_again_forgets_what_was_broken(
+    tmp_path: Path, encoder: VisionEncoder
+) -> None:
+    source = open_source(write_tsv(tmp_path / "w", 8, broken=(2,)))
+    build_cache(tmp_path / "c", source, encoder)
+    (tmp_path / "w" / "images" / "2.png").write_bytes(encoded(2))
+    (tmp_path / "c" / "shard-00000.jsonl").unlink()
+    build_cache(tmp_path / "c", source, encoder)
+    cache = FeatureCache(tmp_path / "c")
+    assert (len(cache), cache.broken) == (8, [])
+
+
+def test_names_that_are_no_utf8(tmp_path: Path, encoder: VisionEncoder) -> None:
+    table = write_tsv(tmp_path / "w", 2)
+    folder = os.fsencode(tmp_path / "w" / "images")
+    os.rename(folder + b"/0.png", folder + b"/0\xff.png")
+
+    class Renamed:
+        def __init__(self) -> None:
+            self._source = open_source(table)
+            self.fingerprint = digest_of_rows([self.key(0)])
+
+        def __len__(self) -> int:
+            return 2
+
+        def key(self, index: int) -> str:
+            return "images/0\udcff.png" if index == 0 else self._source.key(1)
+
+        def caption(self, index: int) -> str:
+            return self._source.caption(index)
+
+        def image(self, index: int) -> bytes:
+            return (table.parent / self.key(index)).read_bytes()
+
+    build_cache(tmp_path / "c", Renamed(), encoder)
+    assert len(FeatureCache(tmp_path / "c")) == 2

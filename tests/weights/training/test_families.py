@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
@@ -11,7 +12,7 @@ from torch.nn import functional
 from fromage_weights.grounded import GroundedModel
 from fromage_weights.language import input_embedding, output_head, weight_of
 from fromage_weights.training.objective import Example, Objective, renormalise_ret
-from tests.weights.tiny import FAMILIES, VISION_DIM, grounded
+from tests.weights.tiny import FAMILIES, VISION_DIM, VOCABULARY, grounded, with_mappers
 
 CASES = [(family, tied) for family in FAMILIES for tied in (True, False)]
 
@@ -105,7 +106,37 @@ def gradients(model: GroundedModel) -> dict[str, Tensor]:
 @pytest.mark.parametrize("concatenate", [False, True])
 @pytest.mark.parametrize(("family", "tied"), CASES)
 def test_losses_and_gradients(family: str, tied: bool, concatenate: bool) -> None:
-    model = grounded(family, tied=tied)
+    compare(grounded(family, tied=tied), concatenate)
+
+
+# ALiBi by places in the cache; a recurrent state; a convolution over what came before; no cache.
+PADDING_MATTERS: dict[str, dict[str, Any]] = {
+    "MptConfig": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64},
+    "MambaConfig": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+    "Lfm2Config": {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2,
+        "layer_types": ["conv", "full_attention"],
+    },
+    "OpenAIGPTConfig": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", PADDING_MATTERS)
+def test_families_whose_caches_cannot_leave_padding_out(config: str) -> None:
+    torch.manual_seed(7)
+    settings = {"vocab_size": VOCABULARY, **PADDING_MATTERS[config]}
+    lm: Any = transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        getattr(transformers, config)(**settings)
+    )
+    with torch.no_grad():
+        for weight in lm.parameters():
+            if weight.dim() > 1:
+                weight.mul_(3.0)
+    compare(with_mappers(lm), concatenate=True)
+
+
+def compare(model: GroundedModel, concatenate: bool) -> None:
     model.mappers.requires_grad_(True)
     batch = examples(model)
     caption, words, to_image, to_text = Plain(model).losses(batch, concatenate=concatenate)

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,10 +17,11 @@ from fromage_weights.grounded import GroundedModel
 from fromage_weights.language import input_embedding, load_language_model, weight_of
 from fromage_weights.tokenizer import load_tokenizer
 from fromage_weights.training.cache import FeatureCache, build_cache
+from fromage_weights.training.objective import Example, renormalise_ret
 from fromage_weights.training.recipe import TrainingRecipe
-from fromage_weights.training.run import Setup, new_mappers
+from fromage_weights.training.setup import Setup, new_mappers
 from fromage_weights.training.sources import open_source
-from fromage_weights.training.trainer import CHECKPOINT, LOG, Trainer
+from fromage_weights.training.trainer import CHECKPOINT, LOG, Trainer, check_batch
 from fromage_weights.training.validation import split, validate
 from fromage_weights.vision import VisionEncoder
 from tests.weights.training.world import write_world
@@ -118,6 +120,39 @@ def test_kill_9_and_on_again(world: dict[str, Path], tmp_path: Path) -> None:
     assert logged == list(range(1, 13))
 
 
+def test_killed_before_the_first_checkpoint(world: dict[str, Path], tmp_path: Path) -> None:
+    steps = trainer(world, tmp_path).run(save_every=1000)
+    for _ in range(3):
+        next(steps)
+    kept = (tmp_path / LOG).read_text()
+    steps.close()  # type: ignore[attr-defined]
+    (tmp_path / CHECKPOINT).unlink()
+    (tmp_path / LOG).write_text(kept)
+    losses(trainer(world, tmp_path))
+    logged = [json.loads(line)["step"] for line in (tmp_path / LOG).read_text().splitlines()]
+    assert logged == list(range(1, 13))
+
+
+def test_an_interrupt_within_a_step_keeps_no_half_of_it(
+    world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = losses(trainer(world))
+    run = trainer(world, tmp_path)
+
+    def interrupted(model: GroundedModel) -> None:
+        if run.step == 6:
+            raise KeyboardInterrupt
+        renormalise_ret(model)
+
+    monkeypatch.setattr("fromage_weights.training.trainer.renormalise_ret", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        losses(run, save_every=4)
+    monkeypatch.undo()
+    again = trainer(world, tmp_path)
+    assert again.step == 4
+    assert losses(again) == whole[4:]
+
+
 def test_every_pair_is_seen_once_an_epoch(world: dict[str, Path]) -> None:
     run = trainer(world)
     assert run.steps_per_epoch == 4  # 39 pairs, batches of 8
@@ -134,6 +169,56 @@ def test_other_settings_are_refused(world: dict[str, Path], tmp_path: Path) -> N
     assert len(losses(longer)) == 2
     with pytest.raises(TrainingInvalid, match="schedule"):
         trainer(world, tmp_path, replace(RECIPE, schedule="cosine"))
+
+
+def test_another_model_is_refused(world: dict[str, Path], tmp_path: Path) -> None:
+    cache = FeatureCache(world["cache"])
+
+    def made(model: GroundedModel, lm: str = "a1") -> Trainer:
+        return Trainer(model, cache, RECIPE, out=tmp_path, origin={"language model": lm})
+
+    losses(made(model_of(world)))
+    with pytest.raises(TrainingInvalid, match="language model was a1, now b2"):
+        made(model_of(world), "b2")
+    lm = load_language_model(str(world["lm"]), torch.float32)
+    setup = Setup(Path("unused"), n_visual_tokens=3, text_emb_layers=(-1, -2))
+    other = GroundedModel(lm, new_mappers(lm, 32, setup), load_tokenizer(str(world["lm"])))
+    with pytest.raises(
+        TrainingInvalid, match=r"visual tokens was 1, now 3.*layers was -1, now -1 -2"
+    ):
+        made(other)
+    with pytest.raises(TrainingInvalid, match="pairs was 39, now 30"):
+        Trainer(model_of(world), cache, RECIPE, out=tmp_path, rows=np.arange(30))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more"])
+def test_a_damaged_checkpoint_is_named(
+    world: dict[str, Path], tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    with pytest.raises(TrainingInvalid, match=rf"{CHECKPOINT}: not a checkpoint .* remove it"):
+        trainer(world, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("batch", "pairs", "ranks", "told"),
+    [(58, 58, 2, "multiple of 4"), (60, 58, 2, "try --batch 56"), (2, 1, 1, "there are 1")],
+)
+def test_what_is_offered_would_do(batch: int, pairs: int, ranks: int, told: str) -> None:
+    with pytest.raises(TrainingInvalid, match=told):
+        check_batch(batch, pairs, ranks)
+
+
+def test_captions_that_the_tokenizer_knows_nothing_of(world: dict[str, Path]) -> None:
+    """Beside others they are pairs with an image and [RET] alone; all of a batch are refused."""
+    objective = trainer(world).objective
+    ret = objective._model.ret_token_id
+    features = torch.randn(2, 32)
+    nothing = Example(features[0], (), (ret,))
+    found = objective.losses([nothing, Example(features[1], (3, 4), (3, 4, ret))], concatenate=True)
+    assert bool(torch.isfinite(found.total.detach()))
+    with pytest.raises(TrainingInvalid, match="tokenizer knows none"):
+        objective.losses([nothing, nothing], concatenate=False)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -25,12 +26,14 @@ from fromage_weights.evaluation.decoding import greedy
 from fromage_weights.evaluation.metrics import Result, rank_of, recalls
 from fromage_weights.evaluation.queries import caption_queries, check_length
 from fromage_weights.grounded import ImageSegment, Segment, TextSegment
+from fromage_weights.images import open_for_crop
 from fromage_weights.scoring import layout, token_log_likelihoods
-from fromage_weights.training.sources import CaptionSource, open_image
+from fromage_weights.training.sources import CaptionSource
 
 if TYPE_CHECKING:
     from fromage_weights.loading import LoadedBundle
 
+_log = logging.getLogger(__name__)
 _BATCH = 32
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
@@ -48,7 +51,7 @@ class CaptionedImages:
     def read(
         cls, loaded: LoadedBundle, source: CaptionSource, limit: int | None = None
     ) -> CaptionedImages:
-        """Centre-cropped, as in training."""
+        """Centre-cropped, as in training. Pairs that are left out are logged by name."""
         assert loaded.vision is not None
         rows: list[Tensor] = []
         captions: list[str] = []
@@ -58,10 +61,11 @@ class CaptionedImages:
         for index in tqdm(range(count), desc="images", unit=" images"):
             caption = source.caption(index).strip()
             try:
-                image = open_image(source.image(index))
-            except (OSError, ValueError):
-                caption = ""
-            if not caption:
+                if not caption:
+                    raise ValueError("its caption is empty")
+                image = open_for_crop(source.image(index))
+            except (OSError, ValueError) as error:
+                _log.warning("left out: %s (%s)", source.key(index), error)
                 left_out += 1
                 continue
             captions.append(caption)

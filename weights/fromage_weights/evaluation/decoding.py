@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fromage_weights.errors import UnsupportedModel
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -37,7 +39,9 @@ def greedy(
             use_cache=True,
             logits_to_keep=1,
         )
-        cache = output.past_key_values
+        cache = getattr(output, "past_key_values", None)
+        if cache is None:
+            raise UnsupportedModel(f"{type(lm).__name__} keeps no keys and values to go on from")
         chosen = output.logits[:, -1].argmax(-1)
         for row, token in zip(rows, chosen.tolist(), strict=True):
             if not replies[row] or replies[row][-1] not in stop:

@@ -94,6 +94,8 @@ def _dialogues(data: dict[str, Any]) -> Iterator[Dialogue]:
             rounds.append(
                 Round(questions[turn["question"]], answers[turn["answer"]], options, right)
             )
+        if not rounds:
+            raise ValueError(f"image {image}: a dialogue without a question")
         yield Dialogue(image, tuple(rounds))
 
 
@@ -115,6 +117,8 @@ def _with_relevance(
             values = told["gt_relevance"] if "gt_relevance" in told else told["relevance"]
             relevance = tuple(float(value) for value in values)
             place = int(told["round_id"]) - 1
+            if place < 0:
+                raise ValueError(f"image {told['image_id']}: round_id {place + 1}; the first is 1")
             if reference_compat:
                 after = starts[number] + place + 1
                 if after >= len(flat):

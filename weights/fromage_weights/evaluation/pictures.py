@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fromage_weights.errors import EvaluationDataInvalid
-from fromage_weights.training.sources import IMAGE_SUFFIXES, open_image
+from fromage_weights.images import IMAGE_SUFFIXES, open_image
 
 if TYPE_CHECKING:
     from fromage_weights.vision import PreprocessMode, VisionEncoder
@@ -95,6 +95,8 @@ def read_json(file: Path) -> Any:
     """Raises EvaluationDataInvalid for what is no JSON."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise EvaluationDataInvalid(f"{file}: nested too deeply") from error
     except (OSError, ValueError) as error:
         raise EvaluationDataInvalid(f"{file}: {error}") from error
 

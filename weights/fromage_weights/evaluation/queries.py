@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 _BATCH = 64
 
 
-def check_length(model: GroundedModel, length: int) -> None:
+def check_length(model: GroundedModel, length: int, what: str = "an input") -> None:
     """Raises EvaluationDataInvalid for what the language model cannot read."""
     if length > model.max_context:
         raise EvaluationDataInvalid(
-            f"an input of {length:,} tokens; the language model reads {model.max_context:,}"
+            f"{what} has {length:,} tokens; the language model reads {model.max_context:,}: "
+            "shorten it in the file, or leave it out"
         )
 
 
@@ -32,7 +33,8 @@ def query_embeddings(
 ) -> Tensor:
     """(N, shared_dim) on the CPU, unit norm: the mapped states at the last position of each
     prompt's embeddings (T, D). Prompts of like length share a batch."""
-    check_length(model, max(map(len, prompts), default=0))
+    for number, prompt in enumerate(prompts, start=1):
+        check_length(model, len(prompt), f"number {number:,} of those asked")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found = torch.empty(len(prompts), model.mappers.shared_dim)
     for start in range(0, len(order), batch):

@@ -79,9 +79,15 @@ def _stories(frames: Iterable[dict[str, Any]]) -> list[Story]:
     made = []
     for story, mine in grouped.items():
         mine.sort(key=lambda frame: int(frame["worker_arranged_photo_order"]))
-        captions = tuple(str(frame["text"]) for frame in mine)
+        captions = tuple(_text(frame["text"]) for frame in mine)
         made.append(Story(story, captions, tuple(str(f["photo_flickr_id"]) for f in mine)))
     return made
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text is {value!r}")
+    return value
 
 
 def story_features(

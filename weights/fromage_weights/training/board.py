@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fromage_weights.errors import TrainingInvalid
+from fromage_weights.images import open_image
 from fromage_weights.training.cache import FeatureCache
-from fromage_weights.training.sources import CaptionSource, open_image
+from fromage_weights.training.sources import CaptionSource
 from fromage_weights.training.trainer import Step
 from fromage_weights.training.validation import Validation
 
@@ -18,9 +19,10 @@ _PANELS, _SHOWN, _SIDE = 4, 5, 160
 
 
 class Board:
-    """Does nothing unless it is on."""
+    """Does nothing unless it is on. ``step``: that of the checkpoint the run goes on from; what an
+    earlier one wrote after it is taken back."""
 
-    def __init__(self, directory: Path, on: bool) -> None:
+    def __init__(self, directory: Path, on: bool, *, step: int = 0) -> None:
         self._writer: Any = None
         if on:
             try:
@@ -29,7 +31,7 @@ class Board:
                 raise TrainingInvalid(
                     "--tensorboard takes the tensorboard package; install fromage-server[train]"
                 ) from error
-            self._writer = SummaryWriter(str(directory))
+            self._writer = SummaryWriter(str(directory), purge_step=step + 1)
 
     def close(self) -> None:
         if self._writer is not None:
@@ -61,15 +63,20 @@ class Board:
             return
         for i in range(min(_PANELS, len(rows))):
             shown = [i, *found.ranked[i, :_SHOWN].tolist()]
-            images = [_thumbnail(source.image(cache.indices[int(rows[j])])) for j in shown]
+            images = [_thumbnail(source, cache.indices[int(rows[j])]) for j in shown]
             self._writer.add_image(
                 f"retrieval/{i}", np.concatenate(images, axis=1), step, dataformats="HWC"
             )
             self._writer.add_text(f"retrieval/{i}", cache.captions[int(rows[i])], step)
 
 
-def _thumbnail(data: bytes) -> NDArray[np.uint8]:
-    """(160, 160 + a gap, 3)."""
+def _thumbnail(source: CaptionSource, index: int) -> NDArray[np.uint8]:
+    """(160, 160 + a gap, 3); grey for an image that is no longer to be had."""
     pixels = np.full((_SIDE, _SIDE + 4, 3), 255, np.uint8)
-    pixels[:, :_SIDE] = np.asarray(open_image(data).resize((_SIDE, _SIDE)))
+    try:
+        image = open_image(source.image(index)).resize((_SIDE, _SIDE))
+    except (OSError, ValueError):
+        pixels[:, :_SIDE] = 128
+    else:
+        pixels[:, :_SIDE] = np.asarray(image)
     return pixels

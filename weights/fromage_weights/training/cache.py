@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fromage_weights.errors import TrainingDataInvalid
-from fromage_weights.training.sources import CaptionSource, open_image
+from fromage_weights.images import open_for_crop
+from fromage_weights.training.sources import CaptionSource
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 SHARD_PAIRS = 8192
 DTYPES = {"float32": np.float32, "float16": np.float16}
+_WHAT = {"source": "the hash of the pairs, and of where they are,", "vision": "the tower's hash"}
 Progress = Callable[[int, int], None]
 """Pairs done, and pairs in all."""
 
@@ -85,15 +88,17 @@ def build_cache(
     )
     directory.mkdir(parents=True, exist_ok=True)
     _claim(directory, info)
+    say = progress or (lambda done, total: None)
     with ThreadPoolExecutor(workers) as pool:
-        done = 0
         for shard in range(info.shards):
             span = range(shard * shard_pairs, min((shard + 1) * shard_pairs, len(source)))
             if shard % ranks == rank and not (directory / f"{_name(shard)}.jsonl").exists():
-                _build_shard(directory / _name(shard), source, encoder, span, info, batch, pool)
-            done += len(span)
-            if progress is not None:
-                progress(done, len(source))
+                batches = _ahead(pool, partial(_pixels, source, encoder), span, batch)
+                _build_shard(
+                    directory / _name(shard), source, encoder, batches, info.dtype,
+                    lambda done: say(done, len(source)),
+                )  # fmt: skip
+            say(span.stop, len(source))
     return info
 
 
@@ -106,71 +111,87 @@ def _claim(directory: Path, info: CacheInfo) -> None:
     if not file.exists():
         _write(file, json.dumps(asdict(info), indent=1).encode())
         return
-    found = json.loads(file.read_text())
+    found = asdict(_info(file))
     wanted = asdict(info)
-    different = [name for name in wanted if found.get(name) != wanted[name]]
+    different = [name for name in wanted if found[name] != wanted[name]]
     if different:
-        told = "; ".join(f"{n} is {found.get(n)}, now {wanted[n]}" for n in different)
+        told = "; ".join(f"{_WHAT.get(n, n)} is {found[n]}, now {wanted[n]}" for n in different)
         raise TrainingDataInvalid(
             f"{directory}: the features there were made from something else ({told}); "
             "remove it or name another --cache"
         )
 
 
+def _info(file: Path) -> CacheInfo:
+    try:
+        return CacheInfo(**json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise TrainingDataInvalid(
+            f"{file}: damaged ({error}); remove {file.parent}, and the features are made again"
+        ) from error
+
+
+def _pixels(source: CaptionSource, encoder: VisionEncoder, index: int) -> Tensor | Broken:
+    if not source.caption(index).strip():
+        return Broken(index, source.key(index), "its caption is empty")
+    try:
+        return encoder.preprocess(open_for_crop(source.image(index)), "crop")
+    except (OSError, ValueError) as error:
+        return Broken(index, source.key(index), str(error))
+
+
 def _build_shard(
     stem: Path,
     source: CaptionSource,
     encoder: VisionEncoder,
-    span: range,
-    info: CacheInfo,
-    batch: int,
-    pool: ThreadPoolExecutor,
+    batches: Iterator[tuple[list[int], list[Tensor | Broken]]],
+    dtype: str,
+    done: Callable[[int], None],
 ) -> None:
+    """``done`` is told the position after each batch."""
     import torch
 
-    rows: list[NDArray[Any]] = []
-    told: list[str] = []
+    rows: list[NDArray[Any]] = [np.empty((0, encoder.dim), DTYPES[dtype])]
+    told: list[dict[str, Any]] = []
     broken: list[Broken] = []
-
-    def read(index: int) -> Tensor | Broken:
-        if not source.caption(index).strip():
-            return Broken(index, source.key(index), "its caption is empty")
-        try:
-            return encoder.preprocess(open_image(source.image(index)), "crop")
-        except (OSError, ValueError) as error:
-            return Broken(index, source.key(index), f"{type(error).__name__}: {error}")
-
-    for indices, found in _ahead(pool, read, span, batch):
+    for indices, found in batches:
         pixels = []
         for index, item in zip(indices, found, strict=True):
             if isinstance(item, Broken):
                 broken.append(item)
                 continue
             pixels.append(item)
-            line = {"index": index, "key": source.key(index), "caption": source.caption(index)}
-            told.append(json.dumps(line, ensure_ascii=False))
+            told.append(
+                {"index": index, "key": source.key(index), "caption": source.caption(index)}
+            )
         if pixels:
-            rows.append(encoder.encode(torch.stack(pixels)).numpy().astype(DTYPES[info.dtype]))
-    features = np.concatenate(rows) if rows else np.empty((0, info.vision_dim), DTYPES[info.dtype])
+            rows.append(encoder.encode(torch.stack(pixels)).numpy().astype(DTYPES[dtype]))
+        done(indices[-1] + 1)
+    stem.with_suffix(".broken").unlink(missing_ok=True)
     if broken:
-        lines = "".join(json.dumps(asdict(b), ensure_ascii=False) + "\n" for b in broken)
-        _write(stem.with_suffix(".broken"), lines.encode())
-    with (partial := stem.with_suffix(".npy.partial")).open("wb") as file:
-        np.save(file, features)
+        _write(stem.with_suffix(".broken"), _lines([asdict(one) for one in broken]))
+    with (unfinished := stem.with_suffix(".npy.partial")).open("wb") as file:
+        np.save(file, np.concatenate(rows))
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(stem.with_suffix(".npy"))
+    unfinished.replace(stem.with_suffix(".npy"))
     # Last: it says that the shard is whole.
-    _write(stem.with_suffix(".jsonl"), "".join(line + "\n" for line in told).encode())
+    _write(stem.with_suffix(".jsonl"), _lines(told))
+
+
+def _lines(rows: list[dict[str, Any]]) -> bytes:
+    # A name whose bytes are no UTF-8 has halves of characters in it, which JSON can spell.
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, read: Callable[[int], Any], span: range, batch: int
-) -> Iterator[tuple[list[int], list[Any]]]:
+    pool: ThreadPoolExecutor, read: Callable[[int], Tensor | Broken], span: range, batch: int
+) -> Iterator[tuple[list[int], list[Tensor | Broken]]]:
     """Batches in order, decoded while the one before is encoded."""
     indices = iter(span)
 
-    def begin() -> tuple[list[int], list[Any]]:
+    def begin() -> tuple[list[int], list[Future[Tensor | Broken]]]:
         chosen = list(islice(indices, batch))
         return chosen, [pool.submit(read, index) for index in chosen]
 
@@ -183,12 +204,12 @@ def _ahead(
 
 def _write(file: Path, data: bytes) -> None:
     # A name of its own: every rank claims the directory, at the same moment.
-    partial = file.with_name(f"{file.name}.{uuid4().hex}.partial")
-    with partial.open("wb") as out:
+    unfinished = file.with_name(f"{file.name}.{uuid4().hex}.partial")
+    with unfinished.open("wb") as out:
         out.write(data)
         out.flush()
         os.fsync(out.fileno())
-    partial.replace(file)
+    unfinished.replace(file)
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
@@ -206,7 +227,7 @@ class FeatureCache:
         file = directory / "cache.json"
         if not file.exists():
             raise TrainingDataInvalid(f"{directory}: no features here (cache.json is missing)")
-        self.info = CacheInfo(**json.loads(file.read_text()))
+        self.info = _info(file)
         self.captions: list[str] = []
         self.indices: list[int] = []
         self.broken: list[Broken] = []
@@ -218,12 +239,17 @@ class FeatureCache:
     def _open(self, stem: Path) -> None:
         if not stem.with_suffix(".jsonl").exists():
             raise TrainingDataInvalid(f"{stem}.jsonl is missing: the features are not complete")
-        lines = _read(stem.with_suffix(".jsonl"))
-        part = np.load(stem.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-        if part.shape != (len(lines), self.info.vision_dim):
+        try:
+            lines = _read(stem.with_suffix(".jsonl"))
+            part = np.load(stem.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+            expected = (len(lines), self.info.vision_dim)
+            if part.shape != expected:
+                raise ValueError(f"shape {part.shape}, expected {expected}")
+        except (OSError, EOFError, ValueError) as error:
             raise TrainingDataInvalid(
-                f"{stem}.npy has shape {part.shape}, expected {(len(lines), self.info.vision_dim)}"
-            )
+                f"{stem}.npy or .jsonl: damaged or missing ({error}); remove both, and the same "
+                "command makes them again"
+            ) from error
         self._parts.append(part)
         self.captions += [line["caption"] for line in lines]
         self.indices += [line["index"] for line in lines]

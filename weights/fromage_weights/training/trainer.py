@@ -8,7 +8,7 @@ the run without a break would have.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fromage_weights.errors import TrainingInvalid
+from fromage_weights.errors import TrainingInvalid, one_line
 from fromage_weights.training.cache import FeatureCache
 from fromage_weights.training.examples import ExampleMaker
 from fromage_weights.training.objective import Example, Losses, Objective, Weights, renormalise_ret
@@ -57,7 +57,8 @@ class Step:
 
 
 class Trainer:
-    """One run over one cache. ``rows`` are those it may learn from (default: all)."""
+    """One run over one cache. ``rows`` are those it may learn from (default: all); ``origin`` says
+    what the model was made of (hashes), and a run goes on from the same only."""
 
     def __init__(
         self,
@@ -68,6 +69,7 @@ class Trainer:
         out: Path | None = None,
         rows: NDArray[np.int64] | None = None,
         ranks: Ranks | None = None,
+        origin: Mapping[str, str] | None = None,
     ) -> None:
         # Said outright, MKL keeps to it; else it may take fewer for small products, and how a sum
         # is shared out decides its last bit.
@@ -76,7 +78,9 @@ class Trainer:
         self.step = 0
         self._cache, self._out, self._ranks = cache, out, ranks or Alone()
         self._rows = np.arange(len(cache)) if rows is None else rows
-        self._check()
+        check_batch(recipe.batch, len(self._rows), self._ranks.size)
+        self._model_facts = {**_facts(model), **(origin or {})}
+        self._whole_step = True
         self._make = ExampleMaker(
             model.tokenizer, max_length=recipe.max_length, dialogue=recipe.dialogue
         )
@@ -91,8 +95,10 @@ class Trainer:
             weight_decay=recipe.weight_decay,
         )
         self._order: tuple[int, NDArray[np.int64]] | None = None
-        if out is not None and (out / CHECKPOINT).exists():
-            self._load(out / CHECKPOINT)
+        if out is not None:
+            if (out / CHECKPOINT).exists():
+                self._load(out / CHECKPOINT)
+            self._forget_later_lines(out / LOG)
 
     @property
     def optimized(self) -> list[nn.Parameter]:
@@ -108,12 +114,12 @@ class Trainer:
         try:
             while self.step < self.recipe.steps:
                 made = self._train_step()
-                self._note(made)
                 if self.step % save_every == 0:
                     self.save()
                 yield made
         finally:
-            self.save()
+            if self._whole_step:  # an interrupt can fall between the optimizer and [RET]'s row
+                self.save()
             self.model.mappers.requires_grad_(False)
             self.model.write_ret_row()
 
@@ -163,26 +169,17 @@ class Trainer:
         rate = recipe.rate(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        self._whole_step = False
         self._optimizer.step()
         renormalise_ret(self.model)
         if recipe.max_scale is not None:
             with torch.no_grad():
                 self.model.mappers.logit_scale.clamp_(max=float(np.log(recipe.max_scale)))
         self.step += 1
-        return Step(self.step, losses, float(norm), rate)
-
-    def _check(self) -> None:
-        recipe, pairs = self.recipe, len(self._rows)
-        if recipe.batch > pairs:
-            raise TrainingInvalid(
-                f"a batch of {recipe.batch} needs as many pairs; there are {pairs}: "
-                f"try --batch {max(2, pairs - pairs % 2)}"
-            )
-        if recipe.batch < 2 or recipe.batch % (2 * self._ranks.size):
-            raise TrainingInvalid(
-                f"the batch is {recipe.batch}; expected a multiple of {2 * self._ranks.size} "
-                f"(pairs of examples on each of {self._ranks.size} ranks)"
-            )
+        made = Step(self.step, losses, float(norm), rate)
+        self._note(made)
+        self._whole_step = True
+        return made
 
     def _note(self, made: Step) -> None:
         if self._out is None or self._ranks.rank != 0:
@@ -197,7 +194,8 @@ class Trainer:
         state = {
             "recipe": asdict(self.recipe),
             "cache": asdict(self._cache.info),
-            "pairs": len(self._rows),
+            "model": self._model_facts,
+            "data": {"pairs": len(self._rows)},
             "step": self.step,
             "mappers": self.model.mappers.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -207,28 +205,25 @@ class Trainer:
         partial.replace(self._out / CHECKPOINT)
 
     def _load(self, file: Path) -> None:
-        state: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
+        state = _read(file)
         wanted = {"recipe": asdict(self.recipe), "cache": asdict(self._cache.info)}
+        wanted |= {"model": self._model_facts, "data": {"pairs": len(self._rows)}}
+        changed = []
         for part, now in wanted.items():
-            before = dict(state[part])
-            if part == "recipe":  # a run may be made longer, if its rates don't depend on it
-                keep = ("steps",) if self.recipe.schedule == "constant" else ()
-                now = {k: v for k, v in now.items() if k not in keep}
-                before = {k: v for k, v in before.items() if k not in keep}
-            changed = [name for name in now if now[name] != before.get(name)]
-            if changed:
-                told = ", ".join(f"{n} was {before.get(n)}, now {now[n]}" for n in changed)
-                raise TrainingInvalid(
-                    f"{file}: a run with other settings ({told}); name another --out"
-                )
-        if state["pairs"] != len(self._rows):
+            # A run may be made longer, if its rates don't depend on its length.
+            free = ("steps",) if self.recipe.schedule == "constant" else ()
+            changed += [
+                f"{name} was {state[part].get(name)}, now {value}"
+                for name, value in now.items()
+                if name not in free and state[part].get(name) != value
+            ]
+        if changed:
             raise TrainingInvalid(
-                f"{file}: made from {state['pairs']} pairs, there are {len(self._rows)} now"
+                f"{file}: a run with other settings ({', '.join(changed)}); name another --out"
             )
         self.model.mappers.load_state_dict(state["mappers"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step = int(state["step"])
-        self._forget_later_lines(file.parent / LOG)
 
     def _forget_later_lines(self, log: Path) -> None:
         """A run that was killed has logged steps after its last checkpoint; they come again."""
@@ -237,4 +232,51 @@ class Trainer:
         lines = log.read_text(encoding="utf-8").splitlines()
         whole = [line for line in lines if line.endswith("}")]
         kept = [line for line in whole if json.loads(line)["step"] <= self.step]
-        log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        partial = log.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        partial.replace(log)
+
+
+def check_batch(batch: int, pairs: int, ranks: int) -> None:
+    """Raises TrainingInvalid for a batch that so many pairs don't fill, or that so many ranks
+    cannot share in pairs of examples."""
+    unit = 2 * ranks
+    if pairs < unit:
+        raise TrainingInvalid(
+            f"training takes {unit} readable pairs at least (two on each rank); there are {pairs}"
+        )
+    if batch > pairs:
+        raise TrainingInvalid(
+            f"a batch of {batch} needs as many pairs; there are {pairs}: "
+            f"try --batch {pairs - pairs % unit}"
+        )
+    if batch < 2 or batch % unit:
+        raise TrainingInvalid(
+            f"the batch is {batch}; expected a multiple of {unit} "
+            f"(pairs of examples on each of {ranks} ranks)"
+        )
+
+
+def _facts(model: GroundedModel) -> dict[str, str]:
+    """What mappers must agree in to stand in each other's place, in a user's words."""
+    mappers = model.mappers
+    return {
+        "visual tokens": str(mappers.n_visual_tokens),
+        "shared dim": str(mappers.shared_dim),
+        "layers": " ".join(map(str, mappers.text_emb_layers)),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(file, weights_only=True, map_location="cpu")
+        if not {"recipe", "cache", "model", "data", "mappers", "optimizer", "step"} <= set(state):
+            raise ValueError("parts are missing")
+    except Exception as error:  # torch raises whatever its zip reader and unpickler do
+        raise TrainingInvalid(
+            f"{file}: not a checkpoint of this version, or damaged ({one_line(error)}); remove it "
+            "to begin anew, or name another --out"
+        ) from error
+    found: dict[str, Any] = state
+    return found
