@@ -28,6 +28,7 @@ from fromage_server.startup import Loaded, Report
 from fromage_server.uploads import UploadStore
 from fromage_server.warming import warm_up
 from fromage_server.workers import Workers
+from fromage_weights.cpu import keep_freed_blocks
 from fromage_weights.image_embedder import ImageEmbedder
 from fromage_weights.loading import LoadedBundle, load_grounded_model
 
@@ -104,6 +105,7 @@ def _load_model(
         _say(loaded, settings)
         if loaded.model.device.type == "cpu":
             pack_linears(loaded.model.lm, spare_bytes(loaded.model.device))
+            keep_freed_blocks()  # not before: what loading has freed may go
         return loaded, None
     place = followers.place
     device = device_of(settings.device, place)

@@ -22,6 +22,7 @@ from fromage_server.engine.memory import spare_bytes
 from fromage_server.engine.packing import pack_linears
 from fromage_server.features import FeatureEncoder
 from fromage_server.media import SourceImage
+from fromage_weights.cpu import keep_freed_blocks
 from fromage_weights.grounded import TextSegment
 from fromage_weights.loading import load_grounded_model
 from tests.benchmarks.measure import Row, Table
@@ -46,6 +47,7 @@ def measure(table: Table, requests: int) -> None:
     loaded = load_grounded_model("demo", device="cpu")
     assert loaded.vision is not None
     pack_linears(loaded.model.lm, spare_bytes(loaded.model.device))
+    keep_freed_blocks()
     encoder = FeatureEncoder(loaded.vision, loaded.bundle.config.prompt_image)
     engine = Engine(loaded.model, EngineConfig(max_batch=_BATCH, max_queue=_BATCH))
     tokens = TextSegment(loaded.model.tokenizer.encode(" What is this?"))

@@ -22,6 +22,7 @@ from fromage_server.engine import (
 )
 from fromage_server.engine.memory import spare_bytes
 from fromage_server.engine.packing import pack_linears
+from fromage_weights.cpu import keep_freed_blocks
 from fromage_weights.grounded import GroundedModel, Segment, TextSegment
 from tests.benchmarks.shapes import build
 
@@ -120,4 +121,5 @@ class Models:
         if ours.device.type == "cuda":  # nothing is changed there, and there may be no room for two
             return cls(shape, dtype, ours, ours)
         pack_linears(ours.lm, spare_bytes(ours.device))
+        keep_freed_blocks()  # for the others in this process as well
         return cls(shape, dtype, ours, build(shape, dtype))

@@ -58,12 +58,12 @@ def test_a_trial_that_dies_counts_as_failed(monkeypatch: pytest.MonkeyPatch) -> 
 FAULTS = """
 import resource, threading
 import torch
-from fromage_weights.cpu import keep_freed_memory
+from fromage_weights.cpu import keep_freed_blocks, keep_freed_memory
 {first}
 
 def steps():
     for _ in range(50):
-        torch.full((2**23 + 2**21,), 1.0)  # 40 MiB, above any threshold of glibc's own
+        {step}
 
 def faults(work):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -86,8 +86,19 @@ print(faults(both))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_what_was_freed_is_used_again() -> None:
-    def pages(first: str) -> int:
-        run = [sys.executable, "-c", FAULTS.replace("{first}", first)]
-        return int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+    step = "torch.full((2**23 + 2**21,), 1.0)"  # 40 MiB, above any threshold of glibc's own
+    assert _pages(step, "assert keep_freed_memory()") < _pages(step, "") / 2
 
-    assert pages("assert keep_freed_memory()") < pages("") / 2
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_a_server_keeps_blocks_and_gives_large_ones_back() -> None:
+    """Several blocks at a time, as a prompt's layers have: what lies on top goes back else."""
+    step = "[torch.full((2**21,), 1.0) for _ in range(8)]"
+    assert _pages(step, "assert keep_freed_blocks()") < _pages(step, "") / 2
+    large = "torch.full((2**23 + 2**21,), 1.0)"
+    assert _pages(large, "assert keep_freed_blocks()") > _pages(large, "") / 2
+
+
+def _pages(step: str, first: str) -> int:
+    run = [sys.executable, "-c", FAULTS.replace("{step}", step).replace("{first}", first)]
+    return int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)

@@ -6,7 +6,7 @@ instruction. Told to keep to AVX-512, they compute in bfloat16 without it.
 
 glibc hands every large block back to the system when it is freed, and the kernel clears each page
 when it is next asked for: a training step, whose tensors have the same sizes every time, spends up
-to a quarter of its time on that.
+to a quarter of its time on that, and so does reading a prompt.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -23,11 +24,11 @@ _log = logging.getLogger(__name__)
 _LIMIT = "ONEDNN_MAX_CPU_ISA"
 _WITHOUT_AMX = "AVX512_CORE_FP16"
 # mallopt's parameters, of glibc's malloc.h, and what they are set to.
-_KEEPING = {
-    -4: 0,  # M_MMAP_MAX: no block is a mapping of its own
-    -1: -1,  # M_TRIM_THRESHOLD: nothing is given back
-    -2: 2**28,  # M_TOP_PAD: what is asked for at a time
-}
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
+_TRAINING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _TOP_PAD: 2**28}
+# A server's other large blocks (collections) come and go: from 32 MiB on, the most that glibc takes
+# here, each is a mapping of its own and goes back.
+_SERVING = {_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**30, _TOP_PAD: 2**26}
 _TRIAL = "import torch; a = torch.ones(64, 64, dtype=torch.bfloat16); a @ a"
 
 
@@ -46,10 +47,19 @@ def avoid_hidden_amx() -> None:
 def keep_freed_memory() -> bool:
     """Let the allocator keep what is freed for the next step of a training. False where it is not
     glibc's, which others do not need."""
+    return _mallopt(_TRAINING)
+
+
+def keep_freed_blocks() -> bool:
+    """The same for a server's steps: blocks below 32 MiB, and a GiB of them unused at most."""
+    return _mallopt(_SERVING)
+
+
+def _mallopt(settings: Mapping[int, int]) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None:
         return False
-    taken = [bool(mallopt(option, value)) for option, value in _KEEPING.items()]
+    taken = [bool(mallopt(option, value)) for option, value in settings.items()]
     return all(taken)
 
 
