@@ -23,7 +23,7 @@ from fromage_weights.demo.grammar import (
     with_article,
 )
 from fromage_weights.demo.near_talk import near_talk_form
-from fromage_weights.demo.nouns import pseudo_word, unknown_words
+from fromage_weights.demo.nouns import pseudo_word, talked_of, unknown_words
 from fromage_weights.demo.small_talk import small_talk
 from fromage_weights.demo.small_talk_forms import small_talk_form
 from fromage_weights.demo.splits import EVALUATION_SPLITS, Split
@@ -126,6 +126,8 @@ def group_request(rng: np.random.Generator) -> Turn:
 def unknown_request(rng: np.random.Generator, split: Split) -> Turn:
     """Asks for something the collection doesn't have; the answer says so."""
     word = pseudo_word(rng) if rng.random() < 0.25 else pick(rng, unknown_words(split))
+    if split == "train" and rng.random() < 0.1:
+        word = pick(rng, talked_of())
     draw = rng.random()
     # Bare nouns ("any chance of plaster?") are the ones taken for small talk.
     if split == "train" and rng.random() < 0.15:

@@ -15,10 +15,23 @@ _CODAS = ("", "", "b", "d", "g", "k", "l", "m", "n", "p", "r", "s", "t", "x", "n
 
 
 @cache
+def _lists() -> dict[str, list[str]]:
+    text = files(__package__).joinpath("unknown_words.json").read_text("utf-8")
+    found: dict[str, list[str]] = json.loads(text)
+    return found
+
+
+@cache
 def unknown_words(split: Split) -> tuple[str, ...]:
     """Real things outside the collection."""
-    text = files(__package__).joinpath("unknown_words.json").read_text("utf-8")
-    return tuple(json.loads(text)[split])
+    return tuple(_lists()[split])
+
+
+@cache
+def talked_of() -> tuple[str, ...]:
+    """What people talk of without wanting to see it; asked for as a picture, it is not there
+    either. Training words, none of them kept for evaluation."""
+    return tuple(word for word in _lists()["talked_of"] if word not in _words_there_are())
 
 
 def pseudo_word(rng: np.random.Generator) -> str:
