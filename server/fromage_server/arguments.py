@@ -5,13 +5,6 @@ import math
 from collections.abc import Callable
 
 
-def positive(text: str) -> int:
-    """A `type` for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1 on")
-    return int(text)
-
-
 def at_least(least: int) -> Callable[[str], int]:
     """A `type` for argparse."""
 
@@ -21,6 +14,9 @@ def at_least(least: int) -> Callable[[str], int]:
         return int(text)
 
     return whole
+
+
+positive = at_least(1)
 
 
 def number(text: str) -> float:

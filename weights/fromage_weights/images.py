@@ -25,8 +25,8 @@ def open_image(data: bytes) -> Image:
     except OSError:
         raise
     except Exception as error:
-        # Damaged files make Pillow's readers raise nearly anything: struct.error, TypeError,
-        # NotImplementedError, RuntimeError …
+        # Pillow's readers let through what damaged files make them stumble over, struct.error and
+        # TypeError among it.
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 

@@ -42,12 +42,17 @@ def load_language_model(
         problem = f"a weight file is not readable as plain tensors ({one_line(error)})"
         raise DamagedFile(Path(source), problem) from error
     except (OSError, ValueError) as error:
-        is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
-        problem = "no such directory" if is_path and not Path(source).is_dir() else one_line(error)
+        missing = is_path(source) and not Path(source).is_dir()
+        problem = "no such directory" if missing else one_line(error)
         raise ModelUnavailable(f"language model {source}: {problem}") from error
     model, report = loaded
     _check_complete(source, report)
     return freeze(model)
+
+
+def is_path(source: str) -> bool:
+    """Whether a name can only be meant as a place on disk, and not as a hub id."""
+    return source.startswith((".", "/", "~")) or source.count("/") > 1
 
 
 def _check_complete(source: str, report: dict[str, Any]) -> None:

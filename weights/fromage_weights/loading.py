@@ -13,7 +13,12 @@ from fromage_weights.devices import choose_device, choose_dtype, full_float32_pr
 from fromage_weights.errors import BundleMismatch, BundleNotFound, UnsupportedModel, one_line
 from fromage_weights.fingerprint import fingerprint
 from fromage_weights.grounded import GroundedModel
-from fromage_weights.language import convert_parameters, load_language_model, reading_dtype
+from fromage_weights.language import (
+    convert_parameters,
+    is_path,
+    load_language_model,
+    reading_dtype,
+)
 from fromage_weights.mappers import FILE_NAME
 from fromage_weights.quantization import Quantization, load_quantized_model, original_digests
 from fromage_weights.sharding import Division, check_device
@@ -77,7 +82,7 @@ def bundle_directory(bundle: str | Path) -> Path:
     path = Path(bundle).expanduser()
     if path.is_dir():
         return path
-    if str(bundle).startswith((".", "/", "~")) or str(bundle).count("/") > 1:
+    if is_path(str(bundle)):
         raise BundleNotFound(f"bundle {str(bundle)!r}: no such directory")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
