@@ -11,7 +11,12 @@ from transformers import PreTrainedTokenizerFast
 
 from fromage_weights.demo import corpus, stream
 from fromage_weights.demo.classes import CLASSES
-from fromage_weights.demo.language_model import CONTINUED, LanguageRecipe, LanguageTraining
+from fromage_weights.demo.language_model import (
+    CONTINUED,
+    LanguageRecipe,
+    LanguageTraining,
+    train_language_model,
+)
 from fromage_weights.demo.slot_noise import SlotNoise
 from fromage_weights.demo.stream import TextStream, loss_weights, marks_of, slot_positions
 from fromage_weights.demo.vocabulary import SLOT_WORDS, slot_word_ids, token_id, train_tokenizer
@@ -162,6 +167,22 @@ def test_training_goes_on_with_another_model(
     for mine, other in zip(training.lm.parameters(), learnt.lm.parameters(), strict=True):
         assert torch.equal(mine, other)
     assert [stream.chunk for stream in training._streams] == [33, 0]
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_who_went_on_keeps_a_share_of_what_it_was(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """Also when it is made again from a checkpoint that is complete."""
+    begun = LanguageTraining(replace(TINY, seed=4), tokenizer, tmp_path).lm
+    before = {name: weight.clone() for name, weight in begun.state_dict().items()}
+    recipe = replace(TINY, steps=2, long_steps=0, kept=0.25)
+    for _ in range(2):
+        made = train_language_model(recipe, tokenizer, tmp_path, begun).state_dict()
+        learnt = torch.load(tmp_path / "lm.pt", weights_only=True)["model"]
+        assert not torch.equal(learnt["lm_head.weight"], before["lm_head.weight"])
+        for name, weight in made.items():
+            torch.testing.assert_close(weight, 0.75 * learnt[name] + 0.25 * before[name])
 
 
 def test_who_goes_on_reads_no_lessons() -> None:
