@@ -1,5 +1,6 @@
 """Mappers and heads learn on a small frozen model, and nothing else changes."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,6 +229,15 @@ def test_what_is_described_is_no_scene_that_is_kept(bank: FeatureBank) -> None:
     assert not any(is_held_out(scene) for draft in drafts for scene in draft.uploads)
     assert not any(draft.wishes for draft in drafts)
     assert not any(is_kept(draft.text) for draft in drafts)
+
+
+def test_twos_are_described_most() -> None:
+    rng = np.random.default_rng(5)
+    drafts = [described(rng, lambda rng: training_scene(rng, pairs=0.45)) for _ in range(1500)]
+    scenes = [scene for draft in drafts for scene in draft.uploads]
+    counts = Counter("pair" if scene.is_pair else scene.count for scene in scenes)
+    assert counts[2] > 1.1 * max(counts["pair"], counts[1], counts[3])
+    assert min(counts.values()) > 0.1 * len(scenes)
 
 
 def test_heads_find_the_right_picture(model: GroundedModel, bank: FeatureBank) -> None:

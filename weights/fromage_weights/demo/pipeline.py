@@ -58,7 +58,7 @@ class Recipe:
 GOING_ON = Recipe(
     language=CONTINUED,
     mappers=MappingRecipe(steps=400, learning_rate=5e-4),
-    describing=replace(DESCRIBING, steps=300),
+    describing=replace(DESCRIBING, steps=2000),
 )
 
 
