@@ -10,6 +10,8 @@ from PIL import Image
 from fromage_weights.demo.classes import CLASSES
 from fromage_weights.demo.scenes import render
 from fromage_weights.demo.world import Scene
+from fromage_weights.evaluation.decoding import greedy, greedy_to_ret
+from fromage_weights.evaluation.queries import query_embeddings
 from fromage_weights.evaluation.responder import Message, Responder
 from fromage_weights.loading import LoadedBundle, bundle_directory, load_grounded_model
 
@@ -66,6 +68,37 @@ def test_unknown_things_are_refused(responder: Responder) -> None:
     for reply in responder.replies([[Message("user", text)] for text in asked]):
         assert reply.query is None
         assert "don't have" in reply.text
+
+
+@torch.inference_mode()
+def test_queries_of_a_batch_are_those_of_whole_texts(
+    loaded: LoadedBundle, responder: Responder
+) -> None:
+    """Read from the pass after the one that chose [RET], while others still write."""
+    asked = (
+        "a dog",
+        "hello",
+        "show me two dogs on a blue background, please",
+        "thank you",
+        "a car",
+    )
+    chats = [[Message("user", text)] for text in asked]
+    model = loaded.model
+    for chat, reply in zip(chats, responder.replies(chats), strict=True):
+        prompt = model.embed(responder.segments(chat))
+        stop = {model.ret_token_id, *responder.ends}
+        (ids,) = greedy(model.lm, [prompt], stop=stop, max_tokens=60)
+        assert (reply.query is None) == (ids[-1] != model.ret_token_id)
+        if reply.query is not None:
+            whole = torch.cat([prompt, model.embed_ids(torch.tensor(ids))])
+            assert torch.allclose(reply.query, query_embeddings(model, [whole])[0], atol=1e-4)
+    # As many tokens as are allowed, the last one [RET].
+    (ids,) = greedy(model.lm, [prompt], stop=stop, max_tokens=60)
+    found, states = greedy_to_ret(model, [prompt] * 2, stop=(), max_tokens=len(ids))
+    assert found == [ids, ids]
+    assert [*states] == [0, 1]
+    found, states = greedy_to_ret(model, [prompt], stop=(), max_tokens=len(ids) - 1)
+    assert (found, states) == ([ids[:-1]], {})
 
 
 def test_uploads_are_described(loaded: LoadedBundle, responder: Responder) -> None:

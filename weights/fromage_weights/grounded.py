@@ -51,11 +51,12 @@ Segment = TextSegment | ImageSegment
 class ForwardOutput:
     """At the K kept positions: ``logits`` (B, K, V) float32, ``hidden`` (B, K, L, H), the states
     of the mappers' ``text_emb_layers``; ``last`` (B, K, H) is what the head has read, where that is
-    known."""
+    known. ``cache`` is what the next pass goes on from, where one was asked for and is kept."""
 
     logits: Tensor
     hidden: Tensor
     last: Tensor | None = None
+    cache: Any = None
 
 
 @dataclass(frozen=True)
@@ -162,11 +163,13 @@ class GroundedModel:
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
         logits_to_keep: int | Tensor = 0,
+        use_cache: bool = False,
     ) -> ForwardOutput:
         """One pass through the model's own forward, (B, T, D) in.
 
-        ``past_key_values`` (a transformers Cache) is extended in place; without one nothing is
-        cached. ``logits_to_keep``: the last n positions, 0 for all, or a (K,) tensor of positions.
+        ``past_key_values`` (a transformers Cache) is extended in place; without one, ``use_cache``
+        has the model make its own. ``logits_to_keep``: the last n positions, 0 for all, or a (K,)
+        tensor of positions.
         """
         wants_inner = any(layer is not None for layer in self._layers)
         with _input_of(self._head) as caught:
@@ -175,7 +178,7 @@ class GroundedModel:
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
-                use_cache=past_key_values is not None,
+                use_cache=use_cache or past_key_values is not None,
                 logits_to_keep=logits_to_keep,
                 output_hidden_states=wants_inner,
             )
@@ -184,7 +187,8 @@ class GroundedModel:
             for layer in self._layers
         ]
         last = caught[-1] if caught else None
-        return ForwardOutput(output.logits.float(), torch.stack(states, dim=-2), last)
+        cache = getattr(output, "past_key_values", None)
+        return ForwardOutput(output.logits.float(), torch.stack(states, dim=-2), last, cache)
 
     def _check_dimensions(self) -> None:
         found = {

@@ -149,11 +149,14 @@ def _writable(text: str) -> Path:
 
 
 def run_demo(args: argparse.Namespace) -> int:
+    from fromage_weights.cpu import keep_freed_blocks
     from fromage_weights.demo.evaluate import Evaluation
     from fromage_weights.demo.measures import table
 
     print("Drawing the pool and loading the model …", flush=True)
     loaded = _load(args)
+    if loaded.model.device.type == "cpu":
+        keep_freed_blocks()
     rows = Evaluation(loaded, split=args.split).rows()
     print(table(rows))
     _write_json(args, loaded, [row.as_dict() for row in rows])

@@ -1,6 +1,7 @@
 """How many prompt tokens a step may take along without stalling the streams."""
 
 _MEMORY = 0.2  # weight of the newest measurement
+_PAUSE = 0.3  # seconds; once, it looks as if a reply thought of its next word
 _LEAST = 16
 
 
@@ -8,21 +9,28 @@ class Pace:
     """A step that also prefills may last ``stall`` times as long as one that only decodes, as far
     as the steps before it tell. It takes ``most`` tokens where there are no streams, and where
     several prompts wait for their first token, more than half as many as there are streams:
-    sparing those would cost the others more."""
+    sparing those would cost the others more. Prompts that can be computed in one short pause are
+    not cut either: their first token comes sooner, and the streams stall once."""
 
     def __init__(self, most: int, stall: float = 3.0) -> None:
         self.most, self._stall = most, stall
         self._decode: float | None = None  # seconds of a step that only decodes
         self._token: float | None = None  # seconds per prompt token on top of that
 
-    def prefill_tokens(self, decoding: int, prompts: int = 1) -> int:
-        """Of a step with so many streams, while so many prompts are to be computed."""
+    @property
+    def pause_tokens(self) -> int:
+        """So many can be computed in one pause."""
+        return min(self.most, int(_PAUSE / self._token)) if self._token else 0
+
+    def prefill_tokens(self, decoding: int, prompts: int = 1, short: int = 0) -> int:
+        """Of a step with so many streams, while so many prompts are to be computed, of which the
+        first ones are ``short``: they have so many tokens, no more than ``pause_tokens``."""
         if not decoding or self._decode is None or self._token is None:
             return self.most
         if prompts > max(1, decoding / 2):
             return self.most
         room = (self._stall - 1) * self._decode / self._token
-        return min(self.most, max(_LEAST, int(room)))
+        return min(self.most, max(_LEAST, int(room), short))
 
     def measured(self, seconds: float, decoding: int, prefilled: int) -> None:
         """A step took so long."""

@@ -105,7 +105,9 @@ class Scheduler:
         for job in [job for job in self._running if _is_decoding(job)]:
             if job in self._running and self._grow(job, plan):
                 self._plan_chunk(job, job.length, plan)
-        budget = self._pace.prefill_tokens(len(plan.chunks), self._prompts)
+        prompts = self._prompts()
+        short = self._short(prompts)
+        budget = self._pace.prefill_tokens(len(plan.chunks), len(prompts), short)
         for job in self._running:
             if job.computed < job.length and budget > 0:
                 budget -= self._plan_prefill(job, budget, plan)
@@ -139,18 +141,29 @@ class Scheduler:
             self.remove(job, forget=True)
         return jobs
 
-    @property
-    def _prompts(self) -> int:
-        """How many that will be streams are being computed, or could be: not where slots or blocks
+    def _prompts(self) -> list[Job]:
+        """Those of streams to be that are being computed, or could be: not where slots or blocks
         lack."""
-        count = sum(job.needs_slot and job.computed < job.length for job in self._running)
+        found = [job for job in self._running if job.needs_slot and job.computed < job.length]
         slots, free = self.max_batch - self._slots_taken, self._pool.free - len(self._running)
         for job in self._waiting:
             slots, free = slots - job.needs_slot, free - self._pool.blocks_for(job.length)
             if slots < 0 or free < 0:
                 break
-            count += job.needs_slot
-        return count
+            if job.needs_slot:
+                found.append(job)
+        return found
+
+    def _short(self, prompts: list[Job]) -> int:
+        """The tokens of the first ``prompts`` that one pause is enough for. A long one's last
+        piece is no short prompt: the streams have stalled for the others."""
+        room, total = self._pace.pause_tokens, 0
+        for job in prompts:
+            left, whole = job.length - job.computed, job.length - (job.cached_tokens or 0)
+            if max(whole, total + left) > room:
+                break
+            total += left
+        return total
 
     def _admit(self, budget: int, plan: Plan) -> None:
         blocked: deque[Job] = deque()

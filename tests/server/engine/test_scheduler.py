@@ -108,6 +108,47 @@ def test_many_prompts_may_hold_up_few_streams() -> None:
     assert step(tested)[1:] == [(name, 300, 301) for name in "abc"]  # no slot for another one
 
 
+def test_short_prompts_are_not_cut() -> None:
+    """A long one is, to its end, and those behind it wait."""
+    pace = Pace(1000)
+    pace.measured(0.02, decoding=1, prefilled=0)
+    pace.measured(0.12, decoding=1, prefilled=100)
+    assert (pace.pause_tokens, pace.prefill_tokens(9, 2)) == (300, 40)
+    tested = Scheduler(20, 9, BlockPool(2000, size=4), pace)
+    for i in range(8):
+        tested.add(sequence(f"s{i}", 1))
+    step(tested)
+    tested.add(sequence("a", 120))
+    tested.add(sequence("b", 150))
+    tested.add(sequence("c", 50))
+    assert step(tested)[8:] == [("a", 0, 120), ("b", 0, 150)]
+    tested.add(sequence("d", 350))
+    tested.add(sequence("e", 50))
+    assert step(tested)[10:] == [("c", 0, 50)]
+    assert step(tested)[11:] == [("d", 0, 40)]
+    for start in range(40, 320, 40):
+        assert step(tested)[11:] == [("d", start, start + 40)]
+    assert step(tested)[11:] == [("d", 320, 350), ("e", 0, 10)]
+    assert step(tested)[12:] == [("e", 10, 50)]
+
+
+def test_what_is_known_of_a_prompt_makes_it_no_longer() -> None:
+    pace = Pace(1000)
+    pace.measured(0.02, decoding=1, prefilled=0)
+    pace.measured(0.12, decoding=1, prefilled=100)
+    tested = Scheduler(20, 9, BlockPool(2000, size=4), pace)
+    before = sequence("a", 400)
+    tested.add(before)
+    step(tested)
+    tested.remove(before)
+    for name in "xyz":
+        tested.add(sequence(name, 1))
+    step(tested)
+    tested.add(sequence("a", 600))  # 400 of them are known, one pause is enough for the others
+    assert step(tested)[3:] == [("a", 400, 440)]
+    assert step(tested)[3:] == [("a", 440, 600)]
+
+
 def test_what_will_be_no_stream_holds_up_none() -> None:
     pace = Pace(1000)
     pace.measured(1.0, decoding=1, prefilled=0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,22 @@ from fromage_weights.errors import UnsupportedModel
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from fromage_weights.grounded import GroundedModel
+
 # Finished rows are computed along with the others until this share of them is left.
 _WORTH_KEEPING = 0.75
+
+
+class _Passed(NamedTuple):
+    """Of one pass: (B, 1, V), (B, 1, L, H) where it is known, and what the next goes on from."""
+
+    logits: Tensor
+    hidden: Tensor | None
+    cache: Any
+
+
+# Of embeddings (B, T, D), mask (B, T so far), positions (B, T) and the cache of the pass before.
+_Pass = Callable[[Tensor, Tensor, Tensor, Any], _Passed]
 
 
 @torch.inference_mode()
@@ -25,12 +39,8 @@ def greedy(
 
     Prompts are padded on the left; positions count from each prompt's own start.
     """
-    embeds, mask = pad_left(prompts)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    replies: list[list[int]] = [[] for _ in prompts]
-    rows = list(range(len(prompts)))  # which prompt each row of the batch belongs to
-    cache, table = None, lm.get_input_embeddings()
-    for _ in range(max_tokens):
+
+    def forward(embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> _Passed:
         output = lm(
             inputs_embeds=embeds,
             attention_mask=mask,
@@ -39,25 +49,76 @@ def greedy(
             use_cache=True,
             logits_to_keep=1,
         )
-        cache = getattr(output, "past_key_values", None)
+        return _Passed(output.logits, None, getattr(output, "past_key_values", None))
+
+    table = lm.get_input_embeddings()
+    return _written(forward, table, prompts, stop, max_tokens, None, type(lm).__name__)[0]
+
+
+@torch.inference_mode()
+def greedy_to_ret(
+    model: GroundedModel, prompts: Sequence[Tensor], *, stop: Collection[int], max_tokens: int
+) -> tuple[list[list[int]], dict[int, Tensor]]:
+    """As ``greedy``, with [RET] one more stop; and, by the prompt's number, the states (L, H) at
+    [RET] of those whose reply ends in it, read from one pass more."""
+
+    def forward(embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> _Passed:
+        output = model.forward(embeds, mask, positions, cache, logits_to_keep=1, use_cache=True)
+        return _Passed(output.logits, output.hidden, output.cache)
+
+    ret, name = model.ret_token_id, type(model.lm).__name__
+    stops = {ret, *stop}
+    return _written(forward, model.embed_ids, prompts, stops, max_tokens, ret, name)
+
+
+def _written(
+    forward: _Pass,
+    embed: Callable[[Tensor], Tensor],
+    prompts: Sequence[Tensor],
+    stop: Collection[int],
+    max_tokens: int,
+    ret: int | None,
+    name: str,
+) -> tuple[list[list[int]], dict[int, Tensor]]:
+    embeds, mask = pad_left(prompts)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    replies: list[list[int]] = [[] for _ in prompts]
+    states: dict[int, Tensor] = {}
+    rows = list(range(len(prompts)))  # which prompt each row of the batch belongs to
+    cache = None
+
+    def is_done(row: int) -> bool:
+        reply = replies[row]
+        if reply and reply[-1] == ret:
+            return row in states
+        return len(reply) >= max_tokens or (bool(reply) and reply[-1] in stop)
+
+    while True:
+        logits, hidden, cache = forward(embeds, mask, positions, cache)
         if cache is None:
-            raise UnsupportedModel(f"{type(lm).__name__} keeps no keys and values to go on from")
-        chosen = output.logits[:, -1].argmax(-1)
-        for row, token in zip(rows, chosen.tolist(), strict=True):
-            if not replies[row] or replies[row][-1] not in stop:
+            raise UnsupportedModel(f"{name} keeps no keys and values to go on from")
+        chosen = logits[:, -1].argmax(-1)
+        for place, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+            if is_done(row):
+                continue
+            if replies[row] and replies[row][-1] == ret:
+                assert hidden is not None
+                states[row] = hidden[place, -1].clone()
+            else:
                 replies[row].append(token)
-        positions = positions[:, -1:] + 1
-        going = [i for i, row in enumerate(rows) if replies[row][-1] not in stop]
+        going = [place for place, row in enumerate(rows) if not is_done(row)]
         if not going:
-            break
+            return replies, states
+        positions = positions[:, -1:] + 1
+        # [RET] is read where it was chosen; what would follow it is not asked.
+        last = torch.tensor([replies[row][-1] for row in rows], device=chosen.device)
         if len(going) < _WORTH_KEEPING * len(rows):
             kept = torch.tensor(going, device=embeds.device)
             cache.batch_select_indices(kept)
-            chosen, mask, positions = chosen[kept], mask[kept], positions[kept]
-            rows = [rows[i] for i in going]
-        embeds = table(chosen)[:, None]
+            last, mask, positions = last[kept], mask[kept], positions[kept]
+            rows = [rows[place] for place in going]
+        embeds = embed(last)[:, None]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-    return replies
 
 
 def pad_left(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fromage_weights.errors import UnsupportedModel
-from fromage_weights.evaluation.decoding import greedy
-from fromage_weights.evaluation.queries import caption_queries, query_embeddings
+from fromage_weights.evaluation.decoding import greedy_to_ret
+from fromage_weights.evaluation.queries import caption_queries, check_length
 from fromage_weights.grounded import ImageSegment, Segment, TextSegment
 
 if TYPE_CHECKING:
@@ -86,18 +86,17 @@ class Responder:
 
     @torch.inference_mode()
     def _answer(self, prompts: list[Tensor]) -> Iterator[Reply]:
-        ret = self._model.ret_token_id
-        written = greedy(
-            self._model.lm, prompts, stop={ret, *self.ends}, max_tokens=self._max_tokens
-        )
-        shows = [i for i, ids in enumerate(written) if ids[-1] == ret]
-        whole = [
-            torch.cat([prompts[i], self._model.embed_ids(torch.tensor(written[i]))]) for i in shows
-        ]
-        queries = dict(zip(shows, query_embeddings(self._model, whole), strict=True))
+        model = self._model
+        written, states = greedy_to_ret(model, prompts, stop=self.ends, max_tokens=self._max_tokens)
+        queries: dict[int, Tensor] = {}
+        if states:
+            found = model.mappers.query_embeddings(torch.stack([*states.values()])).float().cpu()
+            queries = dict(zip(states, found, strict=True))
         for i, ids in enumerate(written):
-            text = self._tokenizer.decode([t for t in ids if t != ret and t not in self.ends])
-            yield Reply(text, queries.get(i))
+            if i in queries:
+                check_length(model, len(prompts[i]) + len(ids), "a chat")
+            said = [t for t in ids if t != model.ret_token_id and t not in self.ends]
+            yield Reply(self._tokenizer.decode(said), queries.get(i))
 
     def caption_queries(self, captions: Sequence[str]) -> Tensor:
         """(N, E) for plain captions, [RET] appended (no chat template)."""
