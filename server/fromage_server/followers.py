@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -103,7 +104,7 @@ class Followers:
             start_new_session=True,  # what a terminal interrupts is the leader
         )
         assert process.stdin is not None
-        with process.stdin as pipe:
+        with suppress(BrokenPipeError), process.stdin as pipe:  # who has ended is waited for below
             told = {
                 "settings": self._settings.model_dump(mode="json"),
                 "place": {**place, "store": str(self.place.store)},

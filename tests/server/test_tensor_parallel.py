@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from fromage_server.errors import SettingsError
+from fromage_server.errors import SettingsError, StartupError
+from fromage_server.followers import Followers
 from fromage_server.ranks import Place, place_of
 from fromage_server.settings import Settings
 from tests.server.process import environment, free_port, start, wait_for
@@ -67,6 +69,24 @@ def test_a_rank_that_does_not_come(tiny_bundle: Path, tmp_path: Path) -> None:
         assert process.wait(timeout=120) == 1
     (log,) = tmp_path.glob("server-*.log")
     assert f"fromage: rank 1, process {follower}, ended with -9" in log.read_text()
+
+
+def test_a_rank_that_ends_before_it_is_told_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = subprocess.Popen
+
+    def ended(*args: Any, **kwargs: Any) -> subprocess.Popen[str]:
+        process = started(*args, **kwargs)
+        process.kill()
+        process.wait()
+        return process
+
+    monkeypatch.setattr("fromage_server.followers.subprocess.Popen", ended)
+    with Followers(Settings(bundle="./none", device="cpu"), Place(0, 2, 0)) as followers:
+        lost: list[str] = []
+        followers.watch(lost.append)
+        until(lambda: bool(lost))
+        with pytest.raises(StartupError, match=r"rank 1, process \d+, ended with -9"):
+            followers.check()
 
 
 def test_a_leader_that_waits_in_vain() -> None:

@@ -96,7 +96,8 @@ def test_a_server_keeps_blocks_and_gives_large_ones_back() -> None:
     step = "[np.full(2**21, 1.0, np.float32) for _ in range(8)]"
     assert _pages(step, "assert keep_freed_blocks()") < _pages(step, "") / 2
     large = "np.full(2**23 + 2**21, 1.0, np.float32)"
-    assert _pages(large, "assert keep_freed_blocks()") > _pages(large, "") / 2
+    # Where the heap's end has room for one, it is kept there: in one of two threads.
+    assert _pages(large, "assert keep_freed_blocks()") > _pages(large, "") / 4
 
 
 def _pages(step: str, first: str) -> int:
