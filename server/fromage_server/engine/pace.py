@@ -10,7 +10,8 @@ class Pace:
     as the steps before it tell. It takes ``most`` tokens where there are no streams, and where
     several prompts wait for their first token, more than half as many as there are streams:
     sparing those would cost the others more. Prompts that can be computed in one short pause are
-    not cut either: their first token comes sooner, and the streams stall once."""
+    not cut either: their first token comes sooner, and the streams stall once for each step that
+    has some."""
 
     def __init__(self, most: int, stall: float = 3.0) -> None:
         self.most, self._stall = most, stall

@@ -106,8 +106,8 @@ class Scheduler:
             if job in self._running and self._grow(job, plan):
                 self._plan_chunk(job, job.length, plan)
         prompts = self._prompts()
-        short = self._short(prompts)
-        budget = self._pace.prefill_tokens(len(plan.chunks), len(prompts), short)
+        streams = sum(job.needs_slot for job in prompts)
+        budget = self._pace.prefill_tokens(len(plan.chunks), streams, self._short(prompts))
         for job in self._running:
             if job.computed < job.length and budget > 0:
                 budget -= self._plan_prefill(job, budget, plan)
@@ -142,28 +142,31 @@ class Scheduler:
         return jobs
 
     def _prompts(self) -> list[Job]:
-        """Those of streams to be that are being computed, or could be: not where slots or blocks
-        lack."""
-        found = [job for job in self._running if job.needs_slot and job.computed < job.length]
+        """Whose prompts are being computed or could be, in the order in which they come: not where
+        slots or blocks lack."""
+        found = [job for job in self._running if job.computed < job.length]
         slots, free = self.max_batch - self._slots_taken, self._pool.free - len(self._running)
         for job in self._waiting:
             slots, free = slots - job.needs_slot, free - self._pool.blocks_for(job.length)
             if slots < 0 or free < 0:
                 break
-            if job.needs_slot:
-                found.append(job)
+            found.append(job)
         return found
 
     def _short(self, prompts: list[Job]) -> int:
-        """The tokens of the first ``prompts`` that one pause is enough for. A long one's last
-        piece is no short prompt: the streams have stalled for the others."""
-        room, total = self._pace.pause_tokens, 0
+        """So many tokens take the first ``prompts`` to the last that will be a stream and that one
+        pause is enough for. A long one's last piece is no short prompt: the streams have stalled
+        for the others. Where prompts are cut anyway there is none."""
+        if self._piece is not None:
+            return 0
+        room, total, short = self._pace.pause_tokens, 0, 0
         for job in prompts:
             left, whole = job.length - job.computed, job.length - (job.cached_tokens or 0)
             if max(whole, total + left) > room:
                 break
             total += left
-        return total
+            short = total if job.needs_slot else short
+        return short
 
     def _admit(self, budget: int, plan: Plan) -> None:
         blocked: deque[Job] = deque()

@@ -132,6 +132,36 @@ def test_short_prompts_are_not_cut() -> None:
     assert step(tested)[12:] == [("e", 10, 50)]
 
 
+def test_what_will_be_no_stream_gets_nothing_of_a_short_prompts_pause() -> None:
+    pace = Pace(1000)
+    pace.measured(0.02, decoding=1, prefilled=0)
+    pace.measured(0.12, decoding=1, prefilled=100)
+    tested = Scheduler(20, 9, BlockPool(2000, size=4), pace)
+    for i in range(8):
+        tested.add(sequence(f"s{i}", 1))
+    step(tested)
+    request = ScoringRequest("x", (TextSegment((1,) * 100),))
+    tested.add(ScoringJob(request, 100, Heard(), 1))
+    tested.add(sequence("a", 250))  # both would take more than one pause
+    for start in (0, 40):
+        assert step(tested)[8:] == [("x", start, start + 40)]
+    # What is left of the other and this one fit into one.
+    assert step(tested)[8:] == [("x", 80, 100), ("a", 0, 250)]
+
+
+def test_fixed_pieces_leave_no_room_for_short_prompts() -> None:
+    pace = Pace(1000)
+    pace.measured(0.02, decoding=1, prefilled=0)
+    pace.measured(0.12, decoding=1, prefilled=100)
+    tested = Scheduler(20, 9, BlockPool(2000, size=4), pace, 32)
+    for i in range(8):
+        tested.add(sequence(f"s{i}", 1))
+    step(tested)
+    for name in "abc":
+        tested.add(sequence(name, 290))
+    assert step(tested)[8:] == [("a", 0, 32), ("b", 0, 32)]
+
+
 def test_what_is_known_of_a_prompt_makes_it_no_longer() -> None:
     pace = Pace(1000)
     pace.measured(0.02, decoding=1, prefilled=0)
