@@ -119,11 +119,12 @@ class Followers:
         if status == 0:  # it was told to stop
             return
         with self._lock:
-            first = self._lost is None
-            self._lost = self._lost or f"rank {rank}, process {process.pid}, ended with {status}"
-        if first:
-            self._on_loss(self._lost)
-            self._kill()  # no one can go on without the others
+            if self._lost is not None:
+                return
+            self._lost = f"rank {rank}, process {process.pid}, ended with {status}"
+            on_loss = self._on_loss
+        on_loss(self._lost)
+        self._kill()  # no one can go on without the others
 
     def _give_up(self, reason: str) -> None:
         """The thread that loads may wait, where nothing interrupts it, for what will not come."""

@@ -27,7 +27,8 @@ class Job(ABC):
     """A request and its caller, from submission to the last event.
 
     ``blocks`` are its places in the KV storage, and ``computed`` is how many of its positions are
-    stored there. A job that lost its blocks begins again from 0.
+    stored there; ``taken_over`` were, when it last began. A job that lost its blocks begins again
+    from 0.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Job(ABC):
         self.ended = False
         self.blocks: list[int] = []
         self.computed = 0
+        self.taken_over = 0
         self.embedded: Tensor | None = None  # (length, D), while it is being prefilled
         self.cached_tokens: int | None = None
         self.chain = PrefixCache.ROOT  # of the blocks that the prefix cache knows already

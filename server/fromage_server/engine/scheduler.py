@@ -161,12 +161,25 @@ class Scheduler:
             return 0
         room, total, short = self._pace.pause_tokens, 0, 0
         for job in prompts:
-            left, whole = job.length - job.computed, job.length - (job.cached_tokens or 0)
+            left, whole = self._to_compute(job)
             if max(whole, total + left) > room:
                 break
             total += left
             short = total if job.needs_slot else short
         return short
+
+    def _to_compute(self, job: Job) -> tuple[int, int]:
+        """How many positions of a prompt are left, and how many there were when it began."""
+        if job in self._running:
+            return job.length - job.computed, job.length - job.taken_over
+        left = job.length - len(self._known(job)) * self._pool.size
+        return left, left
+
+    def _known(self, job: Job) -> list[int]:
+        """The blocks that hold the beginning of ``job`` already."""
+        size = self._pool.size
+        reusable = range(max(0, job.reusable) // size)
+        return self._pool.match([job.content(i, size) for i in reusable])
 
     def _admit(self, budget: int, plan: Plan) -> None:
         blocked: deque[Job] = deque()
@@ -187,8 +200,7 @@ class Scheduler:
         """Give ``job`` blocks for all its known positions, shared ones where its beginning is
         known; False where there are not enough."""
         pool = self._pool
-        reusable = range(max(0, job.reusable) // pool.size)
-        found = pool.match([job.content(i, pool.size) for i in reusable])
+        found = self._known(job)
         blocks = list(found)
         pool.share(found)
         fresh = pool.blocks_for(job.length) - len(found)
@@ -200,6 +212,7 @@ class Scheduler:
             return False
         job.start()
         job.blocks, job.computed = blocks, len(found) * pool.size
+        job.taken_over = job.computed
         job.known_blocks = len(found)
         job.chain = pool.prefixes.chain_of(found[-1]) if found else job.chain
         if job.cached_tokens is None:

@@ -30,6 +30,23 @@ def scheduler(max_batch: int, blocks: int = 1000, prefill_tokens: int = 100) -> 
     return Scheduler(max_batch, 9, BlockPool(blocks, size=4), Pace(prefill_tokens))
 
 
+def paced(alone: float, token: float) -> Pace:
+    """As measured where a step of streams takes ``alone`` seconds, and each prompt token more."""
+    pace = Pace(1000)
+    pace.measured(alone, decoding=1, prefilled=0)
+    pace.measured(alone + 100 * token, decoding=1, prefilled=100)
+    return pace
+
+
+def streaming(count: int, pace: Pace, *, slots: int = 20, piece: int | None = None) -> Scheduler:
+    """With ``count`` streams whose prompts are done."""
+    tested = Scheduler(slots, 9, BlockPool(2000, size=4), pace, piece)
+    for i in range(count):
+        tested.add(sequence(f"s{i}", 1))
+    step(tested)
+    return tested
+
+
 def step(scheduler: Scheduler, *, generate: bool = True) -> list[tuple[str, int, int]]:
     """Schedule, and do as if it had been computed: (job, start, stop) of every chunk."""
     chunks = scheduler.schedule().chunks
@@ -89,35 +106,25 @@ def test_nobody_overtakes_a_prompt_that_waits_for_blocks() -> None:
 
 
 def test_many_prompts_may_hold_up_few_streams() -> None:
-    pace = Pace(1000)
-    pace.measured(1.0, decoding=1, prefilled=0)
-    pace.measured(2.0, decoding=1, prefilled=100)
+    pace = paced(1.0, 0.01)
     assert pace.prefill_tokens(4, 2) == pace.prefill_tokens(4, 1) == 200  # three times a step
     assert pace.prefill_tokens(4, 3) == 1000
     assert pace.prefill_tokens(1, 1) == 200  # one prompt alone may not, however few they are
     assert pace.prefill_tokens(1, 2) == 1000
     assert pace.prefill_tokens(0, 0) == pace.prefill_tokens(0, 8) == 1000
-    pool = BlockPool(400, size=4)
-    tested = Scheduler(4, 9, pool, pace)
-    tested.add(sequence("stream", 1))
-    step(tested)
+    tested = streaming(1, pace, slots=4)
     for name in "abcd":  # three of them find a slot
         tested.add(sequence(name, 300))
-    assert step(tested) == [("stream", 1, 2), ("a", 0, 300), ("b", 0, 300), ("c", 0, 300)]
+    assert step(tested) == [("s0", 1, 2), ("a", 0, 300), ("b", 0, 300), ("c", 0, 300)]
     tested.add(sequence("late", 300))
     assert step(tested)[1:] == [(name, 300, 301) for name in "abc"]  # no slot for another one
 
 
 def test_short_prompts_are_not_cut() -> None:
     """A long one is, to its end, and those behind it wait."""
-    pace = Pace(1000)
-    pace.measured(0.02, decoding=1, prefilled=0)
-    pace.measured(0.12, decoding=1, prefilled=100)
+    pace = paced(0.02, 0.001)
     assert (pace.pause_tokens, pace.prefill_tokens(9, 2)) == (300, 40)
-    tested = Scheduler(20, 9, BlockPool(2000, size=4), pace)
-    for i in range(8):
-        tested.add(sequence(f"s{i}", 1))
-    step(tested)
+    tested = streaming(8, pace)
     tested.add(sequence("a", 120))
     tested.add(sequence("b", 150))
     tested.add(sequence("c", 50))
@@ -133,13 +140,7 @@ def test_short_prompts_are_not_cut() -> None:
 
 
 def test_what_will_be_no_stream_gets_nothing_of_a_short_prompts_pause() -> None:
-    pace = Pace(1000)
-    pace.measured(0.02, decoding=1, prefilled=0)
-    pace.measured(0.12, decoding=1, prefilled=100)
-    tested = Scheduler(20, 9, BlockPool(2000, size=4), pace)
-    for i in range(8):
-        tested.add(sequence(f"s{i}", 1))
-    step(tested)
+    tested = streaming(8, paced(0.02, 0.001))
     request = ScoringRequest("x", (TextSegment((1,) * 100),))
     tested.add(ScoringJob(request, 100, Heard(), 1))
     tested.add(sequence("a", 250))  # both would take more than one pause
@@ -150,23 +151,14 @@ def test_what_will_be_no_stream_gets_nothing_of_a_short_prompts_pause() -> None:
 
 
 def test_fixed_pieces_leave_no_room_for_short_prompts() -> None:
-    pace = Pace(1000)
-    pace.measured(0.02, decoding=1, prefilled=0)
-    pace.measured(0.12, decoding=1, prefilled=100)
-    tested = Scheduler(20, 9, BlockPool(2000, size=4), pace, 32)
-    for i in range(8):
-        tested.add(sequence(f"s{i}", 1))
-    step(tested)
+    tested = streaming(8, paced(0.02, 0.001), piece=32)
     for name in "abc":
         tested.add(sequence(name, 290))
     assert step(tested)[8:] == [("a", 0, 32), ("b", 0, 32)]
 
 
 def test_what_is_known_of_a_prompt_makes_it_no_longer() -> None:
-    pace = Pace(1000)
-    pace.measured(0.02, decoding=1, prefilled=0)
-    pace.measured(0.12, decoding=1, prefilled=100)
-    tested = Scheduler(20, 9, BlockPool(2000, size=4), pace)
+    tested = streaming(0, paced(0.02, 0.001))
     before = sequence("a", 400)
     tested.add(before)
     step(tested)
@@ -175,21 +167,25 @@ def test_what_is_known_of_a_prompt_makes_it_no_longer() -> None:
         tested.add(sequence(name, 1))
     step(tested)
     tested.add(sequence("a", 600))  # 400 of them are known, one pause is enough for the others
-    assert step(tested)[3:] == [("a", 400, 440)]
-    assert step(tested)[3:] == [("a", 440, 600)]
+    assert step(tested)[3:] == [("a", 400, 600)]
+
+
+def test_a_prompt_whose_states_are_lost_is_long_again() -> None:
+    """One that begins a second time, and finds less than the first time."""
+    tested = streaming(8, paced(0.02, 0.001))
+    again = sequence("a", 600)
+    again.cached_tokens = 400
+    tested.add(again)
+    for start in range(0, 600, 40):
+        assert step(tested)[8:] == [("a", start, start + 40)]
 
 
 def test_what_will_be_no_stream_holds_up_none() -> None:
-    pace = Pace(1000)
-    pace.measured(1.0, decoding=1, prefilled=0)
-    pace.measured(2.0, decoding=1, prefilled=100)
-    tested = Scheduler(3, 9, BlockPool(999, size=4), pace)
-    tested.add(sequence("stream", 1))
-    step(tested)
+    tested = streaming(1, paced(1.0, 0.01), slots=3)
     for name in "abcd":
         request = ScoringRequest(name, (TextSegment((1,) * 300),))
         tested.add(ScoringJob(request, 300, Heard(), 1))
-    assert step(tested) == [("stream", 1, 2), ("a", 0, 200)]
+    assert step(tested) == [("s0", 1, 2), ("a", 0, 200)]
     # They take no slot, either: two more prompts find one.
     tested.add(sequence("e", 300))
     tested.add(sequence("f", 300))
