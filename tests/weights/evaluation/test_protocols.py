@@ -12,7 +12,6 @@ import torch
 
 from fromage_weights.errors import EvaluationDataInvalid
 from fromage_weights.evaluation.captions import CaptionedImages, Captioning, retrieval, scores
-from fromage_weights.evaluation.decoding import greedy
 from fromage_weights.evaluation.dialogue_search import ImageSearch
 from fromage_weights.evaluation.dialogues import (
     AnswerRanking,
@@ -356,26 +355,6 @@ def test_caption_scores() -> None:
     worse = scores(["a box on red", "a disc on a gray ground", "nothing"], right)
     assert worse["BLEU-4"] < 80
     assert worse["CIDEr"] < perfect["CIDEr"]
-
-
-@torch.inference_mode()
-def test_batches_give_what_single_prompts_give(loaded: LoadedBundle) -> None:
-    """Rows that have finished leave the batch, the others go on as if alone."""
-    model = loaded.model
-    torch.manual_seed(2)
-    prompts = [torch.randn(n, 32) for n in (3, 9, 5, 7, 4, 8)]
-    alone = [greedy(model.lm, [p], stop=set(), max_tokens=12)[0] for p in prompts]
-    # A stop token that ends some early and some late.
-    stop = {alone[0][2], alone[1][6]}
-    wanted = []
-    for ids in alone:
-        ends = [i for i, token in enumerate(ids) if token in stop]
-        wanted.append(ids[: ends[0] + 1] if ends else ids)
-    assert len({len(ids) for ids in wanted}) > 1
-    assert greedy(model.lm, prompts, stop=stop, max_tokens=12) == wanted
-    together = query_embeddings(model, prompts, batch=4)
-    single = torch.cat([query_embeddings(model, [p]) for p in prompts])
-    assert torch.allclose(together, single, atol=1e-5)
 
 
 def test_rounds_come_with_their_relevance(tmp_path: Path) -> None:

@@ -49,26 +49,33 @@ def greedy(
             use_cache=True,
             logits_to_keep=1,
         )
-        return _Passed(output.logits, None, getattr(output, "past_key_values", None))
+        return _Passed(output.logits, None, _kept(lm, getattr(output, "past_key_values", None)))
 
-    table = lm.get_input_embeddings()
-    return _written(forward, table, prompts, stop, max_tokens, None, type(lm).__name__)[0]
+    limits = [max_tokens] * len(prompts)
+    return _written(forward, lm.get_input_embeddings(), prompts, stop, limits)[0]
 
 
 @torch.inference_mode()
 def greedy_to_ret(
     model: GroundedModel, prompts: Sequence[Tensor], *, stop: Collection[int], max_tokens: int
 ) -> tuple[list[list[int]], dict[int, Tensor]]:
-    """As ``greedy``, with [RET] one more stop; and, by the prompt's number, the states (L, H) at
-    [RET] of those whose reply ends in it, read from one pass more."""
+    """As ``greedy``, with [RET] one more stop, and no further than the model reads; and, by the
+    prompt's number, the states (L, H) at [RET] of those whose reply ends in it, read from one pass
+    more."""
 
     def forward(embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> _Passed:
         output = model.forward(embeds, mask, positions, cache, logits_to_keep=1, use_cache=True)
-        return _Passed(output.logits, output.hidden, output.cache)
+        return _Passed(output.logits, output.hidden, _kept(model.lm, output.cache))
 
-    ret, name = model.ret_token_id, type(model.lm).__name__
-    stops = {ret, *stop}
-    return _written(forward, model.embed_ids, prompts, stops, max_tokens, ret, name)
+    ret = model.ret_token_id
+    limits = [min(max_tokens, model.max_context - len(prompt)) for prompt in prompts]
+    return _written(forward, model.embed_ids, prompts, {ret, *stop}, limits, ret)
+
+
+def _kept(lm: PreTrainedModel, cache: Any) -> Any:
+    if cache is None:
+        raise UnsupportedModel(f"{type(lm).__name__} keeps no keys and values to go on from")
+    return cache
 
 
 def _written(
@@ -76,9 +83,8 @@ def _written(
     embed: Callable[[Tensor], Tensor],
     prompts: Sequence[Tensor],
     stop: Collection[int],
-    max_tokens: int,
-    ret: int | None,
-    name: str,
+    limits: Sequence[int],
+    ret: int | None = None,
 ) -> tuple[list[list[int]], dict[int, Tensor]]:
     embeds, mask = pad_left(prompts)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -91,14 +97,13 @@ def _written(
         reply = replies[row]
         if reply and reply[-1] == ret:
             return row in states
-        return len(reply) >= max_tokens or (bool(reply) and reply[-1] in stop)
+        return len(reply) >= limits[row] or (bool(reply) and reply[-1] in stop)
 
     while True:
         logits, hidden, cache = forward(embeds, mask, positions, cache)
-        if cache is None:
-            raise UnsupportedModel(f"{name} keeps no keys and values to go on from")
-        chosen = logits[:, -1].argmax(-1)
-        for place, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+        for place, (row, token) in enumerate(
+            zip(rows, logits[:, -1].argmax(-1).tolist(), strict=True)
+        ):
             if is_done(row):
                 continue
             if replies[row] and replies[row][-1] == ret:
@@ -109,15 +114,16 @@ def _written(
         going = [place for place, row in enumerate(rows) if not is_done(row)]
         if not going:
             return replies, states
-        positions = positions[:, -1:] + 1
-        # [RET] is read where it was chosen; what would follow it is not asked.
-        last = torch.tensor([replies[row][-1] for row in rows], device=chosen.device)
         if len(going) < _WORTH_KEEPING * len(rows):
             kept = torch.tensor(going, device=embeds.device)
             cache.batch_select_indices(kept)
-            last, mask, positions = last[kept], mask[kept], positions[kept]
+            mask, positions = mask[kept], positions[kept]
             rows = [rows[place] for place in going]
-        embeds = embed(last)[:, None]
+        # Those that are done go no further, lest they leave what the model can read.
+        ahead = [[0 if is_done(row) else 1] for row in rows]
+        positions = positions[:, -1:] + torch.tensor(ahead, device=embeds.device)
+        last = [replies[row][-1] for row in rows]
+        embeds = embed(torch.tensor(last, device=embeds.device))[:, None]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
 
 

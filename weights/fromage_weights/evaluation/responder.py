@@ -87,14 +87,14 @@ class Responder:
     @torch.inference_mode()
     def _answer(self, prompts: list[Tensor]) -> Iterator[Reply]:
         model = self._model
+        for prompt in prompts:
+            check_length(model, len(prompt) + 1, "a chat, with room for a reply,")
         written, states = greedy_to_ret(model, prompts, stop=self.ends, max_tokens=self._max_tokens)
         queries: dict[int, Tensor] = {}
         if states:
             found = model.mappers.query_embeddings(torch.stack([*states.values()])).float().cpu()
             queries = dict(zip(states, found, strict=True))
         for i, ids in enumerate(written):
-            if i in queries:
-                check_length(model, len(prompts[i]) + len(ids), "a chat")
             said = [t for t in ids if t != model.ret_token_id and t not in self.ends]
             yield Reply(self._tokenizer.decode(said), queries.get(i))
 
