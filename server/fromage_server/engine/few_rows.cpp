@@ -11,12 +11,12 @@ struct Task {
 };
 
 // The outputs from `first` to `last`; `x` is Task's, in float32.
-template <int most, int outputs, typename Number>
+template <typename Floats, int most, int outputs, typename Number>
 INLINE void outputs_of(const Task& task, const float* x, std::int64_t first, std::int64_t last) {
   const Number* weight = static_cast<const Number*>(task.weight) + first * task.width;
   const Number* bias = static_cast<const Number*>(task.bias);
   Number* out = static_cast<Number*>(task.out);
-  part<most, outputs>(weight, last - first, x, task.rows, task.width,
+  part<Floats, most, outputs>(weight, last - first, x, task.rows, task.width,
                       [&](std::int64_t row, std::int64_t o, float product) {
                         const std::int64_t at = first + o;
                         if (bias) product += widened(bias[at]);
@@ -28,16 +28,16 @@ INLINE void outputs_of(const Task& task, const float* x, std::int64_t first, std
 #if defined(__x86_64__)
 template <typename Number>
 FOR_AVX512 void part512(const Task& task, const float* x, std::int64_t first, std::int64_t last) {
-  outputs_of<6, 4, Number>(task, x, first, last);
+  outputs_of<Floats16, 6, 4, Number>(task, x, first, last);
 }
 template <typename Number>
 FOR_AVX2 void part256(const Task& task, const float* x, std::int64_t first, std::int64_t last) {
-  outputs_of<4, 1, Number>(task, x, first, last);
+  outputs_of<Floats8, 4, 2, Number>(task, x, first, last);
 }
 #endif
 template <typename Number>
 void part_plain(const Task& task, const float* x, std::int64_t first, std::int64_t last) {
-  outputs_of<4, 1, Number>(task, x, first, last);
+  outputs_of<Floats8, 4, 2, Number>(task, x, first, last);
 }
 
 template <typename Number>

@@ -102,13 +102,13 @@ INLINE void guess_piece(const Screening& s, std::int64_t piece) {
 }
 
 // The logit as `few_rows` computes it, with its rounding.
-template <typename Number>
+template <typename Floats, typename Number>
 INLINE float logit_of(const Screening& s, std::int64_t row, std::int64_t token) {
   const Head& head = s.head;
   const Number* weight = static_cast<const Number*>(head.weight) + token * head.width;
   const Number* bias = static_cast<const Number*>(head.bias);
   float found = 0;
-  block<1, 1>(weight, s.x + row * head.width, head.width, [&](int, int, float product) {
+  block<Floats, 1, 1>(weight, s.x + row * head.width, head.width, [&](int, int, float product) {
     if (bias) product += widened(bias[token]);
     Number rounded;
     narrow(product, rounded);
@@ -133,7 +133,7 @@ class Best {
   float largest_ = kNever;
 };
 
-template <typename Number>
+template <typename Floats, typename Number>
 INLINE std::int64_t best_of(const Screening& s, std::int64_t row) {
   const Head& head = s.head;
   if (!s.rounded.is_finite(row)) return -1;
@@ -152,11 +152,11 @@ INLINE std::int64_t best_of(const Screening& s, std::int64_t row) {
       const float guessed = all ? 0 : s.guesses.logits[row * head.outputs + token];
       if (!all && guessed + s.wrong(row, token) < needed) continue;
       if (token != s.asked.ret && !s.is_forbidden(row, token))
-        best.look(token, logit_of<Number>(s, row, token));
+        best.look(token, logit_of<Floats, Number>(s, row, token));
     }
   }
   if (!s.is_forbidden(row, s.asked.ret))
-    best.look(s.asked.ret, logit_of<Number>(s, row, s.asked.ret) * s.asked.factors[row]);
+    best.look(s.asked.ret, logit_of<Floats, Number>(s, row, s.asked.ret) * s.asked.factors[row]);
   return best.token();
 }
 
@@ -168,7 +168,7 @@ FOR_VNNI void guess_vnni(const Screening& s, std::int64_t piece) {
 }
 template <typename Number>
 FOR_AVX512 std::int64_t best512(const Screening& s, std::int64_t row) {
-  return best_of<Number>(s, row);
+  return best_of<Floats16, Number>(s, row);
 }
 template <typename Number>
 FOR_AVX2 void guess_avx2(const Screening& s, std::int64_t piece) {
@@ -176,7 +176,7 @@ FOR_AVX2 void guess_avx2(const Screening& s, std::int64_t piece) {
 }
 template <typename Number>
 FOR_AVX2 std::int64_t best256(const Screening& s, std::int64_t row) {
-  return best_of<Number>(s, row);
+  return best_of<Floats8, Number>(s, row);
 }
 #endif
 template <typename Number>
@@ -185,7 +185,7 @@ void guess_plain(const Screening& s, std::int64_t piece) {
 }
 template <typename Number>
 std::int64_t best_plain(const Screening& s, std::int64_t row) {
-  return best_of<Number>(s, row);
+  return best_of<Floats8, Number>(s, row);
 }
 
 // The logits are to be `few_rows`'s own to the bit: the same kinds of processors.

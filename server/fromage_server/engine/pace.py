@@ -9,9 +9,8 @@ class Pace:
     """A step that also prefills may last ``stall`` times as long as one that only decodes, as far
     as the steps before it tell. It takes ``most`` tokens where there are no streams, and where
     several prompts wait for their first token, more than half as many as there are streams:
-    sparing those would cost the others more. Prompts that can be computed in one short pause are
-    not cut either: their first token comes sooner, and the streams stall once for each step that
-    has some."""
+    sparing those would cost the others more. A prompt that can be computed in one short pause is
+    not cut either: its first token comes sooner, and the streams stall once for each."""
 
     def __init__(self, most: int, stall: float = 3.0) -> None:
         self.most, self._stall = most, stall
@@ -24,8 +23,8 @@ class Pace:
         return min(self.most, int(_PAUSE / self._token)) if self._token else 0
 
     def prefill_tokens(self, decoding: int, prompts: int = 1, short: int = 0) -> int:
-        """Of a step with so many streams, while so many prompts are to be computed, of which the
-        first ones are ``short``: they have so many tokens, no more than ``pause_tokens``."""
+        """Of a step with so many streams, while so many prompts are to be computed. ``short``: the
+        first one needs so many tokens, no more than ``pause_tokens``."""
         if not decoding or self._decode is None or self._token is None:
             return self.most
         if prompts > max(1, decoding / 2):

@@ -1,9 +1,7 @@
 """Weights in the order in which a CPU's matrix kernels read them.
 
-``nn.Linear`` hands its weight over row by row, and the kernel library rearranges it at every call;
-for the few rows of a decode step that costs as much as the product. oneDNN takes weights that were
-rearranged once (torch's own compiler does the same when it freezes a model). Up to some number of
-rows the weights as they were stored may be faster (``few_rows``); where memory allows, both stay.
+A layer's weight is rearranged once (``layouts``). Up to some number of rows the weights as they were
+stored may be faster (``few_rows``); where memory allows, both stay.
 
 Weights in int8 are multiplied as they are where few rows meet them, and turned into the other
 side's numbers for many; torchao itself always does the latter, in new memory each time.
@@ -24,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fromage_server.engine.few_rows import Product, kernel
+from fromage_server.engine.few_rows import Product as FewRows
+from fromage_server.engine.few_rows import kernel
 from fromage_server.engine.greedy_head import GreedyHead, bytes_beside, is_possible
+from fromage_server.engine.layouts import Layout, Product, fastest, layouts_for
 
-# Rows that the layout is chosen for; it serves one row and hundreds nearly as well.
-_ROWS = 16
 # Up to so many rows torch's int8 product is the faster way; it takes bfloat16 on the other side.
 _FEW_ROWS = 16
 # With how many rows both ways are tried, how often, and by how much the one that costs memory has
@@ -40,20 +38,20 @@ _ENOUGH = 1 << 30
 
 @dataclass(frozen=True)
 class _Layer:
-    """A linear layer, its weight (out, in) as it was stored, and rearranged."""
+    """A linear layer, its weight (out, in) as it was stored, and its product by another layout."""
 
     module: Any
     stored: Tensor
-    packed: Tensor
+    product: Product
 
-    def take(self, few: Product, most: int, *, keep: bool) -> None:
+    def take(self, few: FewRows, most: int, *, keep: bool) -> None:
         """Compute with the rearranged weight, up to ``most`` rows by ``few`` with the stored one;
         drop that where it is needed neither there nor (``keep``) elsewhere."""
-        bias = self.module.bias
-        self.module.forward = partial(_product, self.packed, bias)
+        self.module.forward = self.product
         if most:
+            bias = self.module.bias
             self.module.forward = partial(
-                _product_or_few, self.packed, self.stored, bias, few, most
+                product_or_few, self.product, self.stored, bias, few, most
             )
         if not keep:
             empty = torch.empty(0, dtype=self.stored.dtype)
@@ -74,8 +72,8 @@ def pack_linears(lm: nn.Module, spare: int = 0) -> int:
     quantized: list[Any] = [module for module in lm.modules() if _is_int8(module)]
     for module in quantized:
         module.forward = partial(_int8_product, module.weight, module.bias, scratch)
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not available or not _has_kernels(dtype):
+    layouts = layouts_for(dtype)
+    if not layouts:
         return len(quantized)
     shared = _shared_weights(lm)
     modules: list[Any] = [module for module in lm.modules() if _is_linear(module)]
@@ -87,19 +85,23 @@ def pack_linears(lm: nn.Module, spare: int = 0) -> int:
     kept = [module.weight.data_ptr() in shared for module in found]
     sizes = [0 if keep else module.weight.nbytes for module, keep in zip(found, kept, strict=True)]
     few = kernel(dtype) or functional.linear
-    layers: Iterable[_Layer] = map(_packed, found)  # one by one: there may be no room for both
+    layout = fastest(layouts, map(_stored, found))
+    # One by one: there may be no room for both.
+    layers: Iterable[_Layer] = (_packed(module, layout) for module in found)
     most = 0
     if sum(sizes) <= spare:
         both = list(layers)
         layers, most = both, _most_rows(few, both)
     head = _head_of(lm)
     for layer, keep in zip(layers, kept, strict=True):
-        # A tied head's stored weight costs nothing, and in 16 bits it is the faster one for a row.
-        rows = most or int(keep and dtype.itemsize < 4)
-        layer.take(few, rows, keep=keep)
         needed = bytes_beside(*layer.stored.shape)
         left = spare - sum(sizes) * bool(most)
-        if layer.module is head and rows and 0 < needed <= left and is_possible(dtype):
+        greedy = layer.module is head and 0 < needed <= left and is_possible(dtype)
+        rows = most
+        if keep:  # a tied head's stored weight costs nothing, and the greedy head goes by it
+            rows = max(most, _TRIED[-1] if greedy else int(dtype.itemsize < 4))
+        layer.take(few, rows, keep=keep)
+        if greedy and rows:
             head.make_greedy_head = partial(_greedy_head, layer, rows)
     return len(found) + len(quantized)
 
@@ -117,7 +119,7 @@ def _greedy_head(layer: _Layer, most: int) -> GreedyHead | None:
 
 
 @torch.no_grad()
-def _most_rows(few: Product, layers: Sequence[_Layer]) -> int:
+def _most_rows(few: FewRows, layers: Sequence[_Layer]) -> int:
     """How many rows at most pass the layers sooner by ``few`` and their stored weights; 0 where not
     even one does."""
     sizes = accumulate(layer.stored.nbytes for layer in layers)
@@ -132,7 +134,7 @@ def _most_rows(few: Product, layers: Sequence[_Layer]) -> int:
                 few(x, layer.stored, None)
             middle = time.perf_counter()
             for layer, x in pairs:
-                _product(layer.packed, None, x)
+                layer.product(x)
             stored = min(stored, middle - start)
             packed = min(packed, time.perf_counter() - middle)
         if stored >= _CLEARLY * packed:
@@ -147,7 +149,7 @@ def second_layout_bytes(lm: nn.Module, dtype: torch.dtype, spare: int) -> int:
     shared = [id(module.weight) for module in modules if isinstance(module, nn.Embedding)]
     kept = (m.weight for m in modules if _is_linear(m) and id(m.weight) not in shared)
     needed = dtype.itemsize * sum(weight.numel() for weight in kept)
-    if not _has_kernels(dtype):
+    if not layouts_for(dtype):
         return 0
     needed = needed if needed <= spare else 0
     head = _head_of(lm)
@@ -155,13 +157,6 @@ def second_layout_bytes(lm: nn.Module, dtype: torch.dtype, spare: int) -> int:
         return needed
     greedy = bytes_beside(*head.weight.shape) if is_possible(dtype) else 0
     return needed + (greedy if needed + greedy <= spare else 0)
-
-
-def _has_kernels(dtype: torch.dtype) -> bool:
-    if dtype == torch.bfloat16:
-        operators: Any = torch.ops.mkldnn
-        return bool(operators._is_mkldnn_bf16_supported())
-    return dtype == torch.float32
 
 
 def _is_linear(module: Any) -> bool:
@@ -190,24 +185,25 @@ def _shared_weights(lm: nn.Module) -> set[int]:
 
 
 @torch.no_grad()
-def _packed(module: Any) -> _Layer:
+def _stored(module: Any) -> Tensor:
+    """(out, in), contiguous."""
     # GPT-2's Conv1D stores the transposed weight.
-    weight: Tensor = module.weight if type(module) is nn.Linear else module.weight.T.contiguous()
-    stored = weight.detach().contiguous()
-    return _Layer(module, stored, torch.ops.mkldnn._reorder_linear_weight(stored, _ROWS))
+    weight: Tensor = module.weight if type(module) is nn.Linear else module.weight.T
+    return weight.detach().contiguous()
 
 
-def _product(packed: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return out
+@torch.no_grad()
+def _packed(module: Any, layout: Layout) -> _Layer:
+    stored = _stored(module)
+    return _Layer(module, stored, layout(stored, module.bias))
 
 
-def _product_or_few(
-    packed: Tensor, stored: Tensor, bias: Tensor | None, few: Product, most: int, x: Tensor
+def product_or_few(
+    product: Product, stored: Tensor, bias: Tensor | None, few: FewRows, most: int, x: Tensor
 ) -> Tensor:
     if x.numel() <= most * x.shape[-1]:
         return few(x, stored, bias)
-    return _product(packed, bias, x)
+    return product(x)
 
 
 class _Scratch:

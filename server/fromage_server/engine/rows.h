@@ -12,52 +12,81 @@
 
 #include "numbers.h"
 
-// A cache line of float32; compilers make of it what a processor has.
-typedef float Floats __attribute__((vector_size(64)));
+// As many float32 as a processor computes with at once: compilers make little of more.
+typedef float Floats16 __attribute__((vector_size(64)));
 typedef float Floats8 __attribute__((vector_size(32)));
 typedef float Floats4 __attribute__((vector_size(16)));
-typedef std::uint32_t Bits __attribute__((vector_size(64)));
-typedef std::uint16_t Halves __attribute__((vector_size(32)));
 
-constexpr std::int64_t kLanes = 16;
+// The same number of bfloat16, and of bits.
+template <typename Floats>
+struct Like;
+template <>
+struct Like<Floats16> {
+  typedef std::uint32_t Bits __attribute__((vector_size(64)));
+  typedef std::uint16_t Halves __attribute__((vector_size(32)));
+};
+template <>
+struct Like<Floats8> {
+  typedef std::uint32_t Bits __attribute__((vector_size(32)));
+  typedef std::uint16_t Halves __attribute__((vector_size(16)));
+};
+
+template <typename Floats>
+constexpr std::int64_t lanes = sizeof(Floats) / sizeof(float);
+
+constexpr std::int64_t kLine = 16;        // numbers of a cache line
 constexpr std::int64_t kPiece = 48;       // outputs that a thread takes at a time
 constexpr std::int64_t kSmall = 1 << 15;  // products that are not worth a second thread
 
-INLINE void load(const float* from, Floats& out) { std::memcpy(&out, from, sizeof out); }
+template <typename Floats>
+INLINE void load(const float* from, Floats& out) {
+  std::memcpy(&out, from, sizeof out);
+}
 
+template <typename Floats>
 INLINE void load(const bfloat16* from, Floats& out) {
-  Halves halves;
+  typename Like<Floats>::Halves halves;
   std::memcpy(&halves, from, sizeof halves);
-  const Bits bits = __builtin_convertvector(halves, Bits) << 16;
+  const auto bits = __builtin_convertvector(halves, typename Like<Floats>::Bits) << 16;
   std::memcpy(&out, &bits, sizeof out);
 }
 
 // The first `count` of a vector's numbers, and zeros.
-template <typename Number>
+template <typename Number, typename Floats>
 INLINE void load_some(const Number* from, std::int64_t count, Floats& out) {
-  Number some[kLanes] = {};
+  Number some[lanes<Floats>] = {};
   std::memcpy(some, from, count * sizeof(Number));
   load(some, out);
 }
 
-INLINE float total(const Floats& lanes) {
-  Floats8 low, high;
-  std::memcpy(&low, &lanes, sizeof low);
-  std::memcpy(&high, reinterpret_cast<const char*>(&lanes) + sizeof low, sizeof high);
-  low += high;
-  Floats4 first, second;
-  std::memcpy(&first, &low, sizeof first);
-  std::memcpy(&second, reinterpret_cast<const char*>(&low) + sizeof first, sizeof second);
-  first += second;
-  return (first[0] + first[2]) + (first[1] + first[3]);
+template <typename Floats, typename Half>
+INLINE void add_halves(const Floats& whole, Half& sum) {
+  Half second;
+  std::memcpy(&sum, &whole, sizeof sum);
+  std::memcpy(&second, reinterpret_cast<const char*>(&whole) + sizeof sum, sizeof second);
+  sum += second;
+}
+
+INLINE float total(const Floats4& four) { return (four[0] + four[2]) + (four[1] + four[3]); }
+
+INLINE float total(const Floats8& whole) {
+  Floats4 half;
+  add_halves(whole, half);
+  return total(half);
+}
+
+INLINE float total(const Floats16& whole) {
+  Floats8 half;
+  add_halves(whole, half);
+  return total(half);
 }
 
 // `rows` rows of `x` times `outputs` rows of `weight`, all `width` long: `emit(r, o, product)`.
-template <int rows, int outputs, typename Number, typename Emit>
+template <typename Floats, int rows, int outputs, typename Number, typename Emit>
 INLINE void block(const Number* weight, const float* x, std::int64_t width, const Emit& emit) {
   Floats sums[rows][outputs] = {};
   std::int64_t i = 0;
-  for (; i + kLanes <= width; i += kLanes) {
+  for (; i + lanes<Floats> <= width; i += lanes<Floats>) {
     Floats column[outputs];
     for (int o = 0; o < outputs; ++o) {
       load(weight + o * width + i, column[o]);
@@ -88,45 +117,45 @@ INLINE void block(const Number* weight, const float* x, std::int64_t width, cons
 }
 
 // `outputs` rows of `weight` and all rows of `x`, `most` of them at a time.
-template <int most, int outputs, typename Number, typename Emit>
+template <typename Floats, int most, int outputs, typename Number, typename Emit>
 INLINE void strip(const Number* weight, const float* x, std::int64_t rows, std::int64_t width,
                   const Emit& emit) {
   std::int64_t row = 0;
   const auto shifted = [&](int r, int o, float product) { emit(row + r, o, product); };
   for (; row + most <= rows; row += most)
-    block<most, outputs>(weight, x + row * width, width, shifted);
+    block<Floats, most, outputs>(weight, x + row * width, width, shifted);
   if (most > 4 && row + 4 <= rows) {
-    block<4, outputs>(weight, x + row * width, width, shifted);
+    block<Floats, 4, outputs>(weight, x + row * width, width, shifted);
     row += 4;
   }
   if (row + 2 <= rows) {
-    block<2, outputs>(weight, x + row * width, width, shifted);
+    block<Floats, 2, outputs>(weight, x + row * width, width, shifted);
     row += 2;
   }
-  if (row < rows) block<1, outputs>(weight, x + row * width, width, shifted);
+  if (row < rows) block<Floats, 1, outputs>(weight, x + row * width, width, shifted);
 }
 
 // `count` rows of `weight` and all rows of `x`, `outputs` of the former at a time:
 // `emit(row, output, product)`.
-template <int most, int outputs, typename Number, typename Emit>
+template <typename Floats, int most, int outputs, typename Number, typename Emit>
 INLINE void part(const Number* weight, std::int64_t count, const float* x, std::int64_t rows,
                  std::int64_t width, const Emit& emit) {
   std::int64_t at = 0;
   const auto shifted = [&](std::int64_t r, int o, float product) { emit(r, at + o, product); };
   for (; at + outputs <= count; at += outputs)
-    strip<most, outputs>(weight + at * width, x, rows, width, shifted);
-  for (; at < count; ++at) strip<most, 1>(weight + at * width, x, rows, width, shifted);
+    strip<Floats, most, outputs>(weight + at * width, x, rows, width, shifted);
+  for (; at < count; ++at) strip<Floats, most, 1>(weight + at * width, x, rows, width, shifted);
 }
 
 // `count` numbers in float32; loads that lie across two cache lines would cost twice.
 class Widened {
  public:
   template <typename Number>
-  Widened(const Number* given, std::int64_t count) : room_(count + kLanes) {
+  Widened(const Number* given, std::int64_t count) : room_(count + kLine) {
     void* start = room_.data();
     std::size_t bytes = room_.size() * sizeof(float);
     numbers_ =
-        static_cast<float*>(std::align(sizeof(Floats), count * sizeof(float), start, bytes));
+        static_cast<float*>(std::align(kLine * sizeof(float), count * sizeof(float), start, bytes));
     for (std::int64_t i = 0; i < count; ++i) numbers_[i] = widened(given[i]);
   }
   const float* numbers() const { return numbers_; }

@@ -154,19 +154,21 @@ class Scheduler:
         return found
 
     def _short(self, prompts: list[Job]) -> int:
-        """So many tokens take the first ``prompts`` to the last that will be a stream and that one
-        pause is enough for. A long one's last piece is no short prompt: the streams have stalled
+        """So many tokens take ``prompts`` to the first one that will be a stream, if one pause is
+        enough for it. Those behind it come with the next steps: in one with it, its first token
+        would wait for theirs. A long one's last piece is no short prompt: the streams have stalled
         for the others. Where prompts are cut anyway there is none."""
         if self._piece is not None:
             return 0
-        room, total, short = self._pace.pause_tokens, 0, 0
+        room, total = self._pace.pause_tokens, 0
         for job in prompts:
             left, whole = self._to_compute(job)
-            if max(whole, total + left) > room:
-                break
             total += left
-            short = total if job.needs_slot else short
-        return short
+            if max(whole, total) > room:
+                return 0
+            if job.needs_slot:
+                return total
+        return 0
 
     def _to_compute(self, job: Job) -> tuple[int, int]:
         """How many positions of a prompt are left, and how many there were when it began."""

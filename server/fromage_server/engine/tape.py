@@ -34,7 +34,7 @@ _PATIENCE = 10.0  # seconds of a start
 _BY_VALUE = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 _PRODUCTS = {
     "aten.mm.default", "aten.addmm.default", "aten.linear.default", "fromage.few_rows.default",
-    "mkldnn._linear_pointwise.default",
+    "fromage.panels.default", "mkldnn._linear_pointwise.default",
 }  # fmt: skip
 _DRESSES = {
     "aten.view.default", "aten._unsafe_view.default", "aten.alias.default", "aten._to_copy.default",

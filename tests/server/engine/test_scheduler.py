@@ -121,14 +121,15 @@ def test_many_prompts_may_hold_up_few_streams() -> None:
 
 
 def test_short_prompts_are_not_cut() -> None:
-    """A long one is, to its end, and those behind it wait."""
+    """They come one after the other. A long one is cut, to its end, and those behind it wait."""
     pace = paced(0.02, 0.001)
     assert (pace.pause_tokens, pace.prefill_tokens(9, 2)) == (300, 40)
     tested = streaming(8, pace)
     tested.add(sequence("a", 120))
     tested.add(sequence("b", 150))
     tested.add(sequence("c", 50))
-    assert step(tested)[8:] == [("a", 0, 120), ("b", 0, 150)]
+    assert step(tested)[8:] == [("a", 0, 120)]
+    assert step(tested)[9:] == [("b", 0, 150)]
     tested.add(sequence("d", 350))
     tested.add(sequence("e", 50))
     assert step(tested)[10:] == [("c", 0, 50)]

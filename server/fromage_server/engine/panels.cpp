@@ -1,0 +1,173 @@
+// Many rows times a matrix that lies in panels, on a CPU: `panels.py` builds and calls it.
+//
+// A panel holds the weights of as many outputs as two vectors have numbers, column by column. A
+// tile, a few rows times a panel, keeps its sums in registers: for every column it reads two vectors
+// of weights and one number of each row. What a tile needs is taken in such pieces that rows stay in
+// the second cache while panels pass by.
+
+#include <algorithm>
+
+#include "rows.h"
+
+namespace {
+
+constexpr std::int64_t kColumns = 384;  // of a piece
+constexpr std::int64_t kRows = 48;      // of a piece; with `kColumns` they fill a part of a cache
+constexpr std::int64_t kPanels = 3;     // that such rows meet before the next ones are read
+constexpr std::int64_t kAhead = 2048;   // bytes of weights that are asked for beforehand
+
+struct Task {
+  const void* weight;  // (panels, width, 2, lanes); in bfloat16 (panels, width, lanes, 2)
+  const float* x;      // (rows, width)
+  const float* bias;   // (panels * 2 * lanes) or null
+  float* out;          // (rows, outputs)
+  std::int64_t rows, outputs, width;
+};
+
+// The weights of a panel's outputs in one column.
+template <typename Floats>
+INLINE void load_column(const float* from, Floats (&out)[2]) {
+  load(from, out[0]);
+  load(from + lanes<Floats>, out[1]);
+}
+
+// Two of bfloat16 lie in the bits of one float32, and each is one with the other's bits cleared.
+template <typename Floats>
+INLINE void load_column(const bfloat16* from, Floats (&out)[2]) {
+  typename Like<Floats>::Bits both;
+  std::memcpy(&both, from, sizeof both);
+  const auto first = both << 16, second = both & 0xffff0000u;
+  std::memcpy(&out[0], &first, sizeof first);
+  std::memcpy(&out[1], &second, sizeof second);
+}
+
+// `rows` rows of `x` times `columns` columns of a panel, added to what `out` holds. Each sum is made
+// in the order of the columns, whatever it is computed beside, and pieces are summed by themselves:
+// a long sum in one would lose more to rounding.
+template <typename Floats, int rows, typename Number>
+INLINE void tile(const Number* weight, const float* x, std::int64_t columns, std::int64_t width,
+                 float* out, std::int64_t outputs) {
+  Floats sums[rows][2] = {};
+  for (std::int64_t i = 0; i < columns; ++i) {
+    Floats column[2];
+    load_column(weight + i * 2 * lanes<Floats>, column);
+    __builtin_prefetch(reinterpret_cast<const char*>(weight + i * 2 * lanes<Floats>) + kAhead);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+      const float number = x[r * width + i];
+      sums[r][0] += number * column[0];
+      sums[r][1] += number * column[1];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; ++r) {
+    Floats before[2];
+    load_column(out + r * outputs, before);
+    before[0] += sums[r][0];
+    before[1] += sums[r][1];
+    std::memcpy(out + r * outputs, before, sizeof before);
+  }
+}
+
+// Some panels of a matrix, and all rows.
+template <typename Floats, int most, typename Number>
+class Part {
+ public:
+  explicit Part(const Task& task) : task_(task) {}
+
+  INLINE void compute(std::int64_t first, std::int64_t last) const {
+    for (std::int64_t panel = first; panel < last; panel += kPanels)
+      for (std::int64_t row = 0; row < task_.rows; row += kRows)
+        for (std::int64_t column = 0; column < task_.width; column += kColumns)
+          for (std::int64_t p = panel; p < std::min(panel + kPanels, last); ++p)
+            piece(p, row, std::min(row + kRows, task_.rows), column);
+  }
+
+ private:
+  static constexpr std::int64_t kOutputs = 2 * lanes<Floats>;
+
+  INLINE void piece(std::int64_t panel, std::int64_t row, std::int64_t last,
+                    std::int64_t column) const {
+    for (; row + most <= last; row += most) rows_of<most>(panel, row, column);
+    if (most > 4 && row + 4 <= last) rows_of<4>(panel, row, column), row += 4;
+    if (most > 8 && row + 4 <= last) rows_of<4>(panel, row, column), row += 4;
+    if (row + 2 <= last) rows_of<2>(panel, row, column), row += 2;
+    if (row < last) rows_of<1>(panel, row, column);
+  }
+
+  template <int rows>
+  INLINE void rows_of(std::int64_t panel, std::int64_t row, std::int64_t column) const {
+    const std::int64_t at = panel * kOutputs, columns = std::min(kColumns, task_.width - column);
+    const Number* weight =
+        static_cast<const Number*>(task_.weight) + at * task_.width + column * kOutputs;
+    const float* x = task_.x + row * task_.width + column;
+    float* out = task_.out + row * task_.outputs + at;
+    const std::int64_t count = std::min(kOutputs, task_.outputs - at);
+    if (column == 0) {
+      for (int r = 0; r < rows; ++r)
+        for (std::int64_t o = 0; o < count; ++o)
+          out[r * task_.outputs + o] = task_.bias ? task_.bias[at + o] : 0;
+    }
+    if (count == kOutputs) {
+      tile<Floats, rows>(weight, x, columns, task_.width, out, task_.outputs);
+      return;
+    }
+    float whole[rows * kOutputs] = {};  // the last panel's rest is nobody's
+    for (int r = 0; r < rows; ++r)
+      std::copy_n(out + r * task_.outputs, count, whole + r * kOutputs);
+    tile<Floats, rows>(weight, x, columns, task_.width, whole, kOutputs);
+    for (int r = 0; r < rows; ++r)
+      std::copy_n(whole + r * kOutputs, count, out + r * task_.outputs);
+  }
+
+  const Task& task_;
+};
+
+// One function for each kind of processor.
+#if defined(__x86_64__)
+template <typename Number>
+FOR_AVX512 void part512(const Task& task, std::int64_t first, std::int64_t last) {
+  Part<Floats16, 12, Number>(task).compute(first, last);
+}
+template <typename Number>
+FOR_AVX2 void part256(const Task& task, std::int64_t first, std::int64_t last) {
+  Part<Floats8, 6, Number>(task).compute(first, last);
+}
+#endif
+template <typename Number>
+void part_plain(const Task& task, std::int64_t first, std::int64_t last) {
+  Part<Floats8, 2, Number>(task).compute(first, last);
+}
+
+using Compute = void (*)(const Task&, std::int64_t, std::int64_t);
+
+template <typename Number>
+Compute chosen_part() {
+#if defined(__x86_64__)
+  if (has_avx512()) return part512<Number>;
+  if (has_avx2()) return part256<Number>;
+#endif
+  return part_plain<Number>;
+}
+
+std::int64_t outputs_of_a_panel() {
+#if defined(__x86_64__)
+  if (has_avx512()) return 2 * lanes<Floats16>;
+#endif
+  return 2 * lanes<Floats8>;
+}
+
+}  // namespace
+
+// How many outputs a panel has on this machine.
+extern "C" std::int64_t fromage_panel() { return outputs_of_a_panel(); }
+
+extern "C" void fromage_panels(const Task* task, int is_bfloat16) {
+  static const Compute of_float = chosen_part<float>(), of_bfloat16 = chosen_part<bfloat16>();
+  const Compute compute = is_bfloat16 ? of_bfloat16 : of_float;
+  const std::int64_t size = outputs_of_a_panel(), panels = (task->outputs + size - 1) / size;
+  const std::int64_t groups = (panels + kPanels - 1) / kPanels;
+#pragma omp parallel for schedule(static) if (task->rows * task->outputs * task->width > kSmall)
+  for (std::int64_t group = 0; group < groups; ++group)
+    compute(*task, group * kPanels, std::min(group * kPanels + kPanels, panels));
+}

@@ -1,0 +1,81 @@
+"""Calls ``panels.cpp``: many rows times a matrix that was rearranged once.
+
+Where a processor has no wider vectors than AVX2's, torch's libraries reach two thirds of what it can
+compute, and bfloat16 much less. Without a C++ compiler there is no such kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_int, c_int64, c_void_p
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fromage_server.engine.compiled import function_of
+from fromage_server.engine.opaque import opaque
+
+_NUMBERS = (torch.float32, torch.bfloat16)
+
+
+class _Task(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("weight", "x", "bias", "out")),
+        *((name, c_int64) for name in ("rows", "outputs", "width")),
+    )
+
+
+def in_panels(weight: Tensor) -> Tensor:
+    """(out, in), float32 or bfloat16 -> (panels, in, panel): the last panel ends in zeros. In
+    bfloat16 the outputs of a panel's halves alternate."""
+    outputs, width = weight.shape
+    panel = panel_outputs()
+    panels = -(-outputs // panel)
+    whole = weight.new_zeros(panels * panel, width)
+    whole[:outputs] = weight
+    halves = whole.view(panels, 2, panel // 2, width)
+    order = (0, 3, 1, 2) if weight.dtype == torch.float32 else (0, 3, 2, 1)
+    return halves.permute(order).contiguous().view(panels, width, panel)
+
+
+@opaque("panels(Tensor x, Tensor weight, Tensor? bias, int outputs) -> Tensor")
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+    """What ``nn.Linear`` makes of ``x`` (…, in), with ``in_panels(weight)`` and ``bias`` (out,) in
+    float32; sums are float32."""
+    width = weight.shape[1]
+    numbers = x.float().contiguous()
+    out = numbers.new_empty((*x.shape[:-1], outputs))
+    task = _Task(
+        weight.data_ptr(),
+        numbers.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        out.data_ptr(),
+        numbers.numel() // width,
+        outputs,
+        width,
+    )
+    _call()(ctypes.byref(task), weight.dtype == torch.bfloat16)
+    return out.to(x.dtype)
+
+
+def is_possible(dtype: torch.dtype) -> bool:
+    """Whether the kernel takes such numbers and can be built."""
+    return dtype in _NUMBERS and _call() is not None
+
+
+@cache
+def panel_outputs() -> int:
+    """How many outputs a panel has on this machine."""
+    size = function_of("panels", "fromage_panel", "")
+    size.restype = c_int64
+    return int(size())
+
+
+@cache
+def _call() -> Any:
+    call = function_of("panels", "fromage_panels", "products of many rows are torch's")
+    if call is not None:
+        call.argtypes, call.restype = (POINTER(_Task), c_int), None
+    return call

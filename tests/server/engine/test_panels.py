@@ -1,0 +1,121 @@
+"""Many rows times a matrix in panels, in a kernel of our own; and which layout a machine takes."""
+
+import logging
+import math
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fromage_server.engine import layouts, panels
+from fromage_server.engine.panels import in_panels, product
+
+# A part of a panel, a panel and a bit, more columns than a piece has, and what threads divide.
+SHAPES = [(1, 1), (16, 2), (17, 3), (33, 770), (50, 1537), (768, 96)]
+
+
+@pytest.fixture(autouse=True)
+def compiled() -> None:
+    if not panels.is_possible(torch.float32):
+        pytest.skip("there is no C++ compiler")
+
+
+def inputs(
+    outputs: int, width: int, rows: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(1, rows, width), torch.randn(outputs, width), torch.randn(outputs)
+    return x.to(dtype), weight.to(dtype), bias
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 11, 12, 23, 47, 97])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(("outputs", "width"), SHAPES)
+def test_it_multiplies_as_a_linear_layer(
+    outputs: int, width: int, dtype: torch.dtype, with_bias: bool, rows: int
+) -> None:
+    x, weight, bias = inputs(outputs, width, rows, dtype)
+    added = bias if with_bias else None
+    found = product(x, in_panels(weight), added, outputs)
+    exact = functional.linear(x.double(), weight.double(), bias.double() if with_bias else None)
+    assert (found.dtype, found.shape) == (dtype, exact.shape)
+    # Sums in float32, one number after the other; what is told in bfloat16 is rounded once.
+    rounding = 0.0 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(
+        found.double(), exact, rtol=rounding + 1e-6, atol=2e-6 * math.sqrt(width)
+    )
+
+
+def test_numbers_that_are_none_are_not_hidden() -> None:
+    x, weight, bias = inputs(70, 48, rows=7)
+    weight[3, 7], weight[69, 1] = math.nan, math.inf
+    found = product(x, in_panels(weight), bias, 70)[0]
+    assert found[:, 3].isnan().all()
+    assert found[:, 69].isinf().all()
+    assert found.isfinite().sum() == 7 * 68
+
+
+def test_it_reads_a_part_of_a_larger_tensor() -> None:
+    x, weight, bias = inputs(70, 48, rows=7)
+    wide = torch.randn(7, 48, 5)
+    wide[:, :, 2] = x
+    packed = in_panels(weight)
+    assert torch.equal(product(wide[:, :, 2], packed, bias, 70), product(x, packed, bias, 70)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_a_row_is_the_same_among_others(dtype: torch.dtype) -> None:
+    """Whatever is computed beside it."""
+    x, weight, bias = inputs(70, 800, 60, dtype)
+    packed = in_panels(weight)
+    together = product(x, packed, bias, 70)
+    for count in (1, 2, 5, 7, 13, 49):
+        assert torch.equal(product(x[:, :count], packed, bias, 70), together[:, :count])
+
+
+def test_other_numbers_have_none() -> None:
+    assert not panels.is_possible(torch.float16)
+
+
+def test_without_a_compiler_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "/bin/false")
+    panels._call.cache_clear()
+    with caplog.at_level(logging.INFO, logger="fromage_server"):
+        assert not panels.is_possible(torch.float32)
+        assert layouts.in_panels not in layouts.layouts_for(torch.float32)
+    assert "products of many rows are torch's" in caplog.text
+    panels._call.cache_clear()
+
+
+@pytest.mark.parametrize("layout", layouts.layouts_for(torch.float32))
+def test_layouts_compute_the_same(layout: layouts.Layout) -> None:
+    x, weight, bias = inputs(70, 48, rows=19)
+    torch.testing.assert_close(layout(weight, bias)(x), functional.linear(x, weight, bias))
+
+
+@pytest.mark.parametrize(("seconds", "wins"), [(1.0, True), (1.95, False), (3.0, False)])
+def test_the_faster_layout_is_taken(
+    seconds: float, wins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that only the products move; the usual one stays where they differ little."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def taking(seconds: float) -> layouts.Layout:
+        def multiply(x: Tensor) -> Tensor:
+            now[0] += seconds
+            return x
+
+        return lambda stored, bias: multiply
+
+    usual, other = taking(2.0), taking(seconds)
+    weights = [torch.empty(8, 8) for _ in range(3)]
+    assert layouts.fastest([usual, other], weights) is (other if wins else usual)
+    assert layouts.fastest([usual, other], []) is usual
