@@ -9,8 +9,9 @@ class Pace:
     """A step that also prefills may last ``stall`` times as long as one that only decodes, as far
     as the steps before it tell. It takes ``most`` tokens where there are no streams, and where
     several prompts wait for their first token, more than half as many as there are streams:
-    sparing those would cost the others more. A prompt that can be computed in one short pause is
-    not cut either: its first token comes sooner, and the streams stall once for each."""
+    sparing those would cost the others more. Where a short pause or two are enough for a prompt,
+    or others wait behind it, it is cut into pauses: its first token comes sooner, and no gap in the
+    streams is longer than one."""
 
     def __init__(self, most: int, stall: float = 3.0) -> None:
         self.most, self._stall = most, stall
@@ -22,15 +23,15 @@ class Pace:
         """So many can be computed in one pause."""
         return min(self.most, int(_PAUSE / self._token)) if self._token else 0
 
-    def prefill_tokens(self, decoding: int, prompts: int = 1, short: int = 0) -> int:
-        """Of a step with so many streams, while so many prompts are to be computed. ``short``: the
-        first one needs so many tokens, no more than ``pause_tokens``."""
+    def prefill_tokens(self, decoding: int, prompts: int = 1, hurried: int = 0) -> int:
+        """Of a step with so many streams, while so many prompts are to be computed. So many
+        tokens are ``hurried``, no more than ``pause_tokens``."""
         if not decoding or self._decode is None or self._token is None:
             return self.most
         if prompts > max(1, decoding / 2):
             return self.most
         room = (self._stall - 1) * self._decode / self._token
-        return min(self.most, max(_LEAST, int(room), short))
+        return min(self.most, max(_LEAST, int(room), hurried))
 
     def measured(self, seconds: float, decoding: int, prefilled: int) -> None:
         """A step took so long."""

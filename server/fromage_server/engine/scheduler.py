@@ -107,7 +107,7 @@ class Scheduler:
                 self._plan_chunk(job, job.length, plan)
         prompts = self._prompts()
         streams = sum(job.needs_slot for job in prompts)
-        budget = self._pace.prefill_tokens(len(plan.chunks), streams, self._short(prompts))
+        budget = self._pace.prefill_tokens(len(plan.chunks), streams, self._hurried(prompts))
         for job in self._running:
             if job.computed < job.length and budget > 0:
                 budget -= self._plan_prefill(job, budget, plan)
@@ -153,21 +153,23 @@ class Scheduler:
             found.append(job)
         return found
 
-    def _short(self, prompts: list[Job]) -> int:
-        """So many tokens take ``prompts`` to the first one that will be a stream, if one pause is
-        enough for it. Those behind it come with the next steps: in one with it, its first token
-        would wait for theirs. A long one's last piece is no short prompt: the streams have stalled
-        for the others. Where prompts are cut anyway there is none."""
+    def _hurried(self, prompts: list[Job]) -> int:
+        """So many tokens the step takes though the streams stall for them, one pause's at most: to
+        the end of the first one of ``prompts`` that will be a stream. Those behind it come with the
+        next steps: in one with it, its first token would wait for theirs. A prompt that two pauses
+        are not enough for hurries only if others wait, what will be no stream never, and nothing
+        where prompts are cut anyway."""
         if self._piece is not None:
             return 0
-        room, total = self._pace.pause_tokens, 0
+        pause, total = self._pace.pause_tokens, 0
+        waiting = sum(job.needs_slot for job in prompts)
         for job in prompts:
             left, whole = self._to_compute(job)
             total += left
-            if max(whole, total) > room:
-                return 0
             if job.needs_slot:
-                return total
+                return min(total, pause) if waiting > 1 or whole <= 2 * pause else 0
+            if total > pause:
+                return 0
         return 0
 
     def _to_compute(self, job: Job) -> tuple[int, int]:

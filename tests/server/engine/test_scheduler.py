@@ -120,35 +120,44 @@ def test_many_prompts_may_hold_up_few_streams() -> None:
     assert step(tested)[1:] == [(name, 300, 301) for name in "abc"]  # no slot for another one
 
 
-def test_short_prompts_are_not_cut() -> None:
-    """They come one after the other. A long one is cut, to its end, and those behind it wait."""
+def test_short_prompts_come_one_after_another() -> None:
+    """Each as a whole where one pause is enough for it, and in pauses where two are."""
     pace = paced(0.02, 0.001)
     assert (pace.pause_tokens, pace.prefill_tokens(9, 2)) == (300, 40)
     tested = streaming(8, pace)
     tested.add(sequence("a", 120))
     tested.add(sequence("b", 150))
-    tested.add(sequence("c", 50))
+    tested.add(sequence("c", 20))
     assert step(tested)[8:] == [("a", 0, 120)]
     assert step(tested)[9:] == [("b", 0, 150)]
-    tested.add(sequence("d", 350))
-    tested.add(sequence("e", 50))
-    assert step(tested)[10:] == [("c", 0, 50)]
-    assert step(tested)[11:] == [("d", 0, 40)]
-    for start in range(40, 320, 40):
-        assert step(tested)[11:] == [("d", start, start + 40)]
-    assert step(tested)[11:] == [("d", 320, 350), ("e", 0, 10)]
-    assert step(tested)[12:] == [("e", 10, 50)]
+    tested.add(sequence("d", 590))
+    assert step(tested)[10:] == [("c", 0, 20), ("d", 0, 20)]  # so few stall nobody
+    assert step(tested)[11:] == [("d", 20, 320)]
+    assert step(tested)[11:] == [("d", 320, 590)]
 
 
-def test_what_will_be_no_stream_gets_nothing_of_a_short_prompts_pause() -> None:
+def test_a_long_prompt_is_cut_until_others_wait() -> None:
     tested = streaming(8, paced(0.02, 0.001))
-    request = ScoringRequest("x", (TextSegment((1,) * 100),))
-    tested.add(ScoringJob(request, 100, Heard(), 1))
-    tested.add(sequence("a", 250))  # both would take more than one pause
+    tested.add(sequence("a", 700))
+    assert step(tested)[8:] == [("a", 0, 40)]
+    assert step(tested)[8:] == [("a", 40, 80)]
+    tested.add(sequence("b", 50))
+    assert step(tested)[8:] == [("a", 80, 380)]
+    assert step(tested)[8:] == [("a", 380, 680)]
+    assert step(tested)[8:] == [("a", 680, 700), ("b", 0, 20)]
+    assert step(tested)[9:] == [("b", 20, 50)]
+
+
+def test_what_will_be_no_stream_does_not_hurry() -> None:
+    tested = streaming(8, paced(0.02, 0.001))
+    request = ScoringRequest("x", (TextSegment((1,) * 380),))
+    tested.add(ScoringJob(request, 380, Heard(), 1))
+    tested.add(sequence("a", 250))
     for start in (0, 40):
         assert step(tested)[8:] == [("x", start, start + 40)]
-    # What is left of the other and this one fit into one.
-    assert step(tested)[8:] == [("x", 80, 100), ("a", 0, 250)]
+    # What is left of it is within one pause, and a stream waits.
+    assert step(tested)[8:] == [("x", 80, 380)]
+    assert step(tested)[8:] == [("a", 0, 250)]
 
 
 def test_fixed_pieces_leave_no_room_for_short_prompts() -> None:
@@ -174,10 +183,10 @@ def test_what_is_known_of_a_prompt_makes_it_no_longer() -> None:
 def test_a_prompt_whose_states_are_lost_is_long_again() -> None:
     """One that begins a second time, and finds less than the first time."""
     tested = streaming(8, paced(0.02, 0.001))
-    again = sequence("a", 600)
+    again = sequence("a", 720)
     again.cached_tokens = 400
     tested.add(again)
-    for start in range(0, 600, 40):
+    for start in range(0, 720, 40):
         assert step(tested)[8:] == [("a", start, start + 40)]
 
 
