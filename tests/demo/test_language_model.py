@@ -142,6 +142,7 @@ def test_noise_touches_slots_only_and_keeps_the_right_word_likely() -> None:
     assert (nearest == torch.arange(4, 36)).float().mean() > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 def test_training_learns_resumes_and_leaves_the_slot_words_alone(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path

@@ -185,6 +185,7 @@ def test_soft_tokens_start_nearest_to_the_right_words(
     assert (nearest == slot_labels(bank)[:300, 3]).float().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_joint_training_learns_and_leaves_the_lm_alone(
     model: GroundedModel, bank: FeatureBank
 ) -> None:
@@ -211,6 +212,7 @@ def test_mappers_that_have_begun_are_not_begun_again(
     assert {"visual_embeddings.weight", "ret_embedding"} <= begun
 
 
+@pytest.mark.slow
 def test_describing_changes_the_soft_tokens_alone(model: GroundedModel, bank: FeatureBank) -> None:
     before = {name: value.clone() for name, value in model.mappers.state_dict().items()}
     recipe = replace(DESCRIBING, steps=12, batch=16, learning_rate=3e-3, warmup=1)

@@ -116,6 +116,7 @@ def test_blending_a_shrunken_sprite_equals_shrinking_the_picture(squash: bool) -
     assert gap.mean() < 0.5
 
 
+@pytest.mark.slow
 def test_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     lines: list[str] = []
     whole = train_tower(tmp_path / "whole", recipe=TINY, log=lines.append)

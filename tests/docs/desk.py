@@ -109,8 +109,10 @@ def furnish(folder: Path) -> None:
 
 
 def environment(home: Path, **changes: str) -> dict[str, str]:
-    """This process's, at home in `home`, without settings that somebody's shell may hold."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FROMAGE_")}
+    """This process's, at home in `home`, without settings that somebody's shell may hold, nor those
+    of the make that runs the tests."""
+    others = ("FROMAGE_", "MAKE", "MFLAGS", "ARGS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return {
         **kept,
         "HOME": str(home),

@@ -64,6 +64,7 @@ def test_there_and_back(hub: Hub, bundle: Path, tmp_path: Path) -> None:
         assert (out / file.relative_to(bundle)).read_bytes() == file.read_bytes(), file
 
 
+@pytest.mark.slow
 def test_ones_own_card_is_kept(hub: Hub, bundle: Path, tmp_path: Path) -> None:
     (bundle / "README.md").write_text("# mine\n")
     assert run(hub, tmp_path, "push", bundle, "me/carded").returncode == 0
@@ -74,6 +75,7 @@ def test_ones_own_card_is_kept(hub: Hub, bundle: Path, tmp_path: Path) -> None:
     assert hub.files["me/carded"]["README.md"] == b"# other\n"
 
 
+@pytest.mark.slow
 def test_a_damaged_download_is_refused(hub: Hub, bundle: Path, tmp_path: Path) -> None:
     assert run(hub, tmp_path, "push", bundle, "me/damaged").returncode == 0
     held = hub.files["me/damaged"]
@@ -105,6 +107,7 @@ def test_a_model_elsewhere_in_the_bundle_is_refused(hub: Hub, bundle: Path, tmp_
     assert "lie in ./lm and ./vision" in pushed.stderr
 
 
+@pytest.mark.slow
 def test_what_stands_in_the_way_is_told(hub: Hub, bundle: Path, tmp_path: Path) -> None:
     card = run(hub, tmp_path, "push", bundle, "me/x", "--card", tmp_path / "none.md")
     assert card.returncode == 1
@@ -115,6 +118,7 @@ def test_what_stands_in_the_way_is_told(hub: Hub, bundle: Path, tmp_path: Path) 
     assert "is there already" in pulled.stderr
 
 
+@pytest.mark.slow
 def test_what_the_hub_says_is_told(hub: Hub, bundle: Path, tmp_path: Path) -> None:
     missing = run(hub, tmp_path, "pull", "me/nothing", tmp_path / "out")
     assert missing.returncode == 1

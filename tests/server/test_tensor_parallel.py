@@ -112,6 +112,7 @@ with Followers(Settings(bundle="./none", device="cpu"), Place(0, 2, 0)):
     assert "fromage: rank 1, process" in told
 
 
+@pytest.mark.slow
 def test_under_torchrun(tiny_bundle: Path, tmp_path: Path) -> None:
     """Its status is 0 only where all ranks ended with 0."""
     port = free_port()

@@ -200,6 +200,7 @@ def test_the_frozen_pair_has_to_be_named(
     assert "--lm and --vision" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_torchrun_with_two_processes(world: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "two"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]

@@ -67,6 +67,7 @@ def test_langchain(demo: Demo, client_python: Path, tmp_path: Path) -> None:
     assert ["cow" in told["many"][0], "pig" in told["many"][1]] == [True, True]
 
 
+@pytest.mark.slow
 def test_litellm(demo: Demo, client_python: Path, tmp_path: Path) -> None:
     told = check(demo, client_python, "litellm", tmp_path)
     [image] = told["images"]
@@ -82,6 +83,7 @@ def test_litellm(demo: Demo, client_python: Path, tmp_path: Path) -> None:
     assert "response_format" in told["errors"]["value"][1]
 
 
+@pytest.mark.slow
 def test_llm(demo: Demo, client_python: Path, tmp_path: Path) -> None:
     """The command, with the model that the documentation describes."""
     [description] = re.findall(r"```yaml\n(.*?)```", DOCUMENTATION, re.DOTALL)

@@ -76,7 +76,7 @@ def run_pair(folder: Path, *device: str, **env: str) -> Pair:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """Two processes on the CPU, over gloo; the kernel for GPUs is interpreted there."""
+    """Two processes on the CPU, over gloo; the kernel for GPUs is interpreted there, for a minute."""
     folder = tmp_path_factory.mktemp("ranks")
     return run_pair(folder, CUDA_VISIBLE_DEVICES="", TRITON_INTERPRET="1")
 
@@ -101,6 +101,7 @@ def check(found: Results, whole: Results, family: str) -> None:
         assert ours == pytest.approx(theirs, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "scenario"), CASES)
 def test_two_ranks_say_what_one_says(
     pair: Pair, alone: dict[tuple[str, str], Results], family: str, scenario: str
@@ -118,6 +119,7 @@ def test_two_gpus(alone: dict[tuple[str, str], Results], tmp_path: Path) -> None
         check(pair.leader[family][scenario], alone[family, scenario], family)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_rank_holds_its_own_part(
     pair: Pair, alone: dict[tuple[str, str], Results], family: str
@@ -131,16 +133,19 @@ def test_each_rank_holds_its_own_part(
     assert division.parameters(lm) < sum(p.numel() for p in lm.parameters())
 
 
+@pytest.mark.slow
 def test_the_wrong_model_is_refused_by_all(pair: Pair) -> None:
     hash = fingerprint(grounded("llama", TIED).lm)
     for told in (pair.leader, pair.follower):
         assert f"has hash {hash}, the bundle expects {'f' * 64}" in told["refused"]
 
 
+@pytest.mark.slow
 def test_without_its_leader_a_follower_ends(pair: Pair) -> None:
     assert pair.follower["lost"] == "the leading process is gone"
 
 
+@pytest.mark.slow
 def test_without_a_follower_the_engine_ends(pair: Pair) -> None:
     """It was killed in the middle of a reply."""
     assert pair.status == [0, -signal.SIGKILL]

@@ -51,8 +51,10 @@ def test_thousands_of_keys_with_scores_of_any_size(kernel: Kernel, size: float) 
     found = attend(kernel, query, stored, seen)
     keys, values = torch.cat([stored[:, :, a:b] for a, b in seen], dim=2).double()
     weights = (query.double().view(2, 3, DIM) @ keys.transpose(1, 2)).softmax(-1)
+    # What rounding takes from a score, its weight loses in proportion.
+    lost = size * DIM * torch.finfo(torch.float32).eps
     torch.testing.assert_close(
-        found.double(), (weights @ values).view(6, DIM), atol=3e-5, rtol=3e-5
+        found.double(), (weights @ values).view(6, DIM), atol=3e-5 + lost, rtol=3e-5
     )
 
 
@@ -122,6 +124,7 @@ def test_it_is_built_once(
     assert made.exists()
 
 
+@pytest.mark.slow
 def test_it_can_be_built_where_the_server_is_installed(
     kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uncached: None
 ) -> None:
