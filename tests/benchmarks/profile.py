@@ -15,7 +15,7 @@ from unittest.mock import patch
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from fromage_server.engine import few_rows, greedy_head
+from fromage_server.engine import few_rows, greedy_head, panels
 from fromage_server.engine.single_queries import Kernel
 from tests.benchmarks.measure import Table
 from tests.benchmarks.offline import STREAMS
@@ -48,10 +48,11 @@ def _shares(models: Models, streams: int) -> Counter[str]:
         engine.engine.step()
     on_gpu = models.ours.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    multiply, choose = few_rows._call(), greedy_head._call()
+    multiply, many, choose = few_rows._call(), panels._call(), greedy_head._call()
     with (
         patch.object(Kernel, "__call__", _marked),
         patch.object(few_rows, "_call", lambda: partial(_named, "compiled linear", multiply)),
+        patch.object(panels, "_call", lambda: partial(_named, "compiled linear", many)),
         patch.object(greedy_head, "_call", lambda: partial(_named, "greedy head", choose)),
         profile(activities=activities) as profiled,
         torch.profiler.record_function("steps"),

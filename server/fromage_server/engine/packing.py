@@ -1,7 +1,7 @@
 """Weights in the order in which a CPU's matrix kernels read them.
 
-A layer's weight is rearranged once (``layouts``). Up to some number of rows the weights as they were
-stored may be faster (``few_rows``); where memory allows, both stay.
+A layer's weight is rearranged once (``layouts``). Up to some number of rows the weights as they
+were stored may be faster (``few_rows``); where memory allows, both stay.
 
 Weights in int8 are multiplied as they are where few rows meet them, and turned into the other
 side's numbers for many; torchao itself always does the latter, in new memory each time.

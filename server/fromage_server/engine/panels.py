@@ -1,7 +1,7 @@
 """Calls ``panels.cpp``: many rows times a matrix that was rearranged once.
 
-Where a processor has no wider vectors than AVX2's, torch's libraries reach two thirds of what it can
-compute, and bfloat16 much less. Without a C++ compiler there is no such kernel.
+Where a processor has no wider vectors than AVX2's, torch's libraries reach two thirds of what it
+can compute, and in bfloat16 much less. Without a C++ compiler there is no such kernel.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def run_pair(folder: Path, *device: str, **env: str) -> Pair:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """Two processes on the CPU, over gloo; the kernel for GPUs is interpreted there, for a minute."""
+    """Two processes on the CPU, over gloo; the kernel for GPUs is interpreted there: a minute."""
     folder = tmp_path_factory.mktemp("ranks")
     return run_pair(folder, CUDA_VISIBLE_DEVICES="", TRITON_INTERPRET="1")
 
