@@ -27,6 +27,8 @@ from tests.clients.faces import FACES, client_of
 from tests.server import tiny
 from tests.server.process import serving
 
+pytestmark = pytest.mark.slow  # a server of its own, half a minute
+
 BODY_MIB, STORE_MIB = 4, 5
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 
 from fromage_index.store import verify
 from tests.server.collections import listed, send, served
@@ -16,6 +17,7 @@ from tests.server.pictures import encoded, picture
 from tests.server.process import start, wait_for
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_additions(tiny_bundle: Path, tmp_path: Path) -> None:
     """What was acknowledged before is there after, and serves its bytes."""
     acknowledged: dict[int, str] = {}

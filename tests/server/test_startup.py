@@ -132,6 +132,7 @@ def test_every_command_has_a_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(verb in out for verb in ("serve", "weights", "index", "chat"))
 
 
+@pytest.mark.slow
 def test_what_still_runs_at_the_end_of_the_grace_hears_of_it(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:

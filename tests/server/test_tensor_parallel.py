@@ -43,6 +43,7 @@ def test_place() -> None:
         place_of(Settings(quantize="int8"), TORCHRUN)
 
 
+@pytest.mark.slow
 def test_one_command_and_the_end_of_a_rank(tiny_bundle: Path, tmp_path: Path) -> None:
     """A killed follower ends the engine, which says so; the leader still stops when told."""
     flags = ("--bundle", str(tiny_bundle), "--tensor-parallel", "2")

@@ -1,5 +1,6 @@
 """What models, owners and users write is shown as it is written, never run as HTML."""
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.clients.scripted import (
@@ -14,6 +15,8 @@ from tests.clients.scripted import (
 from tests.clients.web.browser import ChatPage
 from tests.clients.web.scripting import deltas
 from tests.clients.web.world import MARKUP
+
+pytestmark = pytest.mark.slow  # a server of its own, half a minute
 
 WICKED = {"caption": MARKUP, "source": MARKUP, "attribution": MARKUP, "license": "<i>free</i>"}
 

@@ -9,6 +9,8 @@ from playwright.sync_api import expect
 from tests.clients.web import world
 from tests.clients.web.browser import ChatPage
 
+pytestmark = pytest.mark.slow  # a server of its own, half a minute
+
 NAME = "fleeting"
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import httpx
+import pytest
 from playwright.sync_api import expect
 
 from tests.clients.scripted import reply_stream
@@ -10,6 +11,8 @@ from tests.clients.web import world
 from tests.clients.web.conftest import PageMaker
 from tests.clients.web.scripting import answer, scripted_page
 from tests.server.process import start, wait_for
+
+pytestmark = pytest.mark.slow  # a server of its own, half a minute
 
 
 def test_the_page_goes_on_where_it_was(open_page: PageMaker, tmp_path: Path) -> None:

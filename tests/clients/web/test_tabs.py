@@ -10,6 +10,8 @@ from tests.clients.web import world
 from tests.clients.web.browser import ChatPage
 from tests.clients.web.scripting import answer, deltas
 
+pytestmark = pytest.mark.slow  # a server of its own, half a minute
+
 SLOW = stream(START_FRAME, *deltas("slow", "ly, ", "all ", "that"), END_FRAME, pause=0.8)
 # A tab that hears of the others too late.
 DEAF = "window.BroadcastChannel = class { postMessage() {} };"

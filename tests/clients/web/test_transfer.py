@@ -10,6 +10,8 @@ from tests.clients.web import world
 from tests.clients.web.browser import ChatPage
 from tests.clients.web.world import MARKUP
 
+pytestmark = pytest.mark.slow  # a server of its own, half a minute
+
 
 @pytest.fixture
 def talked(page: ChatPage, tmp_path: Path) -> ChatPage:

@@ -292,6 +292,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one_at_twice_the_batch(world: dict[str, Path], tmp_path: Path) -> None:
     alone = trainer(world)
     told = []
