@@ -19,10 +19,12 @@ from fromage_server.engine.compiled import function_of
 from fromage_server.engine.opaque import opaque
 
 Product: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-_NUMBERS = (torch.float32, torch.bfloat16)
+NUMBERS = (torch.float32, torch.bfloat16)
 
 
-class _Task(ctypes.Structure):
+class Task(ctypes.Structure):
+    """A product, as both kernels of rows are told of it (``panels``, too)."""
+
     _fields_ = (
         *((name, c_void_p) for name in ("weight", "x", "bias", "out")),
         *((name, c_int64) for name in ("rows", "outputs", "width")),
@@ -36,7 +38,7 @@ def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     outputs, width = weight.shape
     x = x.contiguous()
     out = x.new_empty((*x.shape[:-1], outputs))
-    task = _Task(
+    task = Task(
         weight.data_ptr(),
         x.data_ptr(),
         None if bias is None else bias.data_ptr(),
@@ -53,12 +55,12 @@ def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def kernel(dtype: torch.dtype) -> Product | None:
     """``few_rows``, where it can be built and takes such numbers."""
-    return few_rows if dtype in _NUMBERS and _call() else None
+    return few_rows if dtype in NUMBERS and _call() else None
 
 
 @cache
 def _call() -> Any:
     call = function_of("few_rows", "fromage_few_rows", "products of a few rows are torch's")
     if call is not None:
-        call.argtypes, call.restype = (POINTER(_Task), c_int), None
+        call.argtypes, call.restype = (POINTER(Task), c_int), None
     return call

@@ -7,7 +7,7 @@ can compute, and in bfloat16 much less. Without a C++ compiler there is no such 
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_int, c_int64, c_void_p
+from ctypes import POINTER, c_int, c_int64
 from functools import cache
 from typing import Any
 
@@ -15,16 +15,8 @@ import torch
 from torch import Tensor
 
 from fromage_server.engine.compiled import function_of
+from fromage_server.engine.few_rows import NUMBERS, Task
 from fromage_server.engine.opaque import opaque
-
-_NUMBERS = (torch.float32, torch.bfloat16)
-
-
-class _Task(ctypes.Structure):
-    _fields_ = (
-        *((name, c_void_p) for name in ("weight", "x", "bias", "out")),
-        *((name, c_int64) for name in ("rows", "outputs", "width")),
-    )
 
 
 def in_panels(weight: Tensor) -> Tensor:
@@ -47,7 +39,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Ten
     width = weight.shape[1]
     numbers = x.float().contiguous()
     out = numbers.new_empty((*x.shape[:-1], outputs))
-    task = _Task(
+    task = Task(
         weight.data_ptr(),
         numbers.data_ptr(),
         None if bias is None else bias.data_ptr(),
@@ -62,7 +54,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Ten
 
 def is_possible(dtype: torch.dtype) -> bool:
     """Whether the kernel takes such numbers and can be built."""
-    return dtype in _NUMBERS and _call() is not None
+    return dtype in NUMBERS and _call() is not None
 
 
 @cache
@@ -77,5 +69,5 @@ def panel_outputs() -> int:
 def _call() -> Any:
     call = function_of("panels", "fromage_panels", "products of many rows are torch's")
     if call is not None:
-        call.argtypes, call.restype = (POINTER(_Task), c_int), None
+        call.argtypes, call.restype = (POINTER(Task), c_int), None
     return call
