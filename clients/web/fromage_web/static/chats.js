@@ -13,6 +13,7 @@ export class Chats {
   #leave;
   #refreshing = Promise.resolve();
   #opening = 0;
+  #address = null;
 
   /** `leave()`: a conversation was chosen. */
   constructor(store, session, leave) {
@@ -86,8 +87,11 @@ export class Chats {
   #follow() {
     const { id, title, messages } = this.#session.conversation;
     const address = messages.length ? `#c=${id}` : location.pathname;
-    // While one is being opened, the address is ahead of what is shown.
-    if (!this.#opening && (messages.length ? location.hash !== address : location.hash)) {
+    const isAnother = address !== this.#address;
+    this.#address = address;
+    // The address is ahead of what is shown while a conversation is being opened, and from a way
+    // back until `hashchange` tells of it: only another conversation's address is written there.
+    if (isAnother && !this.#opening && (messages.length ? location.hash !== address : location.hash)) {
       history.pushState(null, "", address);
     }
     byId("title").textContent = title;
