@@ -99,16 +99,16 @@ class Load:
 
     async def run(self, url: str, ask: Ask, seed: int) -> tuple[list[Reply], float]:
         """The replies, and the seconds that all took."""
-        rng, requests = random.Random(seed), self.requests(seed)
+        rng = random.Random(seed)
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
             start = time.perf_counter()
             if self.rate is None:
-                parts = [requests[i :: self.clients] for i in range(self.clients)]
-                found = await asyncio.gather(*(self._turns(client, ask, part) for part in parts))
+                turns = [self._turns(client, ask, part) for part in self.parts(seed)]
+                found = await asyncio.gather(*turns)
                 replies = [reply for part in found for reply in part]
             else:
-                replies = await self._arrivals(client, ask, requests, rng)
+                replies = await self._arrivals(client, ask, self.requests(seed), rng)
             return replies, time.perf_counter() - start
 
     def requests(self, seed: int) -> list[Request]:
@@ -121,6 +121,11 @@ class Load:
             )
             for _ in range(self.clients * self.each)
         ]
+
+    def parts(self, seed: int) -> list[list[Request]]:
+        """Each client's."""
+        requests = self.requests(seed)
+        return [requests[i :: self.clients] for i in range(self.clients)]
 
     async def _turns(
         self, client: httpx.AsyncClient, ask: Ask, requests: Sequence[Request]

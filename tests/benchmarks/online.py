@@ -32,7 +32,7 @@ from fromage_weights.fingerprint import fingerprint
 from fromage_weights.grounded import TextSegment
 from fromage_weights.vision import VisionEncoder
 from tests.benchmarks.load import Load, Reply, ask_fromage, ask_openai
-from tests.benchmarks.measure import Row, Table, percentile, timed
+from tests.benchmarks.measure import Row, Table, percentile
 from tests.benchmarks.ours import Models, OurEngine
 from tests.benchmarks.shapes import SHAPES, VISION_DIM, build
 from tests.server.process import COMMAND, free_port
@@ -171,7 +171,7 @@ def against_transformers_serve(
 def against_engine(
     bundle: Path, models: Models, dtype: str, load: Load, rounds: int, table: Table
 ) -> None:
-    """The same prompts over HTTP and without it, in turn."""
+    """The same clients over HTTP and without it, in turn."""
     engine = OurEngine(models.ours, load.clients)
     encode = models.ours.tokenizer.encode
     ratios = []
@@ -179,11 +179,14 @@ def against_engine(
     with process(command, url, "/readyz", HF_HUB_OFFLINE="1"):
         for i in range(rounds + 1):
             replies, seconds = asyncio.run(load.run(url, ask_fromage, seed=i))
-            requests = load.requests(seed=i)
-            prompts = [(TextSegment(encode(request.prompt)),) for request in requests]
-            tokens = [request.tokens for request in requests]
-            alone = timed(lambda: engine.run(prompts, tokens))  # noqa: B023
-            assert sum(reply.tokens for reply in replies) == sum(tokens)
+            clients = [
+                [((TextSegment(encode(request.prompt)),), request.tokens) for request in part]
+                for part in load.parts(seed=i)
+            ]
+            start = time.perf_counter()
+            tokens = engine.converse(clients)
+            alone = time.perf_counter() - start
+            assert sum(reply.tokens for reply in replies) == tokens
             if i:
                 ratios.append(alone / seconds)
     name = f"{load.clients} clients over SSE, the engine alone: tokens/s"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 
@@ -25,6 +26,9 @@ from fromage_server.engine.packing import pack_linears
 from fromage_weights.cpu import keep_freed_blocks
 from fromage_weights.grounded import GroundedModel, Segment, TextSegment
 from tests.benchmarks.shapes import build
+
+Asked: TypeAlias = tuple[Sequence[Segment], int]
+"""A prompt, and how many tokens are wanted."""
 
 
 @dataclass
@@ -76,6 +80,23 @@ class OurEngine:
         streams = [self.submit(prompt, length) for prompt, length in pairs]
         self.drain()
         return sum(stream.done or 0 for stream in streams)
+
+    def converse(self, clients: Sequence[Sequence[Asked]]) -> int:
+        """Every client's requests, its next one when the reply has ended. Tokens generated."""
+        turns = [iter(client) for client in clients]
+        streams = [self._next(turn) for turn in turns]
+        tokens = 0
+        while any(streams):
+            self.engine.step()
+            for i, stream in enumerate(streams):
+                if stream and stream.done is not None:
+                    tokens += stream.done
+                    streams[i] = self._next(turns[i])
+        return tokens
+
+    def _next(self, turn: Iterator[Asked]) -> Stream | None:
+        asked = next(turn, None)
+        return asked and self.submit(*asked)
 
     def decode(self, prompts: Sequence[Sequence[Segment]], tokens: int) -> float:
         """Tokens per second from the step on in which nobody's prompt is computed any more."""

@@ -179,7 +179,7 @@ def test_a_conversation(real: Client, png: bytes, tmp_path: Path) -> None:
     assert third.usage.images_in == 1
     shown = [image.id for message in (first, third) for image in message.images]
     assert len(shown) == len(set(shown))
-    talk.undo(2)
+    talk.undo(talk.turns - 1)  # what this model says may come to nothing, and is no turn then
     assert talk.edit(0, "show me a dog").content == first.content
 
 

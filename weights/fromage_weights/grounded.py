@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from fromage_weights.language import (
     input_embedding,
     is_tied,
     output_head,
+    replaced_forward,
     resize_vocabulary,
     weight_of,
 )
@@ -130,6 +131,11 @@ class GroundedModel:
     def n_visual_tokens(self) -> int:
         return self.config.n_visual_tokens
 
+    @property
+    def reads_inner_layers(self) -> bool:
+        """Whether [RET] looks at more than what the head reads."""
+        return any(layer is not None for layer in self._layers)
+
     def write_ret_row(self) -> None:
         """Copy the mappers' [RET] rows into the LM."""
         row = self.tokenizer.ret_token_id
@@ -164,15 +170,17 @@ class GroundedModel:
         past_key_values: Any = None,
         logits_to_keep: int | Tensor = 0,
         use_cache: bool = False,
+        logits: bool = True,
     ) -> ForwardOutput:
         """One pass through the model's own forward, (B, T, D) in.
 
         ``past_key_values`` (a transformers Cache) is extended in place; without one, ``use_cache``
         has the model make its own. ``logits_to_keep``: the last n positions, 0 for all, or a (K,)
-        tensor of positions.
+        tensor of positions. Where no ``logits`` are wanted the head is passed by, and they are
+        (B, K, 0); not for a model that does something more to them.
         """
-        wants_inner = any(layer is not None for layer in self._layers)
-        with _input_of(self._head) as caught:
+        passed_by = nullcontext() if logits else replaced_forward(self._head, _nothing)
+        with _input_of(self._head) as caught, passed_by:
             output = self.lm(
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
@@ -180,7 +188,7 @@ class GroundedModel:
                 past_key_values=past_key_values,
                 use_cache=use_cache or past_key_values is not None,
                 logits_to_keep=logits_to_keep,
-                output_hidden_states=wants_inner,
+                output_hidden_states=self.reads_inner_layers,
             )
         states = [
             caught[-1] if layer is None else _keep(output.hidden_states[layer], logits_to_keep)
@@ -239,6 +247,10 @@ def _keep(states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
     if isinstance(logits_to_keep, int):
         return states[:, -logits_to_keep:]
     return states[:, logits_to_keep.to(states.device)]
+
+
+def _nothing(states: Tensor) -> Tensor:
+    return states.new_empty(*states.shape[:-1], 0)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal
@@ -102,6 +104,19 @@ def output_head(model: PreTrainedModel) -> nn.Module:
     if not isinstance(module, nn.Module) or not hasattr(module, "weight"):
         raise UnsupportedModel(f"{type(model).__name__} has no output head")
     return module
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """``module`` computes ``forward`` within, and afterwards what it did before."""
+    before = module.__dict__.get("forward")  # somebody else may have replaced it, too
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
 
 
 def weight_of(module: nn.Module) -> nn.Parameter:

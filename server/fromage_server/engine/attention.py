@@ -85,6 +85,9 @@ class Backend(Protocol):
     def allocate(self, shape: KVShape, blocks: int, device: torch.device) -> Tensor:
         """(layers, 2, …), zeros."""
 
+    def store(self, layout: Layout, stored: Tensor, key: Tensor, value: Tensor) -> None:
+        """(K, N, D) ``key`` and ``value`` into the layer's ``stored``."""
+
     def attend(
         self,
         layout: Layout,
@@ -96,6 +99,10 @@ class Backend(Protocol):
     ) -> Tensor:
         """Store (K, N, D) ``key`` and ``value`` in the layer's ``stored``; let (H, N, D)
         ``query`` attend: (N, H, D). H is a multiple of K."""
+
+
+class BeyondKeys(Exception):
+    """A layer's keys and values have been stored, and no more of it is wanted."""
 
 
 _current: ContextVar[PagedCache] = ContextVar("the storage of the step that runs")
@@ -150,17 +157,14 @@ def paged_attention(
 def attend(
     query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float, window: int, softcap: float
 ) -> Tensor:
-    """Through the backend, in the step that runs."""
+    """Through the backend, in the step that runs. Raises BeyondKeys within ``storing``."""
     cache = _current.get()
-    out = cache.backend.attend(
-        cache.layout,
-        cache.layers_stored[layer],
-        query[0],
-        key[0],
-        value[0],
-        Scores(scale, window, softcap),
-    )
-    return out[None]
+    stored, backend = cache.layers_stored[layer], cache.backend
+    if cache.only_stores:
+        backend.store(cache.layout, stored, key[0], value[0])
+        raise BeyondKeys
+    scores = Scores(scale, window, softcap)
+    return backend.attend(cache.layout, stored, query[0], key[0], value[0], scores)[None]
 
 
 AttentionInterface.register(NAME, paged_attention)

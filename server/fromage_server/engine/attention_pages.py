@@ -75,6 +75,11 @@ class PagesBackend:
         size = (shape.layers, 2, blocks, BLOCK_SIZE, shape.heads, shape.head_dim)
         return torch.zeros(size, dtype=shape.dtype, device=device)
 
+    def store(self, layout: Layout, stored: Tensor, key: Tensor, value: Tensor) -> None:
+        for states, pages in zip((key, value), stored.unbind(0), strict=True):
+            fresh = states[:, : len(layout.places)].transpose(0, 1)
+            pages.view(-1, *pages.shape[2:]).index_copy_(0, layout.places, fresh)
+
     def attend(
         self,
         layout: Layout,
@@ -84,11 +89,9 @@ class PagesBackend:
         value: Tensor,
         scores: Scores,
     ) -> Tensor:
+        self.store(layout, stored, key, value)
         keys, values = stored.unbind(0)
         count = len(layout.places)  # what is behind them is padding
-        for states, pages in ((key, keys), (value, values)):
-            fresh = states[:, :count].transpose(0, 1)
-            pages.view(-1, *pages.shape[2:]).index_copy_(0, layout.places, fresh)
         if "tables" not in layout.scratch:
             layout.scratch["tables"] = Tables.of(layout)
         tables: Tables = layout.scratch["tables"]

@@ -35,6 +35,10 @@ class RunsBackend:
         # The system gives zeros out page by page, when they are written to.
         return torch.zeros(size, dtype=shape.dtype, device=device)
 
+    def store(self, layout: Layout, stored: Tensor, key: Tensor, value: Tensor) -> None:
+        for states, kept in zip((key, value), stored.unbind(0), strict=True):
+            kept.index_copy_(1, layout.places, states[:, : len(layout.places)].to(stored.dtype))
+
     def attend(
         self,
         layout: Layout,
@@ -44,7 +48,6 @@ class RunsBackend:
         value: Tensor,
         scores: Scores,
     ) -> Tensor:
-        count = len(layout.places)  # what is behind them is padding
         out = query.new_zeros(query.shape[1], query.shape[0], query.shape[2])
         spans = list(zip(layout.spans, _runs(layout), strict=True))
         if self._kernel is not None and self._kernel.takes(stored, query, key, value):
@@ -54,9 +57,10 @@ class RunsBackend:
             if not spans:
                 return out
         keys, values = stored.unbind(0)
+        self.store(layout, stored, key, value)
+        # What is behind the places is padding.
+        count = len(layout.places)
         query, key, value = (states[:, :count].to(stored.dtype) for states in (query, key, value))
-        keys.index_copy_(1, layout.places, key)
-        values.index_copy_(1, layout.places, value)
         attend = _Attend(scores)
         for span, runs in spans:
             rows = slice(span.start, span.stop)

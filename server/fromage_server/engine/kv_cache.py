@@ -5,6 +5,8 @@ with one new token, some with a piece of their prompt. ``update`` hands the new 
 unchanged; the attention function stores them and reads what the step's ``Layout`` says.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +79,16 @@ class PagedCache(Cache):
         self.layers_stored = list(storage.unbind(0))
         self.bytes = storage.nbytes
         self.layout = Layout.of((), device)
+        self.only_stores = False
+
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """Within it a layer's attention stores keys and values and then raises BeyondKeys."""
+        self.only_stores = True
+        try:
+            yield
+        finally:
+            self.only_stores = False
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kw: object

@@ -9,9 +9,9 @@ class Pace:
     """A step that also prefills may last ``stall`` times as long as one that only decodes, as far
     as the steps before it tell. It takes ``most`` tokens where there are no streams, and where
     several prompts wait for their first token, more than half as many as there are streams:
-    sparing those would cost the others more. Where a short pause or two are enough for a prompt,
-    or others wait behind it, it is cut into pauses: its first token comes sooner, and no gap in the
-    streams is longer than one."""
+    sparing those would cost the others more. Else, where a short pause or two are enough for a
+    prompt, or others wait behind it, it is cut into pauses: its first token comes sooner, and a gap
+    in the streams is no longer than one."""
 
     def __init__(self, most: int, stall: float = 3.0) -> None:
         self.most, self._stall = most, stall

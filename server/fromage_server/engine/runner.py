@@ -18,6 +18,7 @@ from fromage_server.engine.decode_graphs import DecodeGraphs, DecodeRow
 from fromage_server.engine.job import Reads
 from fromage_server.engine.kv_cache import KVShape, PagedCache
 from fromage_server.engine.landing import Landing, upload
+from fromage_server.engine.last_layer import LastLayer
 from fromage_server.engine.ranks import DecodePass, Follower, Leader, Pass, Storage
 from fromage_server.engine.scheduler import Chunk
 from fromage_server.engine.sequence import Sequence
@@ -53,6 +54,7 @@ class Runner:
         backend = backend or _backend_for(model.device, whole=fixed is not None)
         self._cache = PagedCache(shape, blocks + 1, model.device, backend)  # one is nobody's
         self._paged = Paged(model.lm, self._cache)
+        self._last_layer = LastLayer(model, whole=fixed is not None)
         self._blocks = blocks
         self._graphs = None if decode is None else self._decode_graphs(decode)
         self._tapes = Tapes(model) if fixed is None and ranks is None and not decode else None
@@ -174,12 +176,16 @@ class Runner:
         with self._paged.step(Layout.of(step.spans, device)) as cache:
             if self._tapes is not None and step.is_decode:
                 return self._tapes.run(step.embedded, positions, cache)
-            return self._model.forward(
-                step.embedded[None],
-                position_ids=positions[None],
-                past_key_values=cache,
-                logits_to_keep=upload(step.kept, torch.long, device),
-            )
+            head = None if self._tapes is None else self._tapes.head
+            with self._last_layer.narrowed(cache, step):
+                output = self._model.forward(
+                    step.embedded[None],
+                    position_ids=positions[None],
+                    past_key_values=cache,
+                    logits_to_keep=upload(step.kept, torch.long, device),
+                    logits=head is None,
+                )
+        return output if head is None else Headless.of(output)
 
     def close(self) -> None:
         """No pass comes any more."""

@@ -49,12 +49,18 @@ class Headless:
     last: Tensor
     hidden: Tensor
 
+    @classmethod
+    def of(cls, output: ForwardOutput) -> Headless:
+        assert output.last is not None
+        return cls(output.last, output.hidden)
+
 
 class Tapes:
     """Of ``model``. What was not recorded runs through the model's own modules.
 
-    Recorded passes end before the model's head, and ``head`` goes on from there; where a model does
-    something to its logits (softcaps, scales), they go to their end, and there is none."""
+    Once passes were recorded they end before the model's head, the others, too, and ``head`` goes
+    on from there; where a model does something to its logits (softcaps, scales), they go to their
+    end, and there is none."""
 
     def __init__(self, model: GroundedModel) -> None:
         self._model = model
