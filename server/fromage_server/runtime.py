@@ -104,7 +104,8 @@ def _load_model(
         )
         _say(loaded, settings)
         if loaded.model.device.type == "cpu":
-            pack_linears(loaded.model.lm, spare_bytes(loaded.model.device))
+            spare = spare_bytes(loaded.model.device)
+            pack_linears(loaded.model.lm, spare, by_trial=not settings.deterministic)
             keep_freed_blocks()  # not before: what loading has freed may go
         return loaded, None
     place = followers.place

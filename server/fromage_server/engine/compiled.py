@@ -42,6 +42,13 @@ def function_of(name: str, symbol: str, otherwise: str) -> Any:
         return None
 
 
+def compiler() -> str | None:
+    """The command; None where there is none, or none whose libraries would be taken."""
+    if sys.platform != "linux":
+        return None
+    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+
+
 def build_all(into: Path = BESIDE) -> list[Path]:
     """Every C++ file; for an image whose servers have no compiler."""
     return [build(source.stem, into) for source in sorted(_HERE.glob("*.cpp"))]
@@ -49,8 +56,8 @@ def build_all(into: Path = BESIDE) -> list[Path]:
 
 def build(name: str, into: Path) -> Path:
     """Compile into the folder. Raises OSError or SubprocessError."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-    if sys.platform != "linux" or compiler is None:
+    command = compiler()
+    if command is None:
         raise OSError("there is no C++ compiler here")
     into.mkdir(parents=True, exist_ok=True)
     made = into / _file(name)
@@ -58,9 +65,9 @@ def build(name: str, into: Path) -> Path:
     bundled = sorted(map(str, (Path(torch.__file__).parent / "lib").glob("libgomp*.so*")))
     with tempfile.TemporaryDirectory(dir=into) as folder:
         partial = Path(folder) / made.name
-        command = [compiler, *_FLAGS, str(_source(name)), "-o", str(partial), *bundled[:1]]
+        arguments = [*_FLAGS, str(_source(name)), "-o", str(partial), *bundled[:1]]
         subprocess.run(  # noqa: S603
-            command, check=True, capture_output=True, text=True, timeout=_PATIENCE
+            [command, *arguments], check=True, capture_output=True, text=True, timeout=_PATIENCE
         )
         partial.replace(made)  # at once: others may be building it, too
     return made

@@ -4,24 +4,18 @@
 
 namespace {
 
-struct Task {
-  const void *weight, *x, *bias;  // (outputs, width), (rows, width), (outputs) or null
-  void* out;                      // (rows, outputs)
-  std::int64_t rows, outputs, width;
-};
-
 // The outputs from `first` to `last`; `x` is Task's, in float32.
 template <typename Floats, int most, int outputs, typename Number>
 INLINE void outputs_of(const Task& task, const float* x, std::int64_t first, std::int64_t last) {
   const Number* weight = static_cast<const Number*>(task.weight) + first * task.width;
   const Number* bias = static_cast<const Number*>(task.bias);
   Number* out = static_cast<Number*>(task.out);
-  part<Floats, most, outputs>(weight, last - first, x, task.rows, task.width,
-                      [&](std::int64_t row, std::int64_t o, float product) {
-                        const std::int64_t at = first + o;
-                        if (bias) product += widened(bias[at]);
-                        narrow(product, out[row * task.outputs + at]);
-                      });
+  const auto emit = [&](std::int64_t row, std::int64_t o, float product) {
+    const std::int64_t at = first + o;
+    if (bias) product += widened(bias[at]);
+    narrow(product, out[row * task.outputs + at]);
+  };
+  part<Floats, most, outputs>(weight, last - first, x, task.rows, task.width, emit);
 }
 
 // One function for each kind of processor.

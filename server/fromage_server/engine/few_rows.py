@@ -18,7 +18,7 @@ from torch import Tensor
 from fromage_server.engine.compiled import function_of
 from fromage_server.engine.opaque import opaque
 
-Product: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+FewRows: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 NUMBERS = (torch.float32, torch.bfloat16)
 
 
@@ -53,7 +53,7 @@ def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-def kernel(dtype: torch.dtype) -> Product | None:
+def kernel(dtype: torch.dtype) -> FewRows | None:
     """``few_rows``, where it can be built and takes such numbers."""
     return few_rows if dtype in NUMBERS and _call() else None
 

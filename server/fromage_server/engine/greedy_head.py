@@ -6,7 +6,7 @@ head is read in int8, a quarter of float32, which tells every logit up to an err
 beforehand (by Cauchy and Schwarz: the norm of what rounding took from a row of weights, times the
 norm of the hidden state; that is rounded to 16 bits, which is counted, too). Only the few tokens
 that may still be the likeliest one are computed from the weights themselves. The token is the one
-that all logits tell, to the last equal, where those are computed by ``few_rows``.
+that all logits tell, to the last equal where those are computed by ``few_rows``.
 
 Without a C++ compiler there is no such head.
 """
@@ -90,11 +90,11 @@ class GreedyHead:
             kind,
         )
 
-    def try_out(self, head: Callable[[Tensor], Tensor], most: int) -> None:
-        """Find ``most``, which is not above the one given; ``head`` computes all logits."""
+    def try_out(self, head: Callable[[Tensor], Tensor]) -> None:
+        """Find ``most``; ``head`` computes all logits."""
         rows = [SamplingRow(SamplingParams(1), (), 0.0)] * max(_TRIED)
         random = torch.randn(max(_TRIED), self._weight.shape[1]).to(self._weight.dtype)
-        for count in (count for count in _TRIED if count <= most):
+        for count in _TRIED:
             states = random[:count]
             all_logits, greedy = math.inf, math.inf
             for _ in range(_TRIALS):

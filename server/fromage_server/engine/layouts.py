@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fromage_server.engine import panels
 
@@ -27,8 +28,14 @@ Layout: TypeAlias = Callable[[Tensor, Tensor | None], Product]
 _ROWS = 16
 # With how many rows they are tried, how often, and by how much the others have to win.
 _TRIED, _TRIALS, _CLEARLY = (16, 96), 5, 0.97
+# One that was so many times slower once is not tried again.
+_HOPELESS = 3
 # Bytes of weights that they are tried with.
 _ENOUGH = 64 << 20
+
+
+def as_stored(stored: Tensor, bias: Tensor | None) -> Product:
+    return partial(by_torch, stored, bias)
 
 
 def onednn(stored: Tensor, bias: Tensor | None) -> Product:
@@ -38,6 +45,10 @@ def onednn(stored: Tensor, bias: Tensor | None) -> Product:
 def in_panels(stored: Tensor, bias: Tensor | None) -> Product:
     added = None if bias is None else bias.float()
     return partial(by_panels, panels.in_panels(stored), added, len(stored))
+
+
+def by_torch(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    return functional.linear(x, weight, bias)
 
 
 def by_onednn(packed: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
@@ -50,9 +61,11 @@ def by_panels(weight: Tensor, bias: Tensor | None, outputs: int, x: Tensor) -> T
 
 
 def layouts_for(dtype: torch.dtype) -> list[Layout]:
-    """Those that this machine can compute with, the usual one first."""
-    found: list[Layout] = [onednn] if _onednn_takes(dtype) else []
-    return [*found, in_panels] if panels.is_possible(dtype) else found
+    """Those that this machine can compute with, the usual one first; none where torch's own way is
+    the only one."""
+    if not panels.is_possible(dtype):
+        return [onednn] if _onednn_takes(dtype) else []
+    return [onednn if _onednn_takes(dtype) else as_stored, in_panels]
 
 
 @torch.no_grad()
@@ -85,6 +98,8 @@ def _seconds(layouts: Sequence[Layout], weights: Sequence[Tensor]) -> list[float
         best = [math.inf] * len(layouts)
         for trial in range(_TRIALS * len(layouts)):
             which = trial % len(layouts)
+            if trial >= len(layouts) and best[which] > _HOPELESS * min(best):
+                continue
             start = time.perf_counter()
             for product, x in zip(products[which], inputs, strict=True):
                 product(x)

@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fromage_server.engine.few_rows import Product as FewRows
-from fromage_server.engine.few_rows import kernel
+from fromage_server.engine.few_rows import FewRows, kernel
 from fromage_server.engine.greedy_head import GreedyHead, bytes_beside, is_possible
 from fromage_server.engine.layouts import Layout, Product, fastest, layouts_for
 
@@ -58,7 +57,7 @@ class _Layer:
             self.module.weight = nn.Parameter(empty, requires_grad=False)
 
 
-def pack_linears(lm: nn.Module, spare: int = 0) -> int:
+def pack_linears(lm: nn.Module, spare: int = 0, *, by_trial: bool = True) -> int:
     """Rearrange the weights of all linear layers of ``lm``, which is on the CPU, and drop the
     originals that nothing else needs; for inference only, and the last thing done to a model: what
     it holds can no longer be saved. Layers in int4 bring a kernel of their own and are left alone.
@@ -66,7 +65,8 @@ def pack_linears(lm: nn.Module, spare: int = 0) -> int:
 
     ``spare`` bytes may go to the originals, where this machine multiplies a few rows faster by
     them: that is tried out. If enough are left, the head gets ``make_greedy_head()``, for an engine
-    that can use it."""
+    that can use it. Without ``by_trial`` nothing hangs on what was faster when the server started:
+    products are the same in the next one."""
     dtype = next(lm.parameters()).dtype
     scratch = _Scratch()
     quantized: list[Any] = [module for module in lm.modules() if _is_int8(module)]
@@ -85,34 +85,32 @@ def pack_linears(lm: nn.Module, spare: int = 0) -> int:
     kept = [module.weight.data_ptr() in shared for module in found]
     sizes = [0 if keep else module.weight.nbytes for module, keep in zip(found, kept, strict=True)]
     few = kernel(dtype) or functional.linear
-    layout = fastest(layouts, map(_stored, found))
+    layout = fastest(layouts, map(_stored, found)) if by_trial else layouts[0]
     # One by one: there may be no room for both.
     layers: Iterable[_Layer] = (_packed(module, layout) for module in found)
     most = 0
-    if sum(sizes) <= spare:
+    if by_trial and sum(sizes) <= spare:
         both = list(layers)
         layers, most = both, _most_rows(few, both)
     head = _head_of(lm)
     for layer, keep in zip(layers, kept, strict=True):
         needed = bytes_beside(*layer.stored.shape)
         left = spare - sum(sizes) * bool(most)
-        greedy = layer.module is head and 0 < needed <= left and is_possible(dtype)
-        rows = most
-        if keep:  # a tied head's stored weight costs nothing, and the greedy head goes by it
-            rows = max(most, _TRIED[-1] if greedy else int(dtype.itemsize < 4))
+        # A tied head's stored weight costs nothing.
+        rows = _most_rows(few, [layer]) if keep and by_trial and not most else most
         layer.take(few, rows, keep=keep)
-        if greedy and rows:
-            head.make_greedy_head = partial(_greedy_head, layer, rows)
+        greedy = layer.module is head and 0 < needed <= left and is_possible(dtype)
+        if greedy and (most or keep):
+            head.make_greedy_head = partial(_greedy_head, layer)
     return len(found) + len(quantized)
 
 
 @torch.no_grad()
-def _greedy_head(layer: _Layer, most: int) -> GreedyHead | None:
-    """Of the head, for up to ``most`` rows, where it pays. Only up to so many does the head itself
-    compute with the stored weight."""
+def _greedy_head(layer: _Layer) -> GreedyHead | None:
+    """Of the head, where it pays."""
     with suppress(ValueError):
         made = GreedyHead(layer.stored, layer.module.bias)
-        made.try_out(layer.module, most)
+        made.try_out(layer.module)
         if made.most:
             return made
     return None

@@ -5,6 +5,8 @@
 // of weights and one number of each row. What a tile needs is taken in such pieces that rows stay in
 // the second cache while panels pass by.
 
+#include <omp.h>
+
 #include <algorithm>
 
 #include "rows.h"
@@ -15,14 +17,6 @@ constexpr std::int64_t kColumns = 384;  // of a piece
 constexpr std::int64_t kRows = 48;      // of a piece; with `kColumns` they fill a part of a cache
 constexpr std::int64_t kPanels = 3;     // that such rows meet before the next ones are read
 constexpr std::int64_t kAhead = 2048;   // bytes of weights that are asked for beforehand
-
-struct Task {
-  const void* weight;  // (panels, width, 2, lanes); in bfloat16 (panels, width, lanes, 2)
-  const float* x;      // (rows, width)
-  const float* bias;   // (panels * 2 * lanes) or null
-  float* out;          // (rows, outputs)
-  std::int64_t rows, outputs, width;
-};
 
 // The weights of a panel's outputs in one column.
 template <typename Floats>
@@ -69,18 +63,27 @@ INLINE void tile(const Number* weight, const float* x, std::int64_t columns, std
   }
 }
 
-// Some panels of a matrix, and all rows.
+// What a thread takes at a time: some panels of a matrix, and some rows.
+struct Share {
+  std::int64_t panel, last_panel, row, last_row;
+};
+
+// Of a task whose weight is (panels, width, 2, lanes), in bfloat16 (panels, width, lanes, 2); all
+// else is float32.
 template <typename Floats, int most, typename Number>
 class Part {
  public:
-  explicit Part(const Task& task) : task_(task) {}
+  explicit Part(const Task& task)
+      : task_(task),
+        x_(static_cast<const float*>(task.x)),
+        bias_(static_cast<const float*>(task.bias)),
+        out_(static_cast<float*>(task.out)) {}
 
-  INLINE void compute(std::int64_t first, std::int64_t last) const {
-    for (std::int64_t panel = first; panel < last; panel += kPanels)
-      for (std::int64_t row = 0; row < task_.rows; row += kRows)
-        for (std::int64_t column = 0; column < task_.width; column += kColumns)
-          for (std::int64_t p = panel; p < std::min(panel + kPanels, last); ++p)
-            piece(p, row, std::min(row + kRows, task_.rows), column);
+  INLINE void compute(const Share& share) const {
+    for (std::int64_t row = share.row; row < share.last_row; row += kRows)
+      for (std::int64_t column = 0; column < task_.width; column += kColumns)
+        for (std::int64_t panel = share.panel; panel < share.last_panel; ++panel)
+          piece(panel, row, std::min(row + kRows, share.last_row), column);
   }
 
  private:
@@ -100,13 +103,13 @@ class Part {
     const std::int64_t at = panel * kOutputs, columns = std::min(kColumns, task_.width - column);
     const Number* weight =
         static_cast<const Number*>(task_.weight) + at * task_.width + column * kOutputs;
-    const float* x = task_.x + row * task_.width + column;
-    float* out = task_.out + row * task_.outputs + at;
+    const float* x = x_ + row * task_.width + column;
+    float* out = out_ + row * task_.outputs + at;
     const std::int64_t count = std::min(kOutputs, task_.outputs - at);
     if (column == 0) {
       for (int r = 0; r < rows; ++r)
         for (std::int64_t o = 0; o < count; ++o)
-          out[r * task_.outputs + o] = task_.bias ? task_.bias[at + o] : 0;
+          out[r * task_.outputs + o] = bias_ ? bias_[at + o] : 0;
     }
     if (count == kOutputs) {
       tile<Floats, rows>(weight, x, columns, task_.width, out, task_.outputs);
@@ -121,25 +124,27 @@ class Part {
   }
 
   const Task& task_;
+  const float *x_, *bias_;
+  float* out_;
 };
 
 // One function for each kind of processor.
 #if defined(__x86_64__)
 template <typename Number>
-FOR_AVX512 void part512(const Task& task, std::int64_t first, std::int64_t last) {
-  Part<Floats16, 12, Number>(task).compute(first, last);
+FOR_AVX512 void part512(const Task& task, const Share& share) {
+  Part<Floats16, 12, Number>(task).compute(share);
 }
 template <typename Number>
-FOR_AVX2 void part256(const Task& task, std::int64_t first, std::int64_t last) {
-  Part<Floats8, 6, Number>(task).compute(first, last);
+FOR_AVX2 void part256(const Task& task, const Share& share) {
+  Part<Floats8, 6, Number>(task).compute(share);
 }
 #endif
 template <typename Number>
-void part_plain(const Task& task, std::int64_t first, std::int64_t last) {
-  Part<Floats8, 2, Number>(task).compute(first, last);
+void part_plain(const Task& task, const Share& share) {
+  Part<Floats8, 2, Number>(task).compute(share);
 }
 
-using Compute = void (*)(const Task&, std::int64_t, std::int64_t);
+using Compute = void (*)(const Task&, const Share&);
 
 template <typename Number>
 Compute chosen_part() {
@@ -167,7 +172,16 @@ extern "C" void fromage_panels(const Task* task, int is_bfloat16) {
   const Compute compute = is_bfloat16 ? of_bfloat16 : of_float;
   const std::int64_t size = outputs_of_a_panel(), panels = (task->outputs + size - 1) / size;
   const std::int64_t groups = (panels + kPanels - 1) / kPanels;
-#pragma omp parallel for schedule(static) if (task->rows * task->outputs * task->width > kSmall)
-  for (std::int64_t group = 0; group < groups; ++group)
-    compute(*task, group * kPanels, std::min(group * kPanels + kPanels, panels));
+  // Rows are divided, too, where there are more threads than groups of panels.
+  const std::int64_t blocks = (task->rows + kRows - 1) / kRows;
+  const std::int64_t parts = std::min(blocks, (omp_get_max_threads() + groups - 1) / groups);
+  const std::int64_t rows = parts ? (blocks + parts - 1) / parts * kRows : 0;
+  const bool together = task->rows * task->outputs * task->width > kSmall;
+#pragma omp parallel for collapse(2) schedule(static) if (together)
+  for (std::int64_t part = 0; part < parts; ++part)
+    for (std::int64_t group = 0; group < groups; ++group) {
+      const std::int64_t panel = group * kPanels, row = part * rows;
+      compute(*task, {panel, std::min(panel + kPanels, panels),  //
+                      row, std::min(row + rows, task->rows)});
+    }
 }

@@ -24,12 +24,25 @@ def in_panels(weight: Tensor) -> Tensor:
     bfloat16 the outputs of a panel's halves alternate."""
     outputs, width = weight.shape
     panel = panel_outputs()
-    panels = -(-outputs // panel)
-    whole = weight.new_zeros(panels * panel, width)
-    whole[:outputs] = weight
-    halves = whole.view(panels, 2, panel // 2, width)
-    order = (0, 3, 1, 2) if weight.dtype == torch.float32 else (0, 3, 2, 1)
-    return halves.permute(order).contiguous().view(panels, width, panel)
+    whole, rest = divmod(outputs, panel)
+    packed = weight.new_empty(whole + bool(rest), width, panel)
+    # In place: beside a large matrix there may be no room for another one.
+    _arrange(weight[: whole * panel], packed[:whole])
+    if rest:
+        last = weight.new_zeros(panel, width)
+        last[:rest] = weight[whole * panel :]
+        _arrange(last, packed[whole:])
+    return packed
+
+
+def _arrange(weight: Tensor, packed: Tensor) -> None:
+    """Whole panels."""
+    panels, width, panel = packed.shape
+    halves = weight.view(panels, 2, panel // 2, width)
+    if weight.dtype == torch.float32:
+        packed.view(panels, width, 2, panel // 2).copy_(halves.permute(0, 3, 1, 2))
+    else:
+        packed.view(panels, width, panel // 2, 2).copy_(halves.permute(0, 3, 2, 1))
 
 
 @opaque("panels(Tensor x, Tensor weight, Tensor? bias, int outputs) -> Tensor")
@@ -37,6 +50,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Ten
     """What ``nn.Linear`` makes of ``x`` (…, in), with ``in_panels(weight)`` and ``bias`` (out,) in
     float32; sums are float32."""
     width = weight.shape[1]
+    assert x.shape[-1] == width, (x.shape, weight.shape)
     numbers = x.float().contiguous()
     out = numbers.new_empty((*x.shape[:-1], outputs))
     task = Task(

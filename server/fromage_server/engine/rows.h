@@ -31,6 +31,13 @@ struct Like<Floats8> {
   typedef std::uint16_t Halves __attribute__((vector_size(16)));
 };
 
+// A product, as `few_rows.py` tells both kernels of rows of it.
+struct Task {
+  const void *weight, *x, *bias;  // (outputs, width), (rows, width), (outputs) or null
+  void* out;                      // (rows, outputs)
+  std::int64_t rows, outputs, width;
+};
+
 template <typename Floats>
 constexpr std::int64_t lanes = sizeof(Floats) / sizeof(float);
 

@@ -151,14 +151,15 @@ class Scheduler:
             if slots < 0 or free < 0:
                 break
             found.append(job)
+            free -= 1  # one to spare for each that runs, as ``_begin`` wants it
         return found
 
     def _hurried(self, prompts: list[Job]) -> int:
         """So many tokens the step takes though the streams stall for them, one pause's at most: to
         the end of the first one of ``prompts`` that will be a stream. Those behind it come with the
         next steps: in one with it, its first token would wait for theirs. A prompt that two pauses
-        are not enough for hurries only if others wait, what will be no stream never, and nothing
-        where prompts are cut anyway."""
+        are not enough for hurries only if others wait, what will be no stream only in front of one
+        that does, and nothing where prompts are cut anyway."""
         if self._piece is not None:
             return 0
         pause, total = self._pace.pause_tokens, 0

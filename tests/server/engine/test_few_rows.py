@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fromage_server.engine.few_rows import _call, few_rows, kernel
+from tests.server.engine.compiling import skip_without_compiler
 
 # Less than a vector, less than four outputs, rests of both, and what several threads divide.
 SHAPES = [(1, 1), (3, 7), (4, 16), (70, 48), (65, 100), (3072, 768), (5003, 33)]
@@ -17,8 +18,7 @@ SHAPES = [(1, 1), (3, 7), (4, 16), (70, 48), (65, 100), (3072, 768), (5003, 33)]
 
 @pytest.fixture(autouse=True)
 def compiled() -> None:
-    if kernel(torch.float32) is None:
-        pytest.skip("there is no C++ compiler")
+    skip_without_compiler(kernel(torch.float32))
 
 
 def inputs(

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from fromage_server.engine import Engine, layouts, packing
-from fromage_server.engine.few_rows import Product, few_rows, kernel
+from fromage_server.engine.few_rows import FewRows, few_rows, kernel
 from fromage_server.engine.packing import pack_linears
 from fromage_weights.grounded import GroundedModel, TextSegment
 from fromage_weights.loading import load_grounded_model
 from fromage_weights.quantization import Quantization
+from tests.server.engine.compiling import skip_without_compiler
 from tests.server.engine.driving import answers
 from tests.server.engine.test_equals_generate import EVERY_MODEL, expected_of, requests_of
 from tests.server.engine.tiny import grounded
@@ -50,10 +51,10 @@ def test_only_embeddings_keep_their_weights(tied: bool) -> None:
 @pytest.mark.parametrize("most", [0, 1, 2])
 @pytest.mark.parametrize("family", ["opt", "gpt2", "llama"])
 def test_a_few_rows_take_what_is_faster(
-    family: str, most: int, few: Product, monkeypatch: pytest.MonkeyPatch
+    family: str, most: int, few: FewRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if few is few_rows and kernel(torch.float32) is None:
-        pytest.skip("there is no C++ compiler")
+    if few is few_rows:
+        skip_without_compiler(kernel(torch.float32))
     monkeypatch.setattr(packing, "kernel", lambda dtype: few)
     monkeypatch.setattr(packing, "_most_rows", lambda few, layers: most)
     model, layers = packed(family, tied=True, spare=1 << 30)
@@ -72,8 +73,10 @@ def test_originals_are_kept_only_where_there_is_room(monkeypatch: pytest.MonkeyP
     linear = sum(p.nbytes for n, p in original.lm.named_parameters() if "proj" in n)
     for spare, rows in ((linear, True), (linear - 1, False)):
         model, _ = packed("llama", tied=True, spare=spare)
-        forwards = [m.forward for m in model.lm.modules() if isinstance(m.forward, partial)]
-        assert {f.func is packing.product_or_few for f in forwards} == {rows}
+        lm: Any = model.lm
+        assert lm.lm_head.forward.func is packing.product_or_few
+        inner = [m.forward for m in lm.model.modules() if isinstance(m.forward, partial)]
+        assert {f.func is packing.product_or_few for f in inner} == {rows}
 
 
 @pytest.mark.parametrize("wins_up_to", [0, 1, 4, 16])
@@ -96,18 +99,30 @@ def test_both_ways_are_tried(wins_up_to: int, monkeypatch: pytest.MonkeyPatch) -
     assert packing._most_rows(few, layers) == wins_up_to
 
 
-def test_a_tied_head_in_16_bits_takes_a_row_by_its_stored_weight(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """With room for a second layout or without, whichever is faster for the others."""
-    monkeypatch.setattr(packing, "_most_rows", lambda few, layers: 0)
+def test_a_tied_head_is_tried_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for a second layout or without, where the others do not win by it."""
+    monkeypatch.setattr(packing, "_most_rows", lambda few, layers: 2 * (len(layers) == 1))
     for spare in (0, 1 << 30):
-        lm: Any = copy.deepcopy(grounded("opt", tied=True).lm)
-        lm.to(torch.bfloat16)
-        pack_linears(lm, spare)
-        assert lm.get_output_embeddings().forward.func is packing.product_or_few
+        model, _ = packed("opt", tied=True, spare=spare)
+        lm: Any = model.lm
+        assert lm.lm_head.forward.func is packing.product_or_few
+        assert lm.lm_head.forward.args[4] == 2
         usual = {layouts.by_onednn, layouts.by_panels}
         assert lm.model.decoder.layers[0].fc1.forward.func in usual
+
+
+def test_nothing_is_tried_where_products_are_to_stay_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def clock() -> float:
+        raise AssertionError("it has looked at the clock")
+
+    monkeypatch.setattr(time, "perf_counter", clock)
+    lm: Any = copy.deepcopy(grounded("opt", tied=True).lm)
+    first = layouts.layouts_for(torch.float32)[0](torch.ones(2, 2), None)
+    assert pack_linears(lm, 1 << 30, by_trial=False) == 3 * 6 + 1
+    inner = [m.forward for m in lm.modules() if isinstance(m.forward, partial)]
+    assert {f.func for f in inner} == {first.func}  # type: ignore[attr-defined]
 
 
 def test_other_numbers_are_left_as_they_are() -> None:

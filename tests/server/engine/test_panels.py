@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fromage_server.engine import layouts, panels
 from fromage_server.engine.panels import in_panels, product
+from tests.server.engine.compiling import skip_without_compiler
 
 # A part of a panel, a panel and a bit, more columns than a piece has, and what threads divide.
 SHAPES = [(1, 1), (16, 2), (17, 3), (33, 770), (50, 1537), (768, 96)]
@@ -19,8 +20,7 @@ SHAPES = [(1, 1), (16, 2), (17, 3), (33, 770), (50, 1537), (768, 96)]
 
 @pytest.fixture(autouse=True)
 def compiled() -> None:
-    if not panels.is_possible(torch.float32):
-        pytest.skip("there is no C++ compiler")
+    skip_without_compiler(panels.is_possible(torch.float32))
 
 
 def inputs(
@@ -52,11 +52,13 @@ def test_it_multiplies_as_a_linear_layer(
 
 def test_numbers_that_are_none_are_not_hidden() -> None:
     x, weight, bias = inputs(70, 48, rows=7)
-    weight[3, 7], weight[69, 1] = math.nan, math.inf
+    weight[3, 7], weight[69, 1], x[0, 4, 2] = math.nan, math.inf, math.inf
     found = product(x, in_panels(weight), bias, 70)[0]
     assert found[:, 3].isnan().all()
-    assert found[:, 69].isinf().all()
-    assert found.isfinite().sum() == 7 * 68
+    assert not found[:, 69].isfinite().any()
+    # Nothing of a row reaches its neighbour, and nothing of the last panel's rest anybody.
+    assert not found[4].isfinite().any()
+    assert found.isfinite().sum() == 6 * 68
 
 
 def test_it_reads_a_part_of_a_larger_tensor() -> None:
@@ -86,21 +88,43 @@ def test_without_a_compiler_there_is_none(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", "/bin/false")
-    panels._call.cache_clear()
+    monkeypatch.setattr(panels, "_call", panels._call.__wrapped__)
     with caplog.at_level(logging.INFO, logger="fromage_server"):
         assert not panels.is_possible(torch.float32)
         assert layouts.in_panels not in layouts.layouts_for(torch.float32)
     assert "products of many rows are torch's" in caplog.text
-    panels._call.cache_clear()
 
 
-@pytest.mark.parametrize("layout", layouts.layouts_for(torch.float32))
+@pytest.mark.parametrize("layout", [layouts.as_stored, layouts.onednn, layouts.in_panels])
 def test_layouts_compute_the_same(layout: layouts.Layout) -> None:
+    if layout is layouts.onednn and layout not in layouts.layouts_for(torch.float32):
+        pytest.skip("torch has no oneDNN here")
     x, weight, bias = inputs(70, 48, rows=19)
     torch.testing.assert_close(layout(weight, bias)(x), functional.linear(x, weight, bias))
 
 
-@pytest.mark.parametrize(("seconds", "wins"), [(1.0, True), (1.95, False), (3.0, False)])
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_threads_divide_rows_where_panels_are_few(threads: int) -> None:
+    x, weight, bias = inputs(70, 800, 230)
+    before = torch.get_num_threads()
+    packed = in_panels(weight)
+    expected = product(x, packed, bias, 70)
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(product(x, packed, bias, 70), expected)
+    finally:
+        torch.set_num_threads(before)
+    assert product(x[:, :0], packed, bias, 70).shape == (1, 0, 70)
+
+
+def test_without_a_layout_of_onednn_torch_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "_onednn_takes", lambda dtype: False)
+    assert layouts.layouts_for(torch.bfloat16) == [layouts.as_stored, layouts.in_panels]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wins"), [(0.1, True), (1.0, True), (1.95, False), (3.0, False), (9.0, False)]
+)
 def test_the_faster_layout_is_taken(
     seconds: float, wins: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

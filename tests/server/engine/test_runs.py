@@ -9,14 +9,15 @@ from fromage_server.engine.attention import BLOCK_SIZE, Layout, Scores, Span
 from fromage_server.engine.attention_runs import RunsBackend
 from fromage_server.engine.kv_cache import KVShape
 from fromage_server.engine.single_queries import Kernel
+from tests.server.engine.compiling import skip_without_compiler
 
 HEADS, SHARED, DIM = 4, 2, 8
 
 
 def built() -> Kernel:
     kernel = single_queries.kernel()
-    if kernel is None:
-        pytest.skip("there is no C++ compiler")
+    skip_without_compiler(kernel)
+    assert kernel is not None
     return kernel
 
 

@@ -160,6 +160,24 @@ def test_what_will_be_no_stream_does_not_hurry() -> None:
     assert step(tested)[8:] == [("a", 0, 250)]
 
 
+def test_what_will_be_no_stream_makes_no_other_hurry() -> None:
+    tested = streaming(8, paced(0.02, 0.001))
+    tested.add(sequence("a", 700))
+    tested.add(ScoringJob(ScoringRequest("x", (TextSegment((1,) * 9),)), 9, Heard(), 1))
+    assert step(tested)[8:] == [("a", 0, 40)]
+
+
+def test_a_prompt_that_finds_no_blocks_makes_none_hurry() -> None:
+    """Those that run keep one block each to spare, that of this step's newcomer among them."""
+    tested = Scheduler(20, 9, BlockPool(203, size=4), paced(0.02, 0.001))
+    tested.add(sequence("s"))
+    step(tested)
+    tested.add(sequence("a", 800))
+    tested.add(sequence("b", 1))
+    assert step(tested)[1:] == [("a", 0, 40)]
+    assert tested.waiting == 1
+
+
 def test_fixed_pieces_leave_no_room_for_short_prompts() -> None:
     tested = streaming(8, paced(0.02, 0.001), piece=32)
     for name in "abc":
@@ -176,8 +194,9 @@ def test_what_is_known_of_a_prompt_makes_it_no_longer() -> None:
     for name in "xyz":
         tested.add(sequence(name, 1))
     step(tested)
-    tested.add(sequence("a", 600))  # 400 of them are known, one pause is enough for the others
-    assert step(tested)[3:] == [("a", 400, 600)]
+    tested.add(sequence("a", 800))  # 400 of them are known, two pauses are enough for the others
+    assert step(tested)[3:] == [("a", 400, 700)]
+    assert step(tested)[3:] == [("a", 700, 800)]
 
 
 def test_a_prompt_whose_states_are_lost_is_long_again() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from fromage_server.engine import Engine, EngineConfig, compiled, single_queries
 from fromage_server.engine.attention_runs import RunsBackend
 from fromage_server.engine.single_queries import Kernel, Queries
+from tests.server.engine.compiling import skip_without_compiler
 from tests.server.engine.driving import answers
 from tests.server.engine.test_equals_generate import expected_of, requests_of
 from tests.server.engine.tiny import grounded
@@ -23,8 +24,8 @@ PLACES, DIM = 5000, 64
 @pytest.fixture(scope="module")
 def kernel() -> Kernel:
     found = single_queries.kernel()
-    if found is None:
-        pytest.skip("there is no C++ compiler")
+    skip_without_compiler(found)
+    assert found is not None
     return found
 
 

@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from fromage_server.engine import Engine, EngineConfig, packing
+from fromage_server.engine import Engine, EngineConfig, layouts, packing
 from fromage_server.engine.kv_cache import PagedCache
 from fromage_server.engine.packing import pack_linears
 from fromage_server.engine.shorter import direct
@@ -68,6 +68,19 @@ def packed_opt(dtype: torch.dtype) -> GroundedModel:
     lm, mappers = _copied(grounded("opt", True).lm).to(dtype), grounded("opt", True).mappers
     pack_linears(lm, spare=1 << 30)
     return GroundedModel(lm, mappers, byte_tokenizer())
+
+
+@pytest.mark.parametrize("layout", [layouts.as_stored, layouts.onednn, layouts.in_panels])
+def test_passes_end_before_a_head_in_any_layout(
+    layout: layouts.Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "fastest", lambda *_: layout)
+    monkeypatch.setattr(packing, "_most_rows", lambda *_: 0)
+    engine = Engine(packed_opt(torch.float32), EngineConfig(max_batch=2))
+    engine.warm_up()
+    assert tapes_of(engine).head is not None
+    heard = answers(engine, requests_of("opt", True), steps_between=2)
+    assert [h.ids for h in heard] == expected_of("opt", True)
 
 
 def check_against_generate(lm: Any) -> Engine:
