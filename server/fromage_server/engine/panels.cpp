@@ -177,7 +177,7 @@ extern "C" void fromage_panels(const Task* task, int is_bfloat16) {
   const std::int64_t parts = std::min(blocks, (omp_get_max_threads() + groups - 1) / groups);
   const std::int64_t rows = parts ? (blocks + parts - 1) / parts * kRows : 0;
   const bool together = task->rows * task->outputs * task->width > kSmall;
-#pragma omp parallel for collapse(2) schedule(static) if (together)
+#pragma omp parallel for collapse(2) schedule(dynamic) if (together)
   for (std::int64_t part = 0; part < parts; ++part)
     for (std::int64_t group = 0; group < groups; ++group) {
       const std::int64_t panel = group * kPanels, row = part * rows;
