@@ -74,6 +74,10 @@ class RunsBackend:
                 k, v = _together([*pairs, (key[:, rows], value[:, rows])])
                 window = scores.window or span.length
                 parts = [attend.all(q, k, v, mask=_window_mask(layout, span, window))]
+            elif len(query) == len(keys) and (run := _one_run(layout, span)):
+                # What is new has been stored behind the past: one call instead of two and a sum.
+                k, v = (states[:, run[0] : run[1]] for states in (keys, values))
+                parts = [attend.all(q, k, v, mask=_window_mask(layout, span, span.length))]
             else:
                 parts = [attend.grouped(q, keys[:, a:b], values[:, a:b]) for a, b in runs]
                 parts.append(attend.all(q, key[:, rows], value[:, rows], causal=True))
@@ -97,6 +101,16 @@ def _runs(layout: Layout) -> list[Runs]:
             for span in layout.spans
         ]
     found: list[Runs] = layout.scratch["runs"]
+    return found
+
+
+def _one_run(layout: Layout, span: Span) -> tuple[int, int] | None:
+    """Where a sequence lies with its new tokens, if all in one place and behind a past."""
+    wanted = (span.start, "one run")
+    if wanted not in layout.scratch:
+        runs = places_of(span.blocks, span.length) if span.past else []
+        layout.scratch[wanted] = runs[0] if len(runs) == 1 else None
+    found: tuple[int, int] | None = layout.scratch[wanted]
     return found
 
 
