@@ -206,7 +206,7 @@ class _Parts:
         self, dtype: torch.dtype, quantize: Quantization, held: int
     ) -> tuple[Item, ...]:
         spare = int(SPARE_SHARE * (self.free - held))
-        if self.device.type != "cpu" or quantize != "none":
+        if self.device.type != "cpu" or quantize != "none" or self.settings.deterministic:
             return ()
         needed = second_layout_bytes(self.lm, dtype, spare)
         what = "weights in a second layout, the head in int8, if few streams are faster so"

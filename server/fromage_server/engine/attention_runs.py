@@ -20,6 +20,7 @@ from fromage_server.engine.kv_cache import KVShape
 from fromage_server.engine.single_queries import Kernel, Queries
 
 Part = tuple[Tensor, Tensor]  # what was attended to (H, Q, D), and its log-sum-exp (H, Q)
+_MASKED = 1 << 22  # numbers of a mask that costs more than it saves
 Runs = Sequence[tuple[int, int]]  # [first, last) places in the storage
 
 
@@ -74,7 +75,7 @@ class RunsBackend:
                 k, v = _together([*pairs, (key[:, rows], value[:, rows])])
                 window = scores.window or span.length
                 parts = [attend.all(q, k, v, mask=_window_mask(layout, span, window))]
-            elif len(query) == len(keys) and (run := _one_run(layout, span)):
+            elif len(query) == len(keys) and (run := _one_run(layout, span)) is not None:
                 # What is new has been stored behind the past: one call instead of two and a sum.
                 k, v = (states[:, run[0] : run[1]] for states in (keys, values))
                 parts = [attend.all(q, k, v, mask=_window_mask(layout, span, span.length))]
@@ -105,10 +106,12 @@ def _runs(layout: Layout) -> list[Runs]:
 
 
 def _one_run(layout: Layout, span: Span) -> tuple[int, int] | None:
-    """Where a sequence lies with its new tokens, if all in one place and behind a past."""
+    """Where a sequence lies with its new tokens, if all in one place and behind a past; not where
+    its mask would be large."""
     wanted = (span.start, "one run")
     if wanted not in layout.scratch:
-        runs = places_of(span.blocks, span.length) if span.past else []
+        masked = span.count * span.length if span.past else _MASKED
+        runs = places_of(span.blocks, span.length) if masked < _MASKED else []
         layout.scratch[wanted] = runs[0] if len(runs) == 1 else None
     found: tuple[int, int] | None = layout.scratch[wanted]
     return found

@@ -43,11 +43,13 @@ class LastLayer:
     def narrowed(self, cache: PagedCache, step: Pass) -> Iterator[None]:
         """Within it, where that pays, a pass of ``step`` brings its kept rows alone: in the others
         stands what the last layer was given."""
-        if self._layer is None or 2 * len(step.kept) > len(step.embedded):
+        rows = step.kept or (0,)  # modules may not like to see none
+        alone = _alone(step.spans, rows)
+        pays = 2 * len(rows) <= len(step.embedded)
+        if self._layer is None or alone is None or not pays:
             yield
             return
-        rows = step.kept or (0,)  # modules may not like to see none
-        layout = Layout.of(_alone(step.spans, rows), cache.layout.device)
+        layout = Layout.of(alone, cache.layout.device)
         forward = partial(_forward, self._layer.forward, cache, rows, layout)
         with replaced_forward(self._layer, forward):
             yield
@@ -87,10 +89,13 @@ def _picked(value: Any, rows: Tensor, count: int) -> Any:
     return value
 
 
-def _alone(spans: Seq[Span], rows: Seq[int]) -> list[Span]:
-    """Each of these rows as a sequence's one new token."""
-    found = []
-    for i, row in enumerate(rows):
-        span = next(span for span in spans if span.start <= row < span.stop)
-        found.append(Span(i, i + 1, span.past + row - span.start, span.blocks))
-    return found
+def _alone(spans: Seq[Span], rows: Seq[int]) -> list[Span] | None:
+    """Each of these rows as a sequence's one new token; None where a sequence has several: what one
+    of them stores the others would read."""
+    owners = [span for row in rows for span in spans if span.start <= row < span.stop]
+    if len({span.start for span in owners}) < len(rows):
+        return None
+    return [
+        Span(i, i + 1, span.past + row - span.start, span.blocks)
+        for i, (row, span) in enumerate(zip(rows, owners, strict=True))
+    ]

@@ -28,7 +28,7 @@ Layout: TypeAlias = Callable[[Tensor, Tensor | None], Product]
 _ROWS = 16
 # With how many rows they are tried, how often, and by how much the others have to win.
 _TRIED, _TRIALS, _CLEARLY = (16, 96), 5, 0.97
-# One that was so many times slower once is not tried again.
+# One that was so many times slower twice is not tried again; the first time it may be cold.
 _HOPELESS = 3
 # Bytes of weights that they are tried with.
 _ENOUGH = 64 << 20
@@ -98,7 +98,7 @@ def _seconds(layouts: Sequence[Layout], weights: Sequence[Tensor]) -> list[float
         best = [math.inf] * len(layouts)
         for trial in range(_TRIALS * len(layouts)):
             which = trial % len(layouts)
-            if trial >= len(layouts) and best[which] > _HOPELESS * min(best):
+            if trial >= 2 * len(layouts) and best[which] > _HOPELESS * min(best):
                 continue
             start = time.perf_counter()
             for product, x in zip(products[which], inputs, strict=True):

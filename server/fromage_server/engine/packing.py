@@ -122,6 +122,7 @@ def _most_rows(few: FewRows, layers: Sequence[_Layer]) -> int:
     even one does."""
     sizes = accumulate(layer.stored.nbytes for layer in layers)
     tried = [layer for layer, size in zip(layers, sizes, strict=True) if size <= _ENOUGH]
+    tried = tried or list(layers[:1])  # however large
     most = 0
     for rows in _TRIED if tried else ():
         pairs = [(layer, layer.stored.new_zeros(rows, layer.stored.shape[1])) for layer in tried]

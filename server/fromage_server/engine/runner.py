@@ -176,16 +176,15 @@ class Runner:
         with self._paged.step(Layout.of(step.spans, device)) as cache:
             if self._tapes is not None and step.is_decode:
                 return self._tapes.run(step.embedded, positions, cache)
-            head = None if self._tapes is None else self._tapes.head
             with self._last_layer.narrowed(cache, step):
                 output = self._model.forward(
                     step.embedded[None],
                     position_ids=positions[None],
                     past_key_values=cache,
                     logits_to_keep=upload(step.kept, torch.long, device),
-                    logits=head is None,
+                    logits=self._tapes is None or self._tapes.head is None,
                 )
-        return output if head is None else Headless.of(output)
+        return output if self._tapes is None else self._tapes.ended(output)
 
     def close(self) -> None:
         """No pass comes any more."""

@@ -107,12 +107,21 @@ class Tapes:
         """(N, D) embedded tokens of N sequences at (N,) positions, with results for all."""
         take = self._passes.get(len(embedded))
         if take is None:
-            return self._forward(embedded[None], positions[None], cache)
+            wanted = self.head is None
+            return self.ended(self._forward(embedded[None], positions[None], cache, logits=wanted))
         results, hidden = take(embedded[None], positions[None])
         return ForwardOutput(results, hidden) if self.head is None else Headless(results, hidden)
 
-    def _forward(self, embedded: Tensor, positions: Tensor, cache: PagedCache) -> ForwardOutput:
-        return self._model.forward(embedded, position_ids=positions, past_key_values=cache)
+    def ended(self, output: ForwardOutput) -> ForwardOutput | Headless:
+        """A pass through the model's modules, which has no logits where there is a ``head``."""
+        return output if self.head is None else Headless.of(output)
+
+    def _forward(
+        self, embedded: Tensor, positions: Tensor, cache: PagedCache, *, logits: bool = True
+    ) -> ForwardOutput:
+        return self._model.forward(
+            embedded, position_ids=positions, past_key_values=cache, logits=logits
+        )
 
 
 class Unrecordable(Exception):

@@ -35,8 +35,10 @@ def tokens_seen(layer: nn.Module) -> Iterator[list[int]]:
     seen: list[int] = []
     feed = [m for name, m in layer.named_modules() if name.split(".")[-1] in FEED][-1]
     hook = feed.register_forward_hook(lambda _m, _x, out: seen.append(out.numel() // out.shape[-1]))
-    yield seen
-    hook.remove()
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -66,6 +68,13 @@ def test_streams_beside_a_prompt(model: GroundedModel) -> None:
 def test_where_most_are_read_all_of_them(model: GroundedModel) -> None:
     with tokens_seen(layers_of(model)[-1]) as last:
         answer(Engine(model), ScoringRequest("a", (text(model, PROMPT),), score_from=0))
+    assert last == [len(PROMPT)]
+
+
+def test_where_several_of_one_text_are_read_all_of_them(model: GroundedModel) -> None:
+    request = ScoringRequest("a", (text(model, PROMPT),), (3, 40))
+    with tokens_seen(layers_of(model)[-1]) as last:
+        answer(Engine(model), request)
     assert last == [len(PROMPT)]
 
 

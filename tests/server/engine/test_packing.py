@@ -111,6 +111,20 @@ def test_a_tied_head_is_tried_by_itself(monkeypatch: pytest.MonkeyPatch) -> None
         assert lm.model.decoder.layers[0].fc1.forward.func in usual
 
 
+def test_a_head_is_tried_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def few(x: Tensor, *_: object) -> Tensor:
+        tried.append(len(x))
+        return x
+
+    monkeypatch.setattr(packing, "_ENOUGH", 1000)
+    lm: Any = copy.deepcopy(grounded("opt", tied=True).lm)
+    layer = packing._packed(lm.lm_head, layouts.as_stored)
+    packing._most_rows(few, [layer])
+    assert tried
+
+
 def test_nothing_is_tried_where_products_are_to_stay_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -54,8 +54,9 @@ export class Chats {
     byId("menu").hidePopover();
     this.#leave();
     const found = id && (await this.#store.get(id));
+    if (HASH.exec(location.hash)?.[1] !== id) return; // somebody went on meanwhile
     if (found && this.#show(found)) return;
-    leaveAddress();
+    this.#leaveAddress();
     this.#session.show();
     if (found) this.#offerToDelete(id);
   }
@@ -83,17 +84,21 @@ export class Chats {
     this.#session.composer.focus();
   }
 
+  /** The address names no conversation any more; the way back does not lead to it either. */
+  #leaveAddress() {
+    history.replaceState(null, "", location.pathname);
+    this.#address = location.pathname;
+  }
+
   /** Brings address, title and list in line with the session. */
   #follow() {
     const { id, title, messages } = this.#session.conversation;
     const address = messages.length ? `#c=${id}` : location.pathname;
-    const isAnother = address !== this.#address;
-    this.#address = address;
+    const isThere = () => (messages.length ? location.hash === address : !location.hash);
     // The address is ahead of what is shown while a conversation is being opened, and from a way
     // back until `hashchange` tells of it: only another conversation's address is written there.
-    if (isAnother && !this.#opening && (messages.length ? location.hash !== address : location.hash)) {
-      history.pushState(null, "", address);
-    }
+    if (address !== this.#address && !this.#opening && !isThere()) history.pushState(null, "", address);
+    if (isThere()) this.#address = address;
     byId("title").textContent = title;
     document.title = title === UNTITLED ? "FROMAGe" : `${title} – FROMAGe`;
     byId("more").hidden = !messages.length;
@@ -139,7 +144,7 @@ export class Chats {
     const text = `“${conversation.title}” and the pictures sent in it are deleted from this browser.`;
     const title = "Delete this conversation?";
     if (!(await ask({ title, text, yes: "Delete", danger: true }))) return;
-    if (conversation.id === this.#session.conversation.id) leaveAddress();
+    if (conversation.id === this.#session.conversation.id) this.#leaveAddress();
     await this.#session.forget(conversation.id);
     announce("The conversation was deleted.");
     this.#leave();
@@ -169,9 +174,4 @@ export class Chats {
       throw new Error(`${file.name} cannot be shown.`);
     }
   }
-}
-
-/** The address names no conversation any more; the way back does not lead to it either. */
-function leaveAddress() {
-  history.replaceState(null, "", location.pathname);
 }
