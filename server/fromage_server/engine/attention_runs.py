@@ -58,10 +58,9 @@ class RunsBackend:
             if not spans:
                 return out
         keys, values = stored.unbind(0)
-        self.store(layout, stored, key, value)
-        # What is behind the places is padding.
-        count = len(layout.places)
+        count = len(layout.places)  # what is behind them is padding
         query, key, value = (states[:, :count].to(stored.dtype) for states in (query, key, value))
+        self.store(layout, stored, key, value)
         attend = _Attend(scores)
         for span, runs in spans:
             rows = slice(span.start, span.stop)
