@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fromage_weights.cpu import training_autocast, training_dtype
 from fromage_weights.demo.corpus import training_scene
 from fromage_weights.demo.describing import DESCRIBING, DescribingTraining, described
 from fromage_weights.demo.features import FeatureBank, admitted, codes, unjudged
@@ -147,8 +148,8 @@ def test_compiled_they_are_read_the_same(model: GroundedModel, bank: FeatureBank
     layer = model.mappers.visual_embeddings
     gradients, states = [], []
     for stance in ("force_eager", "default"):
-        reader = Reader(model, torch.bfloat16)
-        with torch.compiler.set_stance(stance), torch.autocast("cpu", torch.bfloat16):
+        reader = Reader(model, training_dtype())
+        with torch.compiler.set_stance(stance), training_autocast():
             model.mappers.zero_grad()
             hidden = reader.hidden(batch, features).float()
             weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0))

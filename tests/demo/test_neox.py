@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPTNeoXForCausalLM
 
+from fromage_weights.demo import muon
 from fromage_weights.demo.language_model import LanguageRecipe, configuration
-from fromage_weights.demo.muon import BatchedMuon
+from fromage_weights.demo.muon import BatchedMuon, orthogonalized
 from fromage_weights.demo.neox import Asked, losses, mean_loss
 from fromage_weights.demo.shapes import compiled
 
@@ -90,7 +91,8 @@ def test_compiled_it_is_the_same(lm: GPTNeoXForCausalLM) -> None:
         assert distance < 0.05, name
 
 
-def test_muon_in_batches_is_muon() -> None:
+def test_muon_in_batches_is_muon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "_PRODUCTS", torch.bfloat16)  # as the library's
     torch.manual_seed(0)
     shapes = [(12, 8), (8, 8), (12, 8), (8, 20), (8, 20)]
     ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
@@ -107,3 +109,14 @@ def test_muon_in_batches_is_muon() -> None:
         # bfloat16 sums may be ordered otherwise in a batch.
         torch.testing.assert_close(mine, other, rtol=0, atol=5e-5)
     assert batched.state_dict()["state"].keys() == library.state_dict()["state"].keys()
+
+
+def test_in_float32_muon_goes_the_same_way() -> None:
+    updates = torch.randn(3, 12, 20, generator=torch.Generator().manual_seed(0))
+    made = []
+    for products in (torch.bfloat16, torch.float32):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(muon, "_PRODUCTS", products)
+            made.append(orthogonalized(updates, 4, (3.4445, -4.775, 2.0315), 1e-7))
+    assert [one.dtype for one in made] == [torch.bfloat16, torch.float32]
+    torch.testing.assert_close(made[0].float(), made[1], rtol=0, atol=2e-2)

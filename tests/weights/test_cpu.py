@@ -1,8 +1,11 @@
 import os
+import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
+import torch
 
 from fromage_weights import cpu
 
@@ -53,6 +56,41 @@ def test_a_trial_that_dies_counts_as_failed(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(cpu, "_TRIAL", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
     assert not cpu._amx_works()
     cpu._amx_works.cache_clear()
+
+
+@pytest.fixture
+def asked_again() -> Iterator[None]:
+    cpu.training_dtype.cache_clear()
+    yield
+    cpu.training_dtype.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("machine", "instructions", "library", "expected"),
+    [
+        ("x86_64", True, True, torch.bfloat16),
+        ("x86_64", False, True, torch.float32),  # it would widen every number first
+        ("AMD64", False, False, torch.float32),
+        ("aarch64", False, True, torch.bfloat16),
+        ("aarch64", False, False, torch.float32),
+    ],
+)
+def test_a_training_multiplies_in_what_the_processor_has(
+    monkeypatch: pytest.MonkeyPatch,
+    asked_again: None,
+    machine: str,
+    instructions: bool,
+    library: bool,
+    expected: torch.dtype,
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: library)
+    assert cpu.training_dtype() == expected
+    a = torch.ones(2, 2)
+    with cpu.training_autocast():
+        assert (a @ a).dtype == expected
 
 
 FAULTS = """

@@ -7,6 +7,9 @@ instruction. Told to keep to AVX-512, they compute in bfloat16 without it.
 glibc hands every large block back to the system when it is freed, and the kernel clears each page
 when it is next asked for: a training step, whose tensors have the same sizes every time, spends up
 to a quarter of its time on that, and so does reading a prompt.
+
+Processors without instructions for bfloat16 take many times as long over a product in it as in
+float32.
 """
 
 from __future__ import annotations
@@ -14,11 +17,16 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _log = logging.getLogger(__name__)
 _LIMIT = "ONEDNN_MAX_CPU_ISA"
@@ -42,6 +50,29 @@ def avoid_hidden_amx() -> None:
     if _LIMIT not in os.environ and _announces_amx() and not _amx_works():
         _log.warning("this machine announces AMX but cannot use it: going without")
         os.environ[_LIMIT] = _WITHOUT_AMX
+
+
+@cache
+def training_dtype() -> torch.dtype:
+    """What a training's matrix products are done in on this CPU: bfloat16 where it has instructions
+    for them, else float32."""
+    import torch
+
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        # torch's library also takes bfloat16 where it has to widen every number first.
+        fast = torch.cpu._is_avx512_bf16_supported()
+    else:
+        there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        fast = there and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def training_autocast() -> torch.autocast:
+    """Products in ``training_dtype``, for what is computed within."""
+    import torch
+
+    half = training_dtype() == torch.bfloat16
+    return torch.autocast("cpu", torch.bfloat16, enabled=half)
 
 
 def keep_freed_memory() -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fromage_weights.cpu import training_autocast
 from fromage_weights.demo.classes import CLASS_INDEX
 from fromage_weights.demo.grammar import COLOURS, Wish
 from fromage_weights.demo.sprites import SpriteBank
@@ -115,6 +116,6 @@ def make_features(encoder: VisionEncoder, scenes: list[Scene], *, seed: int) -> 
     parts = []
     for start in range(0, len(scenes), _BATCH):
         pixels = to_pixels(bank.draw(scenes[start : start + _BATCH], rng))
-        with torch.autocast("cpu", torch.bfloat16):  # several times faster, and only for training
+        with training_autocast():
             parts.append(encoder.encode(pixels))
     return FeatureBank(scenes, torch.cat(parts))

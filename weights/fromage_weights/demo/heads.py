@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fromage_weights.cpu import training_autocast, training_dtype
 from fromage_weights.demo.classes import CLASSES
 from fromage_weights.demo.features import ANY, FeatureBank, codes
 from fromage_weights.demo.grammar import COLOURS, Wish
@@ -53,14 +54,14 @@ def make_states(
 ) -> StateBank:
     """Read random training texts with the frozen LM and keep the states at their [RET]s."""
     rng = np.random.default_rng([seed, 11])
-    reader, collate = Reader(model, torch.bfloat16), Collator(model.tokenizer)
+    reader, collate = Reader(model, training_dtype()), Collator(model.tokenizer)
     wishes: list[Wish] = []
     parts: list[Tensor] = []
     while len(wishes) < count:
         drafts = [random_draft(rng, bank.any_scene) for _ in range(batch)]
         read = collate([draft for draft in drafts if draft.wishes])
         rows = [bank.row_of(scene, rng) for scene in read.uploads]
-        with torch.autocast("cpu", torch.bfloat16):
+        with training_autocast():
             hidden = reader.hidden(read, bank.features[rows])
         parts.append(hidden[read.rets[:, 0], read.rets[:, 1]].float())
         wishes += read.wishes
@@ -149,7 +150,7 @@ class HeadTraining:
         others = self._rng.integers(len(self._scenes), size=self.recipe.candidates)
         rows = torch.from_numpy(np.concatenate([own, others]))
         chosen = torch.from_numpy(texts)
-        with torch.autocast("cpu", torch.bfloat16):
+        with training_autocast():
             queries = functional.normalize(self._text(self._states[chosen]).float(), dim=1)
             images = functional.normalize(self._image(self._features[rows]).float(), dim=1)
             scores = queries @ images.T

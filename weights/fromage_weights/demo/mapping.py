@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fromage_weights.cpu import training_autocast, training_dtype
 from fromage_weights.demo.features import FeatureBank, admitted, codes, unjudged
 from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, slot_words
 from fromage_weights.demo.reader import Reader, filled_up
@@ -135,7 +136,7 @@ class MapperTraining:
 
     def __init__(self, model: GroundedModel, bank: FeatureBank, recipe: MappingRecipe) -> None:
         self.model, self.bank, self.recipe = model, bank, recipe
-        self.reader = Reader(model, torch.bfloat16)
+        self.reader = Reader(model, training_dtype())
         self._collate = Collator(model.tokenizer)
         self._rng = np.random.default_rng([recipe.seed, 5])
         self._groups = _parameter_groups(model)
@@ -156,7 +157,7 @@ class MapperTraining:
         drafts = [self._draft() for _ in range(self.recipe.batch)]
         batch = self._collate(drafts)
         rows = [self.bank.row_of(scene, self._rng) for scene in batch.uploads]
-        with torch.autocast("cpu", torch.bfloat16):
+        with training_autocast():
             hidden = self.reader.hidden(batch, self.bank.features[rows])
             learnt = batch.weights[:, 1:] > 0
             logits = self.reader.logits(filled_up(hidden[:, :-1][learnt], 512))

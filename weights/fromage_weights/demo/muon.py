@@ -13,14 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fromage_weights.cpu import training_dtype
+
+_PRODUCTS = training_dtype()
+
 
 def orthogonalized(
     updates: Tensor, steps: int, coefficients: tuple[float, float, float], tiny: float
 ) -> Tensor:
     """(N, R, C) to roughly their nearest semi-orthogonal matrices, by `steps` Newton-Schulz steps
-    in bfloat16 (K. Jordan, Muon, 2024)."""
+    (K. Jordan, Muon, 2024), in bfloat16 where the CPU has it."""
     a, b, c = coefficients
-    x = updates.bfloat16()
+    x = updates.to(_PRODUCTS)
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fromage_weights.cpu import training_dtype
+
 if TYPE_CHECKING:
     from transformers import GPTNeoXForCausalLM
 
 _NEVER = -1e30
-_HALF = torch.bfloat16
+_PRODUCTS = training_dtype()
 
 
 class Asked(NamedTuple):
@@ -123,6 +125,6 @@ def losses(
 
 
 def mean_loss(lm: GPTNeoXForCausalLM, embeds: Tensor, positions: Tensor, asked: Asked) -> Tensor:
-    """The mean by counts, in bfloat16 products."""
-    found = losses(lm, embeds, positions, asked, _HALF)
+    """The mean by counts; products are done in the CPU's `training_dtype`."""
+    found = losses(lm, embeds, positions, asked, _PRODUCTS)
     return (found * asked.counts).sum() / asked.counts.sum()

@@ -78,7 +78,7 @@ class Pipeline:
         self.bundle = out / "bundle"
 
     def run(self, stages: tuple[str, ...] = STAGES) -> None:
-        avoid_hidden_amx()  # every stage trains in bfloat16
+        avoid_hidden_amx()  # every stage trains in bfloat16 where the CPU has it
         keep_freed_memory()
         self.out.mkdir(parents=True, exist_ok=True)
         steps: dict[str, tuple[Path, Callable[[], None]]] = {
