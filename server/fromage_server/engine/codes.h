@@ -63,7 +63,9 @@ class Rounded {
 // product)`. Every lane's sum fits into 32 bits, see `Rounded`.
 #if defined(__x86_64__)
 struct Vnni {
-  static constexpr int rows = 4, outputs = 4;
+  static constexpr int rows = 4;
+  template <int rows>
+  static constexpr int outputs_with = 4;
   template <int rows, int outputs, typename Emit>
   FOR_VNNI static void guess(const std::int8_t* codes, const std::int16_t* x, std::int64_t width,
                              const Emit& emit) {
@@ -91,43 +93,62 @@ struct Vnni {
 };
 
 struct Avx2 {
-  static constexpr int rows = 2, outputs = 4;
+  static constexpr int rows = 4;
+  template <int rows>
+  static constexpr int outputs_with = rows > 2 ? 2 : 4;  // sums for each: more have no registers
   template <int rows, int outputs, typename Emit>
   FOR_AVX2 static void guess(const std::int8_t* codes, const std::int16_t* x, std::int64_t width,
                              const Emit& emit) {
     __m256i sums[rows][outputs] = {};
-    for (std::int64_t i = 0; i < width; i += kCodes / 2) {
-      __m256i column[outputs];
-      for (int o = 0; o < outputs; ++o) {
-        const std::int8_t* at = codes + o * width + i;
-        column[o] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
-        __builtin_prefetch(at + outputs * width, 0, 2);
-      }
-      for (int r = 0; r < rows; ++r) {
-        const auto* at = reinterpret_cast<const __m256i*>(x + r * width + i);
-        const __m256i numbers = _mm256_loadu_si256(at);
+    for (std::int64_t i = 0; i < width; i += kCodes) {
+#pragma GCC unroll 8
+      for (int o = 0; o < outputs; ++o)
+        __builtin_prefetch(codes + (o + outputs) * width + i, 0, 2);
+#pragma GCC unroll 2
+      for (int half = 0; half < kCodes; half += kCodes / 2) {
+        __m256i column[outputs];
+#pragma GCC unroll 8
         for (int o = 0; o < outputs; ++o) {
-          const __m256i both = _mm256_madd_epi16(numbers, column[o]);
-          sums[r][o] = _mm256_add_epi32(sums[r][o], both);
+          const auto* at = reinterpret_cast<const __m128i*>(codes + o * width + i + half);
+          column[o] = _mm256_cvtepi8_epi16(_mm_loadu_si128(at));
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; ++r) {
+          const auto* at = reinterpret_cast<const __m256i*>(x + r * width + i + half);
+          __m256i numbers = _mm256_loadu_si256(at);
+          __asm__("" : "+x"(numbers));  // or it would be read again for every output
+#pragma GCC unroll 8
+          for (int o = 0; o < outputs; ++o) {
+            const __m256i both = _mm256_madd_epi16(numbers, column[o]);
+            sums[r][o] = _mm256_add_epi32(sums[r][o], both);
+          }
         }
       }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
-      for (int o = 0; o < outputs; ++o) {
-        float lanes[8], whole = 0;
-        _mm256_storeu_ps(lanes, _mm256_cvtepi32_ps(sums[r][o]));
-        for (float lane : lanes) whole += lane;
-        emit(r, o, whole);
-      }
+      float totals[4];
+      _mm_storeu_ps(totals, totals_of(sums[r][0], sums[r][outputs > 1], sums[r][outputs / 2],
+                                      sums[r][outputs - 1]));
+      for (int o = 0; o < outputs; ++o) emit(r, o, totals[o]);
     }
+  }
+
+ private:
+  // Each one's lanes together. In float32: all of them might be too much for 32 bits.
+  FOR_AVX2 static __m128 totals_of(__m256i a, __m256i b, __m256i c, __m256i d) {
+    const __m256 first = _mm256_hadd_ps(_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b));
+    const __m256 second = _mm256_hadd_ps(_mm256_cvtepi32_ps(c), _mm256_cvtepi32_ps(d));
+    const __m256 halves = _mm256_hadd_ps(first, second);
+    return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
   }
 };
 #endif
 
 struct Plain {
-  static constexpr int rows = 1, outputs = 1;
+  static constexpr int rows = 1;
+  template <int rows>
+  static constexpr int outputs_with = 1;
   template <int rows, int outputs, typename Emit>
   static void guess(const std::int8_t* codes, const std::int16_t* x, std::int64_t width,
                     const Emit& emit) {
@@ -143,10 +164,11 @@ struct Plain {
 template <typename Kind, int rows, typename Emit>
 INLINE void guess_rows(const std::int8_t* codes, std::int64_t count, const std::int16_t* x,
                        std::int64_t width, const Emit& emit) {
+  constexpr int outputs = Kind::template outputs_with<rows>;
   std::int64_t at = 0;
   const auto shifted = [&](int r, int o, float product) { emit(r, at + o, product); };
-  for (; at + Kind::outputs <= count; at += Kind::outputs)
-    Kind::template guess<rows, Kind::outputs>(codes + at * width, x, width, shifted);
-  if (Kind::outputs == 1) return;
+  for (; at + outputs <= count; at += outputs)
+    Kind::template guess<rows, outputs>(codes + at * width, x, width, shifted);
+  if (outputs == 1) return;
   for (; at < count; ++at) Kind::template guess<rows, 1>(codes + at * width, x, width, shifted);
 }

@@ -80,6 +80,10 @@ INLINE void guess_piece(const Screening& s, std::int64_t piece) {
   // Rows without codes come to nothing here: all their logits are computed.
   for (; row + Kind::rows <= s.asked.rows; row += Kind::rows)
     guess_rows<Kind, Kind::rows>(codes, count, s.rounded.row(row), head.padded, keep);
+  if constexpr (Kind::rows > 2) {
+    for (; row + 2 <= s.asked.rows; row += 2)
+      guess_rows<Kind, 2>(codes, count, s.rounded.row(row), head.padded, keep);
+  }
   for (; row < s.asked.rows; ++row)
     guess_rows<Kind, 1>(codes, count, s.rounded.row(row), head.padded, keep);
   for (row = 0; row < s.asked.rows; ++row) {

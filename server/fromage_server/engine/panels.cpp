@@ -4,6 +4,10 @@
 // tile, a few rows times a panel, keeps its sums in registers: for every column it reads two vectors
 // of weights and one number of each row. What a tile needs is taken in such pieces that rows stay in
 // the second cache while panels pass by.
+//
+// Memory is asked for weights before they are needed. Where many rows meet a panel, a little is
+// enough; a few rows are done with it before the next one could come, which is therefore asked for
+// all the while.
 
 #include <omp.h>
 
@@ -16,7 +20,7 @@ namespace {
 constexpr std::int64_t kColumns = 384;  // of a piece
 constexpr std::int64_t kRows = 48;      // of a piece; with `kColumns` they fill a part of a cache
 constexpr std::int64_t kPanels = 3;     // that such rows meet before the next ones are read
-constexpr std::int64_t kAhead = 2048;   // bytes of weights that are asked for beforehand
+constexpr std::int64_t kAhead = 2048;   // bytes of weights that many rows ask for beforehand
 
 // The weights of a panel's outputs in one column.
 template <typename Floats>
@@ -35,24 +39,53 @@ INLINE void load_column(const bfloat16* from, Floats (&out)[2]) {
   std::memcpy(&out[1], &second, sizeof second);
 }
 
+// A panel's columns in their order, and its own weights asked for a little ahead.
+template <int bytes>
+struct Same {
+  const char* weight;  // its columns have `bytes` each
+
+  template <typename Use>
+  INLINE void each(std::int64_t columns, const Use& use) const {
+    for (std::int64_t i = 0; i < columns; ++i) {
+      __builtin_prefetch(weight + i * bytes + kAhead);
+      use(i);
+    }
+  }
+};
+
+// The same, and the weights that come after all tiles of this piece, one column of them in `step`.
+template <int bytes>
+struct Next {
+  mutable const char* weight;
+  std::int64_t step;
+
+  template <typename Use>
+  INLINE void each(std::int64_t columns, const Use& use) const {
+    for (std::int64_t i = 0; i < columns; weight += bytes) {
+      for (int line = 0; line < bytes; line += 64) __builtin_prefetch(weight + line);
+      const std::int64_t end = std::min(i + step, columns);
+      for (; i < end; ++i) use(i);
+    }
+  }
+};
+
 // `rows` rows of `x` times `columns` columns of a panel, added to what `out` holds. Each sum is made
 // in the order of the columns, whatever it is computed beside, and pieces are summed by themselves:
 // a long sum in one would lose more to rounding.
-template <typename Floats, int rows, typename Number>
+template <typename Floats, int rows, typename Number, typename Ahead>
 INLINE void tile(const Number* weight, const float* x, std::int64_t columns, std::int64_t width,
-                 float* out, std::int64_t outputs) {
+                 float* out, std::int64_t outputs, const Ahead& ahead) {
   Floats sums[rows][2] = {};
-  for (std::int64_t i = 0; i < columns; ++i) {
+  ahead.each(columns, [&](std::int64_t i) {
     Floats column[2];
     load_column(weight + i * 2 * lanes<Floats>, column);
-    __builtin_prefetch(reinterpret_cast<const char*>(weight + i * 2 * lanes<Floats>) + kAhead);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
       const float number = x[r * width + i];
       sums[r][0] += number * column[0];
       sums[r][1] += number * column[1];
     }
-  }
+  });
 #pragma GCC unroll 16
   for (int r = 0; r < rows; ++r) {
     Floats before[2];
@@ -80,29 +113,56 @@ class Part {
         out_(static_cast<float*>(task.out)) {}
 
   INLINE void compute(const Share& share) const {
-    for (std::int64_t row = share.row; row < share.last_row; row += kRows)
-      for (std::int64_t column = 0; column < task_.width; column += kColumns)
-        for (std::int64_t panel = share.panel; panel < share.last_panel; ++panel)
-          piece(panel, row, std::min(row + kRows, share.last_row), column);
+    for (std::int64_t row = share.row; row < share.last_row; row += kRows) {
+      const std::int64_t last = std::min(row + kRows, share.last_row);
+      for (std::int64_t column = 0; column < task_.width; column += kColumns) {
+        for (std::int64_t panel = share.panel; panel < share.last_panel; ++panel) {
+          if (task_.rows > kRows) {
+            piece(panel, row, last, column, Same<kBytes>{bytes_at(panel, column)});
+          } else {
+            const std::int64_t tiles = (last - row + most - 1) / most;
+            piece(panel, row, last, column, Next<kBytes>{after(share, panel, column), tiles});
+          }
+        }
+      }
+    }
   }
 
  private:
   static constexpr std::int64_t kOutputs = 2 * lanes<Floats>;
+  static constexpr int kBytes = kOutputs * sizeof(Number);
 
-  INLINE void piece(std::int64_t panel, std::int64_t row, std::int64_t last,
-                    std::int64_t column) const {
-    for (; row + most <= last; row += most) rows_of<most>(panel, row, column);
-    if (most > 4 && row + 4 <= last) rows_of<4>(panel, row, column), row += 4;
-    if (most > 8 && row + 4 <= last) rows_of<4>(panel, row, column), row += 4;
-    if (row + 2 <= last) rows_of<2>(panel, row, column), row += 2;
-    if (row < last) rows_of<1>(panel, row, column);
+  INLINE const Number* weight_at(std::int64_t panel, std::int64_t column) const {
+    return static_cast<const Number*>(task_.weight) + (panel * task_.width + column) * kOutputs;
+  }
+  INLINE const char* bytes_at(std::int64_t panel, std::int64_t column) const {
+    return reinterpret_cast<const char*>(weight_at(panel, column));
+  }
+  // What this share reads after a piece; that piece again after the last one.
+  INLINE const char* after(const Share& share, std::int64_t panel, std::int64_t column) const {
+    if (panel + 1 < share.last_panel) return bytes_at(panel + 1, column);
+    if (column + kColumns < task_.width) return bytes_at(share.panel, column + kColumns);
+    return bytes_at(panel, column);
   }
 
-  template <int rows>
-  INLINE void rows_of(std::int64_t panel, std::int64_t row, std::int64_t column) const {
+  template <typename Ahead>
+  INLINE void piece(std::int64_t panel, std::int64_t row, std::int64_t last, std::int64_t column,
+                    const Ahead& ahead) const {
+    // Two sums a row are too few for two rows alone to be worth a tile: eight are two of four.
+    const auto is_even = [&] { return most == 6 && last - row == 8; };
+    for (; row + most <= last && !is_even(); row += most)
+      rows_of<most>(panel, row, column, ahead);
+    if (most > 4)
+      for (; row + 4 <= last; row += 4) rows_of<4>(panel, row, column, ahead);
+    if (row + 2 <= last) rows_of<2>(panel, row, column, ahead), row += 2;
+    if (row < last) rows_of<1>(panel, row, column, ahead);
+  }
+
+  template <int rows, typename Ahead>
+  INLINE void rows_of(std::int64_t panel, std::int64_t row, std::int64_t column,
+                      const Ahead& ahead) const {
     const std::int64_t at = panel * kOutputs, columns = std::min(kColumns, task_.width - column);
-    const Number* weight =
-        static_cast<const Number*>(task_.weight) + at * task_.width + column * kOutputs;
+    const Number* weight = weight_at(panel, column);
     const float* x = x_ + row * task_.width + column;
     float* out = out_ + row * task_.outputs + at;
     const std::int64_t count = std::min(kOutputs, task_.outputs - at);
@@ -112,13 +172,13 @@ class Part {
           out[r * task_.outputs + o] = bias_ ? bias_[at + o] : 0;
     }
     if (count == kOutputs) {
-      tile<Floats, rows>(weight, x, columns, task_.width, out, task_.outputs);
+      tile<Floats, rows>(weight, x, columns, task_.width, out, task_.outputs, ahead);
       return;
     }
     float whole[rows * kOutputs] = {};  // the last panel's rest is nobody's
     for (int r = 0; r < rows; ++r)
       std::copy_n(out + r * task_.outputs, count, whole + r * kOutputs);
-    tile<Floats, rows>(weight, x, columns, task_.width, whole, kOutputs);
+    tile<Floats, rows>(weight, x, columns, task_.width, whole, kOutputs, ahead);
     for (int r = 0; r < rows; ++r)
       std::copy_n(whole + r * kOutputs, count, out + r * task_.outputs);
   }

@@ -31,7 +31,7 @@ def inputs(
     return x.to(dtype), weight.to(dtype), bias
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 11, 12, 23, 47, 97])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 8, 11, 12, 14, 20, 47, 97])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(("outputs", "width"), SHAPES)
