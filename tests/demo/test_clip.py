@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fromage_weights.cpu import training_dtype
 from fromage_weights.demo import tower_text
 from fromage_weights.demo.clip import caption_embeddings, embeddings, image_embeddings
 from fromage_weights.demo.contrastive import scenes_loss, views_of
@@ -96,7 +97,7 @@ def test_compiled_it_is_the_same(tower: Any, pixels: Tensor, ids: Tensor) -> Non
     fused = compiled(embeddings)
     assert fused is not embeddings
     plain, fast = (
-        function(tower, pixels, tower.token_embedding(ids), ids.argmax(-1))
+        function(tower, pixels, tower.token_embedding(ids), ids.argmax(-1), training_dtype())
         for function in (embeddings, fused)
     )
     for expected, found in zip(plain, fast, strict=True):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPTNeoXForCausalLM
 
-from fromage_weights.demo import muon
+from fromage_weights.cpu import training_dtype
 from fromage_weights.demo.language_model import LanguageRecipe, configuration
 from fromage_weights.demo.muon import BatchedMuon, orthogonalized
 from fromage_weights.demo.neox import Asked, losses, mean_loss
@@ -69,8 +69,9 @@ def test_a_count_of_zero_is_no_part_of_the_mean(lm: GPTNeoXForCausalLM) -> None:
     asked = _asked(ids)
     with torch.no_grad():
         embeds = lm.gpt_neox.embed_in(ids)
-        whole = mean_loss(lm, embeds, positions, asked)
-        without = mean_loss(lm, embeds, positions, Asked(*(part[:-1] for part in asked)))
+        whole = mean_loss(lm, embeds, positions, asked, torch.float32)
+        fewer = Asked(*(part[:-1] for part in asked))
+        without = mean_loss(lm, embeds, positions, fewer, torch.float32)
     torch.testing.assert_close(whole, without)
 
 
@@ -79,11 +80,11 @@ def test_compiled_it_is_the_same(lm: GPTNeoXForCausalLM) -> None:
     ids, positions = _documents()
     asked = _asked(ids)
     embeds = lm.gpt_neox.embed_in(ids).detach()
-    plain = mean_loss(lm, embeds, positions, asked)
+    plain = mean_loss(lm, embeds, positions, asked, training_dtype())
     wanted = _gradients(lm, plain)
     fused = compiled(mean_loss)
     assert fused is not mean_loss
-    fast = fused(lm, embeds, positions, asked)
+    fast = fused(lm, embeds, positions, asked, training_dtype())
     torch.testing.assert_close(fast, plain, rtol=2e-2, atol=2e-2)
     made = _gradients(lm, fast)
     for name in wanted:
@@ -91,8 +92,7 @@ def test_compiled_it_is_the_same(lm: GPTNeoXForCausalLM) -> None:
         assert distance < 0.05, name
 
 
-def test_muon_in_batches_is_muon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(muon, "_PRODUCTS", torch.bfloat16)  # as the library's
+def test_muon_in_batches_is_muon() -> None:
     torch.manual_seed(0)
     shapes = [(12, 8), (8, 8), (12, 8), (8, 20), (8, 20)]
     ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
@@ -111,12 +111,13 @@ def test_muon_in_batches_is_muon(monkeypatch: pytest.MonkeyPatch) -> None:
     assert batched.state_dict()["state"].keys() == library.state_dict()["state"].keys()
 
 
-def test_in_float32_muon_goes_the_same_way() -> None:
-    updates = torch.randn(3, 12, 20, generator=torch.Generator().manual_seed(0))
-    made = []
-    for products in (torch.bfloat16, torch.float32):
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(muon, "_PRODUCTS", products)
-            made.append(orthogonalized(updates, 4, (3.4445, -4.775, 2.0315), 1e-7))
-    assert [one.dtype for one in made] == [torch.bfloat16, torch.float32]
-    torch.testing.assert_close(made[0].float(), made[1], rtol=0, atol=2e-2)
+@pytest.mark.parametrize("shape", [(3, 12, 20), (3, 20, 12)], ids=["wide", "tall"])
+def test_in_float32_muon_goes_the_same_way(shape: tuple[int, int, int]) -> None:
+    updates = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    half, single, exact = (
+        orthogonalized(updates, 4, (3.4445, -4.775, 2.0315), 1e-7, dtype)
+        for dtype in (torch.bfloat16, torch.float32, torch.float64)
+    )
+    assert (half.dtype, single.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(single.double(), exact, rtol=0, atol=1e-5)
+    torch.testing.assert_close(half.double(), exact, rtol=0, atol=2e-2)

@@ -55,7 +55,7 @@ def avoid_hidden_amx() -> None:
 @cache
 def training_dtype() -> torch.dtype:
     """What a training's matrix products are done in on this CPU: bfloat16 where it has instructions
-    for them, else float32."""
+    for them, else float32. A limit of oneDNN's that the user has set is not looked at."""
     import torch
 
     if platform.machine().lower() in ("x86_64", "amd64"):

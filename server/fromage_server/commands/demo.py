@@ -15,8 +15,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "train",
         help="train language model, tower and mappers from nothing",
         description="Runs the stages in order; what is already in the output directory is kept, "
-        "so an interrupted run goes on. Two to three hours on two CPU cores that multiply "
-        "bfloat16 (AVX-512 BF16, AMX), twice as long on others.",
+        "so an interrupted run goes on. Two to three hours on two CPU cores with AMX, three "
+        "times as long where they do not multiply bfloat16.",
     )
     train.add_argument(
         "--stage",
@@ -36,7 +36,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         dest="start",
         metavar="BUNDLE",
         help="go on with the language model and the mappers of this bundle, and take its tower, "
-        "instead of from nothing (demo: the one that ships; about an hour)",
+        "instead of from nothing (demo: the one that ships; about an hour with AMX)",
     )
     train.set_defaults(run=run_train, parser=train)
     files = verbs.add_parser(

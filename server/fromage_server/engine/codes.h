@@ -95,7 +95,7 @@ struct Vnni {
 struct Avx2 {
   static constexpr int rows = 4;
   template <int rows>
-  static constexpr int outputs_with = rows > 2 ? 2 : 4;  // sums for each: more have no registers
+  static constexpr int outputs_with = rows > 2 ? 2 : 4;  // whose sums registers are left for
   template <int rows, int outputs, typename Emit>
   FOR_AVX2 static void guess(const std::int8_t* codes, const std::int16_t* x, std::int64_t width,
                              const Emit& emit) {
@@ -125,6 +125,7 @@ struct Avx2 {
         }
       }
     }
+    static_assert(outputs == 1 || outputs == 2 || outputs == 4);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
       float totals[4];

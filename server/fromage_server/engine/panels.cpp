@@ -53,14 +53,15 @@ struct Same {
   }
 };
 
-// The same, and the weights that come after all tiles of this piece, one column of them in `step`.
+// A panel's columns in their order. Meanwhile the weights of the next piece are asked for: one column
+// of them for every `step` of these, and each tile goes on where the last one stopped.
 template <int bytes>
 struct Next {
-  mutable const char* weight;
+  const char* weight;
   std::int64_t step;
 
   template <typename Use>
-  INLINE void each(std::int64_t columns, const Use& use) const {
+  INLINE void each(std::int64_t columns, const Use& use) {
     for (std::int64_t i = 0; i < columns; weight += bytes) {
       for (int line = 0; line < bytes; line += 64) __builtin_prefetch(weight + line);
       const std::int64_t end = std::min(i + step, columns);
@@ -74,9 +75,10 @@ struct Next {
 // a long sum in one would lose more to rounding.
 template <typename Floats, int rows, typename Number, typename Ahead>
 INLINE void tile(const Number* weight, const float* x, std::int64_t columns, std::int64_t width,
-                 float* out, std::int64_t outputs, const Ahead& ahead) {
+                 float* out, std::int64_t outputs, Ahead& ahead) {
   Floats sums[rows][2] = {};
-  ahead.each(columns, [&](std::int64_t i) {
+  // Not inlined, it would be compiled for any processor.
+  ahead.each(columns, [&](std::int64_t i) __attribute__((always_inline)) {
     Floats column[2];
     load_column(weight + i * 2 * lanes<Floats>, column);
 #pragma GCC unroll 16
@@ -99,6 +101,7 @@ INLINE void tile(const Number* weight, const float* x, std::int64_t columns, std
 // What a thread takes at a time: some panels of a matrix, and some rows.
 struct Share {
   std::int64_t panel, last_panel, row, last_row;
+  std::int64_t next_panel;  // what it probably takes then
 };
 
 // Of a task whose weight is (panels, width, 2, lanes), in bfloat16 (panels, width, lanes, 2); all
@@ -118,10 +121,11 @@ class Part {
       for (std::int64_t column = 0; column < task_.width; column += kColumns) {
         for (std::int64_t panel = share.panel; panel < share.last_panel; ++panel) {
           if (task_.rows > kRows) {
-            piece(panel, row, last, column, Same<kBytes>{bytes_at(panel, column)});
+            Same<kBytes> ahead{bytes_at(panel, column)};
+            piece(panel, row, last, column, ahead);
           } else {
-            const std::int64_t tiles = (last - row + most - 1) / most;
-            piece(panel, row, last, column, Next<kBytes>{after(share, panel, column), tiles});
+            Next<kBytes> ahead{after(share, panel, column), tiles(last - row)};
+            piece(panel, row, last, column, ahead);
           }
         }
       }
@@ -138,19 +142,27 @@ class Part {
   INLINE const char* bytes_at(std::int64_t panel, std::int64_t column) const {
     return reinterpret_cast<const char*>(weight_at(panel, column));
   }
-  // What this share reads after a piece; that piece again after the last one.
+  // What is read after a piece of this share.
   INLINE const char* after(const Share& share, std::int64_t panel, std::int64_t column) const {
     if (panel + 1 < share.last_panel) return bytes_at(panel + 1, column);
     if (column + kColumns < task_.width) return bytes_at(share.panel, column + kColumns);
-    return bytes_at(panel, column);
+    return bytes_at(share.next_panel, 0);  // asked for, not read: there may be no such panel
+  }
+
+  // How many tiles of `most` rows; the rest is made of smaller ones. Two rows alone are not worth a
+  // tile, as they have too few sums: eight are two tiles of four, not one of six.
+  static INLINE std::int64_t whole_tiles(std::int64_t rows) {
+    return rows / most - (most == 6 && rows > most && rows % most == 2);
+  }
+  static INLINE std::int64_t tiles(std::int64_t rows) {
+    const std::int64_t whole = whole_tiles(rows), rest = rows - whole * most;
+    return whole + (most > 4 ? rest / 4 : 0) + rest % 4 / 2 + rest % 2;
   }
 
   template <typename Ahead>
   INLINE void piece(std::int64_t panel, std::int64_t row, std::int64_t last, std::int64_t column,
-                    const Ahead& ahead) const {
-    // Two sums a row are too few for two rows alone to be worth a tile: eight are two of four.
-    const auto is_even = [&] { return most == 6 && last - row == 8; };
-    for (; row + most <= last && !is_even(); row += most)
+                    Ahead& ahead) const {
+    for (std::int64_t whole = whole_tiles(last - row); whole > 0; --whole, row += most)
       rows_of<most>(panel, row, column, ahead);
     if (most > 4)
       for (; row + 4 <= last; row += 4) rows_of<4>(panel, row, column, ahead);
@@ -160,7 +172,7 @@ class Part {
 
   template <int rows, typename Ahead>
   INLINE void rows_of(std::int64_t panel, std::int64_t row, std::int64_t column,
-                      const Ahead& ahead) const {
+                      Ahead& ahead) const {
     const std::int64_t at = panel * kOutputs, columns = std::min(kColumns, task_.width - column);
     const Number* weight = weight_at(panel, column);
     const float* x = x_ + row * task_.width + column;
@@ -242,6 +254,7 @@ extern "C" void fromage_panels(const Task* task, int is_bfloat16) {
     for (std::int64_t group = 0; group < groups; ++group) {
       const std::int64_t panel = group * kPanels, row = part * rows;
       compute(*task, {panel, std::min(panel + kPanels, panels),  //
-                      row, std::min(row + rows, task->rows)});
+                      row, std::min(row + rows, task->rows),     //
+                      panel + omp_get_num_threads() * kPanels});
     }
 }

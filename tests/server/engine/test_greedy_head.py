@@ -113,8 +113,8 @@ def test_the_widest_rows_do_not_overflow(width: int, kind: int) -> None:
     weight = torch.ones(70, width)
     weight[:, ::2] = -1
     weight[40] *= 1.001
-    states = weight[:2].clone() * 3
-    rows = [greedy(), greedy(40)]
+    states = weight[:7].clone() * 3  # four together, two, and one
+    rows = [greedy(), greedy(40), *[greedy()] * 5]
     found = GreedyHead(weight, None, kind=kind).tokens(states, rows, RET)
     assert found[0] == 40
     assert torch.equal(found, by_all_logits(states, weight, None, rows))

@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fromage_weights.cpu import training_dtype
 from fromage_weights.demo.neox import Attention, linear, norm
 
 _NEVER = -1e30
-_PRODUCTS = training_dtype()
 
 
 def _block(x: Tensor, block: Any, mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -85,8 +83,9 @@ def caption_embeddings(model: Any, words: Tensor, last: Tensor, dtype: torch.dty
     return norm(ends, model.ln_final, dtype) @ projection.to(dtype)
 
 
-def embeddings(model: Any, pixels: Tensor, words: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, E) of the pictures and (N, E) of the captions; products are done in the CPU's
-    `training_dtype`."""
-    images = image_embeddings(model, pixels, _PRODUCTS)
-    return images, caption_embeddings(model, words, last, _PRODUCTS)
+def embeddings(
+    model: Any, pixels: Tensor, words: Tensor, last: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """(B, E) of the pictures and (N, E) of the captions; products are done in `dtype`."""
+    images = image_embeddings(model, pixels, dtype)
+    return images, caption_embeddings(model, words, last, dtype)

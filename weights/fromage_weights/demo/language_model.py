@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from fromage_weights.cpu import training_dtype
 from fromage_weights.demo.muon import BatchedMuon
 from fromage_weights.demo.neox import Asked, mean_loss
 from fromage_weights.demo.shapes import compiled
@@ -159,7 +161,7 @@ class LanguageTraining:
         self._token_weights = torch.ones(len(tokenizer))
         self._token_weights[tokenizer.convert_tokens_to_ids(["ĠYes", "ĠNo"])] = 4.0
         self._optimizers = self._make_optimizers()
-        self._mean_loss = compiled(mean_loss)
+        self._mean_loss = partial(compiled(mean_loss), dtype=training_dtype())
         self.step = 0
         self._streams = [
             TextStream(
@@ -182,14 +184,12 @@ class LanguageTraining:
         named = list(self.lm.named_parameters())
         matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
         others = [p for n, p in named if p.ndim != 2 or "embed" in n]
+        muon = BatchedMuon(
+            matrices, self.recipe.matrix_rate, 0.05, ns_steps=4, adjust_lr_fn="match_rms_adamw"
+        )
+        muon.products = training_dtype()
         return (
-            BatchedMuon(
-                matrices,
-                self.recipe.matrix_rate,
-                0.05,
-                ns_steps=4,
-                adjust_lr_fn="match_rms_adamw",
-            ),
+            muon,
             torch.optim.AdamW(
                 others, self.recipe.learning_rate, (0.9, 0.95), weight_decay=0.0, fused=True
             ),

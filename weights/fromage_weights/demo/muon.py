@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromage_weights.cpu import training_dtype
-
-_PRODUCTS = training_dtype()
-
 
 def orthogonalized(
-    updates: Tensor, steps: int, coefficients: tuple[float, float, float], tiny: float
+    updates: Tensor,
+    steps: int,
+    coefficients: tuple[float, float, float],
+    tiny: float,
+    dtype: torch.dtype,
 ) -> Tensor:
     """(N, R, C) to roughly their nearest semi-orthogonal matrices, by `steps` Newton-Schulz steps
-    (K. Jordan, Muon, 2024), in bfloat16 where the CPU has it."""
+    in `dtype` (K. Jordan, Muon, 2024)."""
     a, b, c = coefficients
-    x = updates.to(_PRODUCTS)
+    x = updates.to(dtype)
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
@@ -37,7 +37,9 @@ def orthogonalized(
 
 class BatchedMuon(torch.optim.Muon):
     """torch.optim.Muon, with Nesterov's momentum and `match_rms_adamw` (an update's root mean
-    square is about 0.2 of the rate), in batches."""
+    square is about 0.2 of the rate), in batches. `products`: what they are done in."""
+
+    products = torch.bfloat16
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -55,7 +57,11 @@ class BatchedMuon(torch.optim.Muon):
     def _step(self, params: list[Tensor], group: dict[str, Any]) -> None:
         updates = [self._with_momentum(param, group["momentum"]) for param in params]
         made = orthogonalized(
-            torch.stack(updates), group["ns_steps"], group["ns_coefficients"], group["eps"]
+            torch.stack(updates),
+            group["ns_steps"],
+            group["ns_coefficients"],
+            group["eps"],
+            self.products,
         )
         rate = float(group["lr"])
         adjusted = rate * 0.2 * math.sqrt(max(params[0].shape))

@@ -14,13 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fromage_weights.cpu import training_dtype
-
 if TYPE_CHECKING:
     from transformers import GPTNeoXForCausalLM
 
 _NEVER = -1e30
-_PRODUCTS = training_dtype()
 
 
 class Asked(NamedTuple):
@@ -124,7 +121,9 @@ def losses(
     return functional.cross_entropy(logits.float(), asked.targets, reduction="none")
 
 
-def mean_loss(lm: GPTNeoXForCausalLM, embeds: Tensor, positions: Tensor, asked: Asked) -> Tensor:
-    """The mean by counts; products are done in the CPU's `training_dtype`."""
-    found = losses(lm, embeds, positions, asked, _PRODUCTS)
+def mean_loss(
+    lm: GPTNeoXForCausalLM, embeds: Tensor, positions: Tensor, asked: Asked, dtype: torch.dtype
+) -> Tensor:
+    """The mean of `losses` by counts."""
+    found = losses(lm, embeds, positions, asked, dtype)
     return (found * asked.counts).sum() / asked.counts.sum()

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fromage_weights.cpu import training_dtype
 from fromage_weights.demo import tower_text
 from fromage_weights.demo.clip import embeddings
 from fromage_weights.demo.contrastive import View, scenes_loss, views_of
@@ -73,7 +75,7 @@ class TowerRun:
         self.optimizer = torch.optim.AdamW(
             _groups(self.model, recipe), lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True
         )
-        self._embeddings = compiled(embeddings)
+        self._embed = partial(compiled(embeddings), dtype=training_dtype())
         self.step = 0
 
     def learning_rate(self) -> float:
@@ -88,7 +90,7 @@ class TowerRun:
         scenes = batch(self.recipe.batch_size, self.rng)
         pixels = to_pixels(bank.draw(scenes, self.rng))
         views = views_of(scenes, coin=int(self.rng.integers(4)))
-        loss = step_loss(self.model, self._embeddings, pixels, views)
+        loss = step_loss(self.model, self._embed, pixels, views)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
