@@ -47,13 +47,13 @@ class Batches(Generic[Job]):
             self._changed.notify()
             return True
 
-    def close(self) -> None:
-        """No more jobs; those that wait are done first."""
+    def close(self, *, wait: bool = True) -> None:
+        """No more jobs; those that wait are done first, and waited for or not."""
         with self._changed:
             self._closed = True
             self._changed.notify()
             thread = self._thread
-        if thread is not None:
+        if wait and thread is not None:
             thread.join()
 
     def _run(self) -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
-
-import numpy as np
+from typing import Final, Protocol
 
 from fromage_index.collection import Hit
 from fromage_server.errors import ApiError
 from fromage_server.gallery import Scope
+from fromage_server.searches import Query, Search, Searching
 
-Query = np.ndarray[Any, np.dtype[np.float32]]
 # The reference tries this many more than are wanted, because some may not open.
 SPARE: Final = 3
 
@@ -28,10 +26,9 @@ class Found:
 
 
 class Finder(Protocol):
-    """One reply's searches, in order: what was shown once doesn't come again. Reads files and
-    searches: call it in a worker thread, one call at a time."""
+    """One reply's searches, in order and one at a time: what was shown once doesn't come again."""
 
-    def find(self, query: Query) -> Found | None: ...
+    def find(self, query: Query) -> Searching[Found | None]: ...
 
 
 class DistinctFinder:
@@ -43,9 +40,9 @@ class DistinctFinder:
         self._images = images
         self._gone = set(exclude)
 
-    def find(self, query: Query) -> Found:
+    def find(self, query: Query) -> Searching[Found]:
         scope = self._scope.latest()
-        hits = scope.search(query, self._images + SPARE, self._gone)
+        hits = yield Search(scope, query, self._images + SPARE, frozenset(self._gone))
         opening = [hit for hit in hits if scope.collection.readable(hit.id)]
         shown, alternatives = opening[: self._images], opening[self._images :]
         self._gone.update(hit.id for hit in hits if hit not in alternatives)
@@ -61,7 +58,7 @@ class ReferenceFinder:
         self._images = images
         self._tried: Counter[str] = Counter()
 
-    def find(self, query: Query) -> Found:
+    def find(self, query: Query) -> Searching[Found]:
         wanted = self._images + SPARE
         scope = self._scope.latest()
         if scope.collection.size < wanted:
@@ -73,8 +70,8 @@ class ReferenceFinder:
                 param="max_img_per_ret",
             )
         # Scaled scores span at most 200 and each try costs 1000: the number of tries decides.
-        ranked = scope.search(query, wanted + len(self._tried), set())
-        ranked.sort(key=lambda hit: self._tried[hit.id])
+        ranked = yield Search(scope, query, wanted + len(self._tried))
+        ranked = sorted(ranked, key=lambda hit: self._tried[hit.id])
         shown: list[Hit] = []
         for hit in ranked[:wanted]:
             self._tried[hit.id] += 1
@@ -88,15 +85,17 @@ class ReferenceFinder:
 class NothingToFind:
     """A server without collections."""
 
-    def find(self, query: Query) -> None:
-        return None
+    def find(self, query: Query) -> Searching[None]:
+        yield from ()
 
 
-def best_readable(scope: Scope, query: Query, k: int, exclude: Iterable[str]) -> list[Hit]:
+def best_readable(
+    scope: Scope, query: Query, k: int, exclude: Iterable[str]
+) -> Searching[list[Hit]]:
     """The ``k`` best images that open."""
-    gone, wanted = set(exclude), k + SPARE
+    gone, wanted = frozenset(exclude), k + SPARE
     while True:
-        hits = scope.search(query, wanted, gone)
+        hits = yield Search(scope, query, wanted, gone)
         opening = [hit for hit in hits if scope.collection.readable(hit.id)]
         if len(opening) >= k or len(hits) < wanted:
             return opening[:k]

@@ -161,16 +161,12 @@ class Scope:
         except ApiError:
             return self  # dropped meanwhile
 
-    def search(
-        self, query: np.ndarray[Any, np.dtype[np.float32]], k: int, exclude: set[str]
-    ) -> list[Hit]:
-        """The best ``k`` for a unit query (E,); fewer where there are no more."""
+    def search(self, queries: np.ndarray[Any, np.dtype[np.float32]], k: int) -> list[list[Hit]]:
+        """For each of the unit queries (Q, E) its best ``k``; fewer where there are no more."""
         try:
-            return self.collection.search(
-                query[None], k, exclude=exclude, filter=self.filter, min_score=self.min_score
-            )[0]
+            return self.collection.search(queries, k, filter=self.filter, min_score=self.min_score)
         except BadFilter:
-            return []  # the request's field was there; its last image is gone
+            return [[] for _ in queries]  # the request's field was there; its last image is gone
 
     def describe(self, hit: Hit, *, inline: bool = False) -> Json:
         """An image as replies show it; ``inline`` puts a small JPEG where the address stands."""

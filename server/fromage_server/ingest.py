@@ -14,7 +14,7 @@ from fromage_index.errors import UnreadableImage
 from fromage_server.batches import Batches
 from fromage_server.errors import ApiError
 from fromage_server.media import SourceImage
-from fromage_server.workers import compute_alone
+from fromage_server.threads import compute_alone
 
 if TYPE_CHECKING:
     from fromage_weights.image_embedder import ImageEmbedder

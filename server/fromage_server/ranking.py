@@ -8,10 +8,11 @@ from fromage_server.compose import Composer
 from fromage_server.engine.request import ScoringRequest
 from fromage_server.engine_stream import EngineStream
 from fromage_server.errors import ApiError
-from fromage_server.finder import Query, best_readable
+from fromage_server.finder import best_readable
 from fromage_server.gallery import Gallery, Scope
 from fromage_server.intake import Intake
 from fromage_server.schema.requests import RetrieveRequest
+from fromage_server.searches import Query, Searching
 from fromage_server.workers import Workers
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Ranker:
     async def retrieve(self, body: RetrieveRequest) -> Json:
         scope, stream = await self._intake.prepared("ret", self._start, body)
         query: Query = (await stream.score()).queries[0]
-        images = await self._workers.search(_ranked, scope, query, body)
+        images = await self._workers.search(_ranked(scope, query, body))
         embedding = {"query_embedding": query.tolist()} if body.return_query_embedding else {}
         return {"images": images, **embedding}
 
@@ -59,7 +60,7 @@ class Ranker:
         return scope, stream
 
 
-def _ranked(scope: Scope, query: Query, body: RetrieveRequest) -> list[Json]:
+def _ranked(scope: Scope, query: Query, body: RetrieveRequest) -> Searching[list[Json]]:
     scope = scope.latest()
-    hits = best_readable(scope, query, body.k, body.exclude)
+    hits = yield from best_readable(scope, query, body.k, body.exclude)
     return [scope.describe(hit) for hit in hits]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from fromage_server.errors import ApiError
-from fromage_server.finder import Query
 from fromage_server.prompt import Prompt
 from fromage_server.schema.requests import GenerateRequest, ScoreRequest
+from fromage_server.searches import Query
 
 if TYPE_CHECKING:
     from fromage_weights.tokenizer import FromageTokenizer

@@ -15,9 +15,10 @@ from fromage_server.engine.events import (
     TokenLogprob,
 )
 from fromage_server.engine_stream import EngineStream
-from fromage_server.finder import Finder, Found, Query
+from fromage_server.finder import Finder, Found
 from fromage_server.prompt import Prompt
 from fromage_server.reply import ContentBuilder, ImageShown, MessageEnd, MessageStart, ReplyEvent
+from fromage_server.searches import Query, Searching
 from fromage_server.workers import Workers
 
 if TYPE_CHECKING:
@@ -45,10 +46,10 @@ class ReplyPlan:
 
     async def image_parts(self, query: Query, ret_index: int) -> list[Json]:
         """The image parts that a [RET] brings; searched on the search thread."""
-        return await self.workers.search(self._image_parts, query, ret_index)
+        return await self.workers.search(self._image_parts(query, ret_index))
 
-    def _image_parts(self, query: Query, ret_index: int) -> list[Json]:
-        found = self.finder.find(query)
+    def _image_parts(self, query: Query, ret_index: int) -> Searching[list[Json]]:
+        found = yield from self.finder.find(query)
         if found is None:
             return []
         return [self._part(found, place, query, ret_index) for place in range(len(found.shown))]

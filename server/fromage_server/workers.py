@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
+
+from fromage_server.searches import Searches, Searching
+from fromage_server.threads import compute_alone
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,39 +22,22 @@ class Workers:
 
     def __init__(self) -> None:
         self._prepare = ThreadPoolExecutor(2, "fromage-prepare", compute_alone)
-        self._search = ThreadPoolExecutor(1, "fromage-search", compute_alone)
+        self.searches = Searches()
         self._files = ThreadPoolExecutor(2, "fromage-files")
 
     async def prepare(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await _run(self._prepare, partial(work, *args, **kwargs))
 
-    async def search(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await _run(self._search, partial(work, *args, **kwargs))
+    async def search(self, work: Searching[T]) -> T:
+        return await asyncio.wrap_future(self.searches.submit(work))
 
     async def files(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await _run(self._files, partial(work, *args, **kwargs))
 
     def stop(self) -> None:
-        for pool in (self._prepare, self._search, self._files):
+        for pool in (self._prepare, self._files):
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-_one_at_a_time = threading.Lock()
-
-
-def compute_alone() -> None:
-    """torch uses one core in this thread. OpenMP keeps helpers for every thread that computes on
-    several, and where there are more of them than cores they sleep between operations instead of
-    waiting for the next one: the engine's steps then take up to twice as long."""
-    import torch
-
-    with _one_at_a_time:
-        usual = torch.get_num_threads()
-        torch.set_num_threads(1)
-        # Threads to come begin with what was set last; so the last word is a thread's that ends.
-        restoring = threading.Thread(target=torch.set_num_threads, args=(usual,))
-        restoring.start()
-        restoring.join()
+        self.searches.close()
 
 
 async def _run(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:

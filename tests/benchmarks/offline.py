@@ -9,19 +9,19 @@ import argparse
 import statistics
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fromage_index.flat import FlatIndex
 from fromage_server.engine import engine as engine_module
 from fromage_server.engine.sampling import Samples, SamplingRow
 from fromage_server.engine.step_output import StepOutput
+from fromage_server.finder import DistinctFinder
+from fromage_server.searches import Searches
 from fromage_weights.grounded import ImageSegment
 from tests.benchmarks import peers
+from tests.benchmarks.collections import large_collection
 from tests.benchmarks.measure import Row, Table, median_ratio, percentile, rates, timed
 from tests.benchmarks.ours import Models, OurEngine, Prompts
 from tests.benchmarks.shapes import SHAPES, SHARED_DIM, VISION_DIM
@@ -158,10 +158,6 @@ def ret_cost(models: Models, table: Table, rounds: int) -> None:
     """One [RET] forced in the first half of each reply, searched for among 50,000 vectors."""
     engine, prompts = OurEngine(models.ours, STREAMS), Prompts(models.ours)
     ret = models.ours.ret_token_id
-    rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((50_000, SHARED_DIM), dtype=np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = FlatIndex(SHARED_DIM, [vectors], "cpu")
     plain = vars(engine_module)["samples_of"]
 
     def forced(
@@ -180,23 +176,24 @@ def ret_cost(models: Models, table: Table, rounds: int) -> None:
     def run(with_rets: bool) -> float:
         calls[0] = 0 if with_rets else 1000
         streams = [engine.submit(prompts.one(32), 64, rets=1) for _ in range(STREAMS)]
-        searched = 0
-        with ThreadPoolExecutor(1) as pool:
-            while engine.engine.step():
-                for stream in streams:
-                    for event in stream.rets:
-                        pool.submit(index.search, event.query[None], 4)
-                        searched += 1
-                    stream.rets.clear()
-        assert searched == (STREAMS if with_rets else 0), searched
+        found = []
+        while engine.engine.step():
+            for stream in streams:
+                for event in stream.rets:
+                    finder = DistinctFinder(scope, 1, ())
+                    found.append(searches.submit(finder.find(event.query)))
+                stream.rets.clear()
+        assert sum(len(one.result().shown) for one in found) == (STREAMS if with_rets else 0)
         return sum(stream.done or 0 for stream in streams)
 
-    calls = [0]
+    calls, searches = [0], Searches()
     vars(engine_module)["samples_of"] = forced
     try:
-        found = rates({"with": lambda: run(True), "without": lambda: run(False)}, rounds)
+        with large_collection(50_000, SHARED_DIM) as scope:
+            found = rates({"with": lambda: run(True), "without": lambda: run(False)}, rounds)
     finally:
         vars(engine_module)["samples_of"] = plain
+        searches.close()
     ratio = median_ratio(found["with"], found["without"])
     table.add(Row("[RET] in every reply, against none", ratio, 0.98, detail=_speeds(found)))
 

@@ -1,9 +1,11 @@
 """Which images stand in for a [RET], over a real collection with files that don't open."""
 
+from typing import TypeVar
+
 import numpy as np
 import pytest
 
-from fromage_index.collection import Collection
+from fromage_index.collection import Collection, Hit
 from fromage_index.manifest import Provenance
 from fromage_index.writer import CollectionWriter
 from fromage_server.errors import ApiError
@@ -11,8 +13,10 @@ from fromage_server.finder import DistinctFinder, ReferenceFinder, best_readable
 from fromage_server.gallery import Gallery, Scope
 from fromage_server.live import LiveCollection
 from fromage_server.schema.options import RetrievalOptions
+from fromage_server.searches import Searches, Searching
 from tests.server.pictures import encoded, picture
 
+T = TypeVar("T")
 UNREADABLE = {1, 4}
 COUNT = 8
 
@@ -40,12 +44,20 @@ def scope(tmp_path_factory: pytest.TempPathFactory) -> Scope:
 QUERY = np.array([1, 0], dtype=np.float32)
 
 
-def keys(scope: Scope, hits: list[object]) -> list[int]:
-    return [int(scope.collection.image(hit.id).key) for hit in hits]  # type: ignore[attr-defined]
+def run(work: Searching[T]) -> T:
+    searches = Searches()
+    try:
+        return searches.submit(work).result(60)
+    finally:
+        searches.close()
+
+
+def keys(scope: Scope, hits: list[Hit]) -> list[int]:
+    return [int(scope.collection.image(hit.id).key) for hit in hits]
 
 
 def find(scope: Scope, finder: DistinctFinder | ReferenceFinder) -> tuple[list[int], list[int]]:
-    found = finder.find(QUERY)
+    found = run(finder.find(QUERY))
     return keys(scope, list(found.shown)), keys(scope, list(found.alternatives))
 
 
@@ -60,7 +72,7 @@ def test_what_was_shown_does_not_come_again(scope: Scope) -> None:
 
 
 def test_excluded_images_are_not_shown(scope: Scope) -> None:
-    best = scope.search(QUERY, 1, set())[0].id
+    best = scope.search(QUERY[None], 1)[0][0].id
     assert find(scope, DistinctFinder(scope, 1, [best]))[0] == [2]
 
 
@@ -74,10 +86,10 @@ def test_the_reference_puts_what_it_tried_behind_everything_else(scope: Scope) -
 def test_the_reference_needs_a_large_enough_collection(scope: Scope) -> None:
     assert find(scope, ReferenceFinder(scope, COUNT - 3))[0] == [0, 2, 3, 5, 6]
     with pytest.raises(ApiError, match="at least 9 images"):
-        ReferenceFinder(scope, COUNT - 2).find(QUERY)
+        run(ReferenceFinder(scope, COUNT - 2).find(QUERY))
 
 
 def test_as_many_readable_ones_as_asked_for(scope: Scope) -> None:
-    assert keys(scope, list(best_readable(scope, QUERY, 6, ()))) == [0, 2, 3, 5, 6, 7]
-    assert keys(scope, list(best_readable(scope, QUERY, 100, ()))) == [0, 2, 3, 5, 6, 7]
-    assert keys(scope, list(best_readable(scope, QUERY, 3, ()))) == [0, 2, 3]
+    assert keys(scope, run(best_readable(scope, QUERY, 6, ()))) == [0, 2, 3, 5, 6, 7]
+    assert keys(scope, run(best_readable(scope, QUERY, 100, ()))) == [0, 2, 3, 5, 6, 7]
+    assert keys(scope, run(best_readable(scope, QUERY, 3, ()))) == [0, 2, 3]

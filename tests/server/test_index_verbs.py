@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -407,3 +408,14 @@ def test_a_server_serves_what_was_created_at_its_next_start(
         assert index("drop", mine, "--yes") == 0
     with served(tiny_bundle, tmp_path, collections_dir=mine.parent) as client:
         assert names(client) == []
+
+
+def test_bench_measures_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert index("bench", "--images", 300, "--dim", 8) == 0
+    told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert told["images"].startswith("300, 8 numbers each")
+    assert set(told) == {"images", "made", "opened", "one", "16"}
+    assert list(tmp_path.iterdir()) == []

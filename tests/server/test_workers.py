@@ -4,19 +4,23 @@ import subprocess
 import sys
 
 _RUN = """
-import asyncio, threading, torch
+import asyncio, faiss, threading, torch
 from fromage_server.workers import Workers
+
+def searching():
+    yield from ()
+    return torch.get_num_threads(), faiss.omp_get_max_threads()
 
 async def counts():
     workers = Workers()
-    return await workers.prepare(torch.get_num_threads), await workers.search(torch.get_num_threads)
+    return await workers.prepare(torch.get_num_threads), *await workers.search(searching())
 
 usual = []
 beside = asyncio.run(counts())
 late = threading.Thread(target=lambda: usual.append(torch.get_num_threads()))
 late.start()
 late.join()
-print(beside, usual[0], torch.get_num_threads())
+print(beside, usual[0], torch.get_num_threads(), faiss.omp_get_max_threads())
 """
 
 
@@ -29,4 +33,4 @@ def test_workers_take_one_core_and_leave_the_others_theirs() -> None:
         text=True,
         check=True,
     ).stdout
-    assert told == "(1, 1) 2 2\n"
+    assert told == "(1, 1, 1) 2 2 2\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fromage_server.commands.index import add, build, change, collections, copying, look
+from fromage_server.commands.index import add, bench, build, change, collections, copying, look
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -17,3 +17,4 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     copying.register(verbs)
     change.register(verbs)
     look.register(verbs)
+    bench.register(verbs)

@@ -1,0 +1,211 @@
+"""What waits for the search thread is searched for together, and finds what it would alone."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fromage_index.collection import Collection, Hit
+from fromage_index.errors import BadQuery
+from fromage_index.manifest import Provenance
+from fromage_index.writer import CollectionWriter
+from fromage_server.gallery import Gallery, Scope
+from fromage_server.live import LiveCollection
+from fromage_server.schema.options import RetrievalOptions
+from fromage_server.searches import (
+    MOST_TOGETHER,
+    Query,
+    Search,
+    Searches,
+    Searching,
+    search_together,
+)
+
+COUNT, DIM = 300, 8
+
+
+def units(count: int, seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal((count, DIM), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    """Every third vector is the one before once more: equal scores keep their order."""
+    out: Path = tmp_path_factory.mktemp("searches") / "collection"
+    vectors = units(COUNT, 0)
+    vectors[2::3] = vectors[1::3]
+    provenance = Provenance(bundle="test", bundle_hash="0" * 64)
+    with CollectionWriter(out, dim=DIM, provenance=provenance, source="test") as writer:
+        for i, vector in enumerate(vectors):
+            url = f"https://example.org/{i}.png"
+            writer.add(str(i), vector, url=url, metadata={"fifth": i % 5})
+        writer.commit()
+    return Gallery([LiveCollection("test", Collection.open(out, device="cpu"))])
+
+
+@pytest.fixture
+def scope(gallery: Gallery) -> Scope:
+    return scope_of(gallery)
+
+
+@pytest.fixture
+def searches() -> Iterator[Searches]:
+    searches = Searches()
+    yield searches
+    searches.close()
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many queries each look at a collection served."""
+    found: list[int] = []
+    search = Scope.search
+
+    def counted(self: Scope, queries: np.ndarray, k: int) -> list[list[Hit]]:
+        found.append(len(queries))
+        return search(self, queries, k)
+
+    monkeypatch.setattr(Scope, "search", counted)
+    return found
+
+
+def scope_of(gallery: Gallery, **options: object) -> Scope:
+    scope = gallery.scope(RetrievalOptions.model_validate(options))
+    assert scope is not None
+    return scope
+
+
+def wishes(scope: Scope, count: int, seed: int = 1) -> list[Search]:
+    """Different numbers of images, without some of the best."""
+    made = []
+    for i, query in enumerate(units(count, seed)):
+        best = [hit.id for hit in scope.collection.search(query[None], 9, filter=scope.filter)[0]]
+        made.append(Search(scope, query, 1 + i % 7, frozenset([*best[: i % 4], "nobody"])))
+    return made
+
+
+def alone(wish: Search) -> list[Hit]:
+    scope = wish.scope
+    (hits,) = scope.collection.search(
+        wish.query[None],
+        wish.k,
+        exclude=wish.exclude,
+        filter=scope.filter,
+        min_score=scope.min_score,
+    )
+    return hits
+
+
+def once(wish: Search) -> Searching[list[Hit]]:
+    return (yield wish)
+
+
+def held(begun: threading.Event, gate: threading.Event) -> Searching[None]:
+    yield from ()
+    begun.set()
+    gate.wait(60)
+
+
+@pytest.mark.parametrize("options", [{}, {"filter": {"fifth": 3}}, {"min_score": 0.5}])
+def test_together_each_finds_what_it_would_alone(
+    gallery: Gallery, options: dict[str, object]
+) -> None:
+    wanted = wishes(scope_of(gallery, **options), 40)
+    assert search_together(wanted) == [alone(wish) for wish in wanted]
+
+
+def test_what_waits_is_searched_for_together(
+    scope: Scope, searches: Searches, sizes: list[int]
+) -> None:
+    begun, gate = threading.Event(), threading.Event()
+    searches.submit(held(begun, gate))
+    assert begun.wait(60)
+    wanted = [Search(scope, query, 4) for query in units(MOST_TOGETHER + 4, 2)]
+    futures = [searches.submit(once(wish)) for wish in wanted]
+    gate.set()
+    assert [future.result(60) for future in futures] == [alone(wish) for wish in wanted]
+    assert sizes == [MOST_TOGETHER, 4]
+
+
+def test_only_what_is_alike_is_searched_for_together(
+    gallery: Gallery, searches: Searches, sizes: list[int]
+) -> None:
+    """Another filter, and one that excludes very many, are looks of their own."""
+    begun, gate = threading.Event(), threading.Event()
+    searches.submit(held(begun, gate))
+    assert begun.wait(60)
+    plain, third = scope_of(gallery), scope_of(gallery, filter={"fifth": 3})
+    many = frozenset(plain.collection.ids[:250])
+    queries = units(6, 3)
+    wanted = [Search(scope, query, 4) for query in queries for scope in (plain, third)]
+    wanted.append(Search(plain, queries[0], 4, many))
+    futures = [searches.submit(once(wish)) for wish in wanted]
+    gate.set()
+    assert [future.result(60) for future in futures] == [alone(wish) for wish in wanted]
+    assert sorted(sizes) == [1, 6, 6]
+
+
+def test_work_may_search_several_times(scope: Scope, searches: Searches) -> None:
+    def both(queries: list[Query]) -> Searching[list[str]]:
+        first = yield Search(scope, queries[0], 3)
+        second = yield Search(scope, queries[1], 3, frozenset(hit.id for hit in first))
+        return [hit.id for hit in first + second]
+
+    queries = list(units(20, 4))
+    futures = [searches.submit(both([query, query])) for query in queries]
+    for query, future in zip(queries, futures, strict=True):
+        assert future.result(60) == [hit.id for hit in alone(Search(scope, query, 6))]
+
+
+def test_one_that_cannot_be_searched_for_fails_alone(scope: Scope, searches: Searches) -> None:
+    begun, gate = threading.Event(), threading.Event()
+    searches.submit(held(begun, gate))
+    assert begun.wait(60)
+    wanted = [Search(scope, query, 4) for query in units(3, 5)]
+    wanted[1] = Search(scope, np.full(DIM, np.nan, dtype=np.float32), 4)
+    futures = [searches.submit(once(wish)) for wish in wanted]
+    gate.set()
+    with pytest.raises(BadQuery):
+        futures[1].result(60)
+    assert futures[0].result(60) == alone(wanted[0])
+    assert futures[2].result(60) == alone(wanted[2])
+
+
+def test_what_work_raises_is_its_own(scope: Scope, searches: Searches) -> None:
+    def fails() -> Searching[None]:
+        yield Search(scope, units(1, 6)[0], 1)
+        raise OSError("away")
+
+    future = searches.submit(fails())
+    with pytest.raises(OSError, match="away"):
+        future.result(60)
+    assert searches.submit(once(Search(scope, units(1, 6)[0], 1))).result(60)
+
+
+def test_nobody_searches_for_one_who_left(
+    scope: Scope, searches: Searches, sizes: list[int]
+) -> None:
+    begun, gate = threading.Event(), threading.Event()
+    searches.submit(held(begun, gate))
+    assert begun.wait(60)
+    wish = Search(scope, units(1, 7)[0], 1)
+    left, stays = (searches.submit(once(wish)) for _ in range(2))
+    assert left.cancel()
+    gate.set()
+    assert stays.result(60)
+    assert sizes == [1]
+
+
+def test_nothing_is_taken_after_the_end(scope: Scope, searches: Searches) -> None:
+    begun, gate = threading.Event(), threading.Event()
+    searches.submit(held(begun, gate))
+    assert begun.wait(60)
+    searches.close()  # does not wait for what is under way
+    with pytest.raises(CancelledError):
+        searches.submit(once(Search(scope, units(1, 8)[0], 1))).result(60)
+    gate.set()
