@@ -68,6 +68,8 @@ class Collection:
         self._root = Path(store.manifest.root) if store.manifest.root is not None else None
         self._thumbnails = ThumbnailCache(directory / THUMBNAILS / store.manifest.generation)
         self._opens = functools.lru_cache(maxsize=65_536)(_decodes)
+        # Of the store, not of itself: what is dropped goes at once, index and all.
+        self._matching = functools.lru_cache(maxsize=8)(functools.partial(_matching, store))
 
     @classmethod
     def open(cls, path: str | Path, *, device: Device = "auto") -> Self:
@@ -144,8 +146,9 @@ class Collection:
         if filter is None:
             ranked = rank(self.store, self._index, queries, k, without=without)
         else:
-            rows = [row for row in self._matching(filter).tolist() if row not in without]
-            ranked = scan(self.store, queries, k, np.array(rows, dtype=np.int64))
+            self.check_filter(filter)
+            rows = self._matching(filter)
+            ranked = scan(self.store, queries, k, rows[~np.isin(rows, list(without))])
         floor = -1.0 if min_score is None else min_score
         return [
             [Hit(self.store.id(row), score, row) for row, score in one if score >= floor]
@@ -256,14 +259,6 @@ class Collection:
             raise ImageUnavailable(f"image {record.id} ({record.key}) is {where}")
         return path
 
-    def _matching(self, filter: Filter) -> Rows:
-        self.check_filter(filter)
-        keep = self.store.alive.copy()
-        for condition in filter.conditions:
-            column = self.store.column(condition.field)
-            keep &= np.fromiter(map(condition.matches, column), dtype=bool, count=len(column))
-        return np.flatnonzero(keep)
-
     def _check(self, queries: Float32, k: int, min_score: float | None) -> Float32:
         if k < 1:
             raise BadQuery("k", f"{k} is too small; at least 1")
@@ -293,3 +288,11 @@ def _decodes(path: Path, mtime_ns: int, size: int) -> bool:
     except UnreadableImage:
         return False
     return True
+
+
+def _matching(store: Store, filter: Filter) -> Rows:
+    keep = store.alive.copy()
+    for condition in filter.conditions:
+        column = store.column(condition.field)
+        keep &= np.fromiter(map(condition.matches, column), dtype=bool, count=len(column))
+    return np.flatnonzero(keep)

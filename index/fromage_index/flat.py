@@ -74,9 +74,9 @@ class FlatIndex:
 
 
 def _blas_from(dim: int) -> int:
-    """What FAISS is told about when to multiply by BLAS: from `_FEW` queries on. Up to 1.14 it
-    counts queries; 1.15 counts numbers, and its default of 500 queries of 256 is tuned for as many
-    cores (its pull request 5109 has the measurements). Any other default is left as it is."""
+    """What FAISS is told about when to multiply by BLAS, which on one core is faster from `_FEW`
+    queries on. Up to 1.14 it counts queries, 1.15 queries times dimensions; its defaults suit many
+    cores (issue 4925 and pull requests 5022 and 5109 there). Any other default stays."""
     usual = _usual_threshold()
     return {20: _FEW, 128_000: _FEW * dim}.get(usual, usual)
 

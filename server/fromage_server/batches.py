@@ -47,19 +47,21 @@ class Batches(Generic[Job]):
             self._changed.notify()
             return True
 
-    def close(self, *, wait: bool = True) -> None:
-        """No more jobs; those that wait are done first, and waited for or not."""
+    def close(self, timeout: float | None = None) -> None:
+        """No more jobs; those that wait are done first, and waited for, ``timeout`` seconds at most
+        where it is given."""
         with self._changed:
             self._closed = True
             self._changed.notify()
             thread = self._thread
-        if wait and thread is not None:
-            thread.join()
+        if thread is not None:
+            thread.join(timeout)
 
     def _run(self) -> None:
         self._begin()
         while batch := self._next():
             self._work(batch)
+            del batch  # what it holds is not kept until there is another
 
     def _next(self) -> list[Job]:
         """Empty at the end."""

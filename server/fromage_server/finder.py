@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from fromage_index.collection import Hit
 from fromage_server.errors import ApiError
 from fromage_server.gallery import Scope
-from fromage_server.searches import Query, Search, Searching
+from fromage_server.searches import Query, Result, Search, Searching
 
 # The reference tries this many more than are wanted, because some may not open.
 SPARE: Final = 3
@@ -41,12 +41,11 @@ class DistinctFinder:
         self._gone = set(exclude)
 
     def find(self, query: Query) -> Searching[Found]:
-        scope = self._scope.latest()
-        hits = yield Search(scope, query, self._images + SPARE, frozenset(self._gone))
-        opening = [hit for hit in hits if scope.collection.readable(hit.id)]
+        found = yield Search(self._scope, query, self._images + SPARE, frozenset(self._gone))
+        opening = found.readable
         shown, alternatives = opening[: self._images], opening[self._images :]
-        self._gone.update(hit.id for hit in hits if hit not in alternatives)
-        return Found(scope, shown, alternatives)
+        self._gone.update(hit.id for hit in found.hits if hit not in alternatives)
+        return Found(found.scope, shown, alternatives)
 
 
 class ReferenceFinder:
@@ -60,7 +59,8 @@ class ReferenceFinder:
 
     def find(self, query: Query) -> Searching[Found]:
         wanted = self._images + SPARE
-        scope = self._scope.latest()
+        found = yield Search(self._scope, query, wanted + len(self._tried))
+        scope = found.scope
         if scope.collection.size < wanted:
             raise ApiError(
                 "reference_error",
@@ -70,8 +70,7 @@ class ReferenceFinder:
                 param="max_img_per_ret",
             )
         # Scaled scores span at most 200 and each try costs 1000: the number of tries decides.
-        ranked = yield Search(scope, query, wanted + len(self._tried))
-        ranked = sorted(ranked, key=lambda hit: self._tried[hit.id])
+        ranked = sorted(found.hits, key=lambda hit: self._tried[hit.id])
         shown: list[Hit] = []
         for hit in ranked[:wanted]:
             self._tried[hit.id] += 1
@@ -89,14 +88,12 @@ class NothingToFind:
         yield from ()
 
 
-def best_readable(
-    scope: Scope, query: Query, k: int, exclude: Iterable[str]
-) -> Searching[list[Hit]]:
+def best_readable(scope: Scope, query: Query, k: int, exclude: Iterable[str]) -> Searching[Result]:
     """The ``k`` best images that open."""
     gone, wanted = frozenset(exclude), k + SPARE
     while True:
-        hits = yield Search(scope, query, wanted, gone)
-        opening = [hit for hit in hits if scope.collection.readable(hit.id)]
-        if len(opening) >= k or len(hits) < wanted:
-            return opening[:k]
+        found = yield Search(scope, query, wanted, gone)
+        opening = found.readable
+        if len(opening) >= k or len(found.hits) < wanted:
+            return Result(found.scope, opening[:k])
         wanted *= 2

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import threading
+from collections.abc import Collection as Ids
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -161,10 +162,22 @@ class Scope:
         except ApiError:
             return self  # dropped meanwhile
 
-    def search(self, queries: np.ndarray[Any, np.dtype[np.float32]], k: int) -> list[list[Hit]]:
+    def asks_like(self, other: Scope) -> bool:
+        """Whether both search one collection with the same conditions, in whatever state."""
+        mine = (self.name, self.filter, self.min_score)
+        return self.gallery is other.gallery and mine == (other.name, other.filter, other.min_score)
+
+    def search(
+        self,
+        queries: np.ndarray[Any, np.dtype[np.float32]],
+        k: int,
+        exclude: Ids[str] = (),
+    ) -> list[list[Hit]]:
         """For each of the unit queries (Q, E) its best ``k``; fewer where there are no more."""
         try:
-            return self.collection.search(queries, k, filter=self.filter, min_score=self.min_score)
+            return self.collection.search(
+                queries, k, exclude=exclude, filter=self.filter, min_score=self.min_score
+            )
         except BadFilter:
             return [[] for _ in queries]  # the request's field was there; its last image is gone
 

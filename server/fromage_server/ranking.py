@@ -61,6 +61,5 @@ class Ranker:
 
 
 def _ranked(scope: Scope, query: Query, body: RetrieveRequest) -> Searching[list[Json]]:
-    scope = scope.latest()
-    hits = yield from best_readable(scope, query, body.k, body.exclude)
-    return [scope.describe(hit) for hit in hits]
+    found = yield from best_readable(scope, query, body.k, body.exclude)
+    return [found.scope.describe(hit) for hit in found.hits]

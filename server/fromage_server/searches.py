@@ -1,11 +1,12 @@
-"""The search thread. What waits at the same moment is searched for together: a search's time is
-that of reading the vectors, and one reading serves many queries."""
+"""The search thread. What waits at the same moment is searched for together: one query's time is
+that of reading the vectors, and one reading serves many."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -20,22 +21,48 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Query: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
-# More would keep the first of them waiting, and hold a score for each of so many times all images.
+# A longer queue is served in several goes, that its first need not wait for its last.
 MOST_TOGETHER: Final = 16
+# Who wants more images, those left out among them, is searched for alone: all results of a go are
+# there at once, and so many are what a search's time goes to.
+FEW_IMAGES: Final = 256
+_STOP_S: Final = 5.0
 
 
 @dataclass(frozen=True)
 class Search:
     """For the best ``k`` images for a unit query (E,), fewer where there are no more, without
-    those of the ids ``exclude``."""
+    those of the ids ``exclude``; in the collection as it is when it is searched."""
 
     scope: Scope
     query: Query
     k: int
     exclude: frozenset[str] = frozenset()
 
+    @property
+    def images(self) -> int:
+        return self.k + len(self.exclude)
 
-Searching: TypeAlias = Generator[Search, list[Hit], T]
+    def is_like(self, other: Search) -> bool:
+        """Whether one look at the vectors can serve both."""
+        small = max(self.images, other.images) <= FEW_IMAGES
+        return small and self.scope.asks_like(other.scope)
+
+
+@dataclass(frozen=True)
+class Result:
+    """``scope`` is over the state of the collection in which the hits were found."""
+
+    scope: Scope
+    hits: list[Hit]
+
+    @property
+    def readable(self) -> list[Hit]:
+        """Those whose images open. Reads files."""
+        return [hit for hit in self.hits if self.scope.collection.readable(hit.id)]
+
+
+Searching: TypeAlias = Generator[Search, Result, T]
 """Work on the search thread: it yields what it wants to have searched for, is sent what was found,
 and may read files between."""
 
@@ -45,13 +72,15 @@ class _Job:
     work: Searching[Any]
     done: Future[Any] = field(default_factory=Future)
     wanted: Search | None = None
+    found: Result | Exception | None = None
 
     def begin(self) -> bool:
         """Whether it wants something found; False where nobody waits any more."""
-        return self.done.set_running_or_notify_cancel() and self.go_on(None)
+        return self.done.set_running_or_notify_cancel() and self.go_on()
 
-    def go_on(self, found: list[Hit] | Exception | None) -> bool:
-        """Whether it wants something more."""
+    def go_on(self) -> bool:
+        """With what was found; whether it wants something more."""
+        found, self.found = self.found, None
         try:
             if isinstance(found, Exception):
                 self.wanted = self.work.throw(found)
@@ -62,7 +91,7 @@ class _Job:
         except StopIteration as end:
             self.done.set_result(end.value)
             return False
-        except Exception as error:
+        except BaseException as error:
             self.done.set_exception(error)
             return False
         return True
@@ -72,7 +101,7 @@ class Searches:
     """One thread for all searches of a server. Any thread may call."""
 
     def __init__(self) -> None:
-        self._batches = Batches[_Job]("fromage-search", _work, _has_room, _begin)
+        self._batches = Batches[_Job]("fromage-search", self._work, _has_room, _begin)
 
     def submit(self, work: Searching[T]) -> Future[T]:
         """What ``work`` returns or raises; cancelled where the server is stopping."""
@@ -82,22 +111,28 @@ class Searches:
         return job.done
 
     def close(self) -> None:
-        """No more; waits for nothing."""
-        self._batches.close(wait=False)
+        """The search that is under way ends first, unless it takes very long; the others are
+        cancelled."""
+        self._batches.close(_STOP_S)
 
-
-def search_together(wanted: Sequence[Search]) -> list[list[Hit]]:
-    """For each what it would find alone. All have one scope."""
-    most = max(one.k + len(one.exclude) for one in wanted)
-    found = wanted[0].scope.search(np.stack([one.query for one in wanted]), most)
-    return [
-        [hit for hit in hits if hit.id not in one.exclude][: one.k]
-        for one, hits in zip(wanted, found, strict=True)
-    ]
+    def _work(self, jobs: list[_Job]) -> None:
+        """In their order. One that wants more is behind the others."""
+        try:
+            going = deque(job for job in jobs if not self._batches.closed and job.begin())
+            while going and not self._batches.closed:
+                if going[0].found is None:
+                    _search_like_the_first(going)
+                job = going.popleft()
+                if job.go_on():
+                    going.append(job)
+        finally:
+            for job in jobs:
+                if not job.done.done() and not job.done.cancel():
+                    job.done.set_exception(CancelledError())
 
 
 def _begin() -> None:
-    """One core, as all that computes beside the engine."""
+    """FAISS takes one core, as all that computes beside the engine."""
     compute_alone()
     if importlib.util.find_spec("faiss") is not None:
         import faiss
@@ -109,39 +144,33 @@ def _has_room(jobs: Sequence[_Job]) -> bool:
     return len(jobs) < MOST_TOGETHER
 
 
-def _work(jobs: list[_Job]) -> None:
-    going = [job for job in jobs if job.begin()]
-    while going:
-        going = [job for alike in _alike(going) for job in _answered(alike)]
-
-
-def _alike(jobs: Sequence[_Job]) -> list[list[_Job]]:
-    """Those that one look at the vectors can serve. One that wants very many has its own, which
-    can be a slow one."""
-    groups: dict[tuple[Scope, int], list[_Job]] = {}
-    for job in jobs:
-        one = _wanted(job)
-        size = (one.k + len(one.exclude)).bit_length()
-        groups.setdefault((one.scope, size), []).append(job)
-    return list(groups.values())
-
-
-def _answered(jobs: Sequence[_Job]) -> Iterator[_Job]:
-    """Those of them that want something more."""
-    found: Sequence[list[Hit] | Exception]
+def _search_like_the_first(jobs: Iterable[_Job]) -> None:
+    """For the first, and all others that have found nothing yet and are like it."""
+    asking = [(job, job.wanted) for job in jobs if job.found is None and job.wanted is not None]
+    alike = [(job, wanted) for job, wanted in asking if wanted.is_like(asking[0][1])] or asking[:1]
     try:
-        found = search_together([_wanted(job) for job in jobs])
+        found = search_together([wanted for _, wanted in alike])
     except Exception as error:
-        if len(jobs) > 1:  # whose fault it was shows when each searches alone
-            for job in jobs:
-                yield from _answered([job])
-            return
-        found = [error]
-    for job, hits in zip(jobs, found, strict=True):
-        if job.go_on(hits):
-            yield job
+        if len(alike) > 1:  # whose fault it was shows when each searches alone
+            for job, _ in alike:
+                _search_like_the_first([job])
+        else:
+            alike[0][0].found = error
+        return
+    for (job, _), result in zip(alike, found, strict=True):
+        job.found = result
 
 
-def _wanted(job: _Job) -> Search:
-    assert job.wanted is not None
-    return job.wanted
+def search_together(wanted: Sequence[Search]) -> list[Result]:
+    """For each what it would find alone; they are alike."""
+    scope = wanted[0].scope.latest()
+    if len(wanted) == 1:
+        (one,) = wanted
+        found = scope.search(one.query[None], one.k, one.exclude)
+    else:
+        most = max(one.images for one in wanted)
+        found = scope.search(np.stack([one.query for one in wanted]), most)
+    return [
+        Result(scope, [hit for hit in hits if hit.id not in one.exclude][: one.k])
+        for one, hits in zip(wanted, found, strict=True)
+    ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fromage_index.collection import Collection
-from fromage_server.commands.index.bench import write_random
+from fromage_server.commands.index.bench import random_units, write_vectors
 from fromage_server.gallery import Gallery, Scope
 from fromage_server.live import LiveCollection
 from fromage_server.schema.options import RetrievalOptions
@@ -17,7 +17,7 @@ def large_collection(images: int, dim: int) -> Iterator[Scope]:
     """As a server has it open."""
     with TemporaryDirectory() as folder:
         out = Path(folder) / "collection"
-        write_random(out, images, dim)
+        write_vectors(out, random_units(images, dim, seed=0))
         scope = Gallery([LiveCollection("bench", Collection.open(out, device="cpu"))]).scope(
             RetrievalOptions()
         )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fromage_index.collection import Collection, Hit
 from fromage_index.errors import BadFilter, BadQuery, DimensionMismatch
 from fromage_index.filter import Filter
+from fromage_index.flat import FlatIndex, _usual_threshold
 from tests.index.conftest import MakeCollection
 from tests.index.pictures import unit_rows
 
@@ -163,3 +164,25 @@ def test_bad_queries(
     arguments: dict[str, Any] = {"queries": unit_rows(1, DIM), "k": 3} | change
     with pytest.raises(error, match=match):
         collection.search(**arguments)
+
+
+def test_one_query_leaves_faiss_its_threads() -> None:
+    import faiss
+
+    usual = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    try:
+        index = FlatIndex(4, [np.eye(4, dtype=np.float32)], "cpu")
+        index.search(np.eye(4, dtype=np.float32)[:1], 1)
+        assert faiss.omp_get_max_threads() == 2
+    finally:
+        faiss.omp_set_num_threads(usual)
+
+
+def test_few_queries_are_multiplied_by_blas_where_faiss_has_cores_in_mind() -> None:
+    import faiss
+
+    usual = _usual_threshold()
+    FlatIndex(256, [np.zeros((1, 256), dtype=np.float32)], "cpu")
+    expected = {20: 4, 128_000: 4 * 256}.get(usual, usual)
+    assert faiss.cvar.distance_compute_blas_threshold == expected

@@ -1,6 +1,7 @@
 """One thread for work that gathers."""
 
 import threading
+import weakref
 
 from fromage_server.batches import Batches
 
@@ -81,3 +82,31 @@ def test_a_thread_that_failed_is_followed_by_another() -> None:
     finally:
         threading.excepthook = before
     assert done == [[1]]
+
+
+def test_what_is_done_is_not_kept() -> None:
+    class Job:
+        pass
+
+    done = threading.Event()
+    batches = Batches[Job]("batches", lambda jobs: done.set(), lambda jobs: True)
+    job = Job()
+    left = threading.Event()
+    weakref.finalize(job, left.set)
+    assert batches.put(job)
+    assert done.wait(60)
+    del job
+    assert left.wait(60)
+    batches.close()
+
+
+def test_the_end_waits_no_longer_than_it_is_told() -> None:
+    slow = Slow()
+    batches = Batches[int]("batches", slow.work, lambda jobs: True)
+    assert batches.put(1)
+    assert slow.begun.wait(60)
+    batches.close(0.01)
+    assert not batches.put(2)
+    slow.go_on.set()
+    batches.close()
+    assert slow.seen == [[1]]

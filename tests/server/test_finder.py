@@ -90,6 +90,6 @@ def test_the_reference_needs_a_large_enough_collection(scope: Scope) -> None:
 
 
 def test_as_many_readable_ones_as_asked_for(scope: Scope) -> None:
-    assert keys(scope, run(best_readable(scope, QUERY, 6, ()))) == [0, 2, 3, 5, 6, 7]
-    assert keys(scope, run(best_readable(scope, QUERY, 100, ()))) == [0, 2, 3, 5, 6, 7]
-    assert keys(scope, run(best_readable(scope, QUERY, 3, ()))) == [0, 2, 3]
+    assert keys(scope, run(best_readable(scope, QUERY, 6, ())).hits) == [0, 2, 3, 5, 6, 7]
+    assert keys(scope, run(best_readable(scope, QUERY, 100, ())).hits) == [0, 2, 3, 5, 6, 7]
+    assert keys(scope, run(best_readable(scope, QUERY, 3, ())).hits) == [0, 2, 3]

@@ -419,3 +419,7 @@ def test_bench_measures_and_leaves_nothing(
     assert told["images"].startswith("300, 8 numbers each")
     assert set(told) == {"images", "made", "opened", "one", "16"}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_of_more_than_memory_holds(capsys: Capture) -> None:
+    assert "do not fit into memory" in refused(2, capsys, "bench", "--images", 10**12)

@@ -1,21 +1,25 @@
 """What waits for the search thread is searched for together, and finds what it would alone."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fromage_index.collection import Collection, Hit
+from fromage_index.editor import Removal, edit
 from fromage_index.errors import BadQuery
+from fromage_index.filter import Filter
 from fromage_index.manifest import Provenance
 from fromage_index.writer import CollectionWriter
 from fromage_server.gallery import Gallery, Scope
 from fromage_server.live import LiveCollection
 from fromage_server.schema.options import RetrievalOptions
 from fromage_server.searches import (
+    FEW_IMAGES,
     MOST_TOGETHER,
     Query,
     Search,
@@ -33,18 +37,22 @@ def units(count: int, seed: int) -> np.ndarray:
     return vectors
 
 
-@pytest.fixture(scope="module")
-def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
-    """Every third vector is the one before once more: equal scores keep their order."""
-    out: Path = tmp_path_factory.mktemp("searches") / "collection"
-    vectors = units(COUNT, 0)
-    vectors[2::3] = vectors[1::3]
+def write(out: Path, vectors: np.ndarray) -> None:
     provenance = Provenance(bundle="test", bundle_hash="0" * 64)
     with CollectionWriter(out, dim=DIM, provenance=provenance, source="test") as writer:
         for i, vector in enumerate(vectors):
             url = f"https://example.org/{i}.png"
             writer.add(str(i), vector, url=url, metadata={"fifth": i % 5})
         writer.commit()
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    """Every third vector is the one before once more: equal scores keep their order."""
+    out: Path = tmp_path_factory.mktemp("searches") / "collection"
+    vectors = units(COUNT, 0)
+    vectors[2::3] = vectors[1::3]
+    write(out, vectors)
     return Gallery([LiveCollection("test", Collection.open(out, device="cpu"))])
 
 
@@ -66,9 +74,11 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     search = Scope.search
 
-    def counted(self: Scope, queries: np.ndarray, k: int) -> list[list[Hit]]:
+    def counted(
+        self: Scope, queries: np.ndarray, k: int, exclude: Iterable[str] = ()
+    ) -> list[list[Hit]]:
         found.append(len(queries))
-        return search(self, queries, k)
+        return search(self, queries, k, list(exclude))
 
     monkeypatch.setattr(Scope, "search", counted)
     return found
@@ -102,7 +112,7 @@ def alone(wish: Search) -> list[Hit]:
 
 
 def once(wish: Search) -> Searching[list[Hit]]:
-    return (yield wish)
+    return (yield wish).hits
 
 
 def held(begun: threading.Event, gate: threading.Event) -> Searching[None]:
@@ -111,12 +121,13 @@ def held(begun: threading.Event, gate: threading.Event) -> Searching[None]:
     gate.wait(60)
 
 
-@pytest.mark.parametrize("options", [{}, {"filter": {"fifth": 3}}, {"min_score": 0.5}])
+@pytest.mark.parametrize("options", [{}, {"filter": {"fifth": 3}}, {"min_score": 0.8}])
 def test_together_each_finds_what_it_would_alone(
     gallery: Gallery, options: dict[str, object]
 ) -> None:
     wanted = wishes(scope_of(gallery, **options), 40)
-    assert search_together(wanted) == [alone(wish) for wish in wanted]
+    expected = [alone(wish) for wish in wanted]
+    assert [result.hits for result in search_together(wanted)] == expected
 
 
 def test_what_waits_is_searched_for_together(
@@ -135,31 +146,98 @@ def test_what_waits_is_searched_for_together(
 def test_only_what_is_alike_is_searched_for_together(
     gallery: Gallery, searches: Searches, sizes: list[int]
 ) -> None:
-    """Another filter, and one that excludes very many, are looks of their own."""
+    """Another filter, another least score, and very many images are looks of their own."""
     begun, gate = threading.Event(), threading.Event()
     searches.submit(held(begun, gate))
     assert begun.wait(60)
     plain, third = scope_of(gallery), scope_of(gallery, filter={"fifth": 3})
-    many = frozenset(plain.collection.ids[:250])
-    queries = units(6, 3)
-    wanted = [Search(scope, query, 4) for query in queries for scope in (plain, third)]
-    wanted.append(Search(plain, queries[0], 4, many))
+    scopes = (plain, third, scope_of(gallery, min_score=0.8))
+    queries = units(4, 3)
+    wanted = [Search(scope, query, 4) for query in queries for scope in scopes]
+    wanted.append(Search(plain, queries[0], FEW_IMAGES - 1, frozenset(["nobody", "either"])))
+    wanted.append(Search(plain, queries[0], FEW_IMAGES + 1))
     futures = [searches.submit(once(wish)) for wish in wanted]
     gate.set()
     assert [future.result(60) for future in futures] == [alone(wish) for wish in wanted]
-    assert sorted(sizes) == [1, 6, 6]
+    assert sizes == [4, 4, 4, 1, 1]
+
+
+def test_answers_come_in_the_order_of_asking(gallery: Gallery, searches: Searches) -> None:
+    """What is like the first does not go before those between, whose own search comes first."""
+    begun, gate, order = threading.Event(), threading.Event(), list[int]()
+    searches.submit(held(begun, gate))
+    assert begun.wait(60)
+    plain, third = scope_of(gallery), scope_of(gallery, filter={"fifth": 3})
+
+    def noted(place: int, wish: Search) -> Searching[None]:
+        yield wish
+        order.append(place)
+
+    scopes = [plain, third, third, plain, third, plain]
+    query = units(1, 9)[0]
+    futures = [
+        searches.submit(noted(place, Search(scope, query, 4))) for place, scope in enumerate(scopes)
+    ]
+    gate.set()
+    for future in futures:
+        future.result(60)
+    assert order == list(range(len(scopes)))
+
+
+def test_the_collection_is_searched_as_it_is_by_then(gallery: Gallery, tmp_path: Path) -> None:
+    """Those that ask together get one state of it, whichever they began with."""
+    out = tmp_path / "collection"
+    write(out, units(5, 10))
+    live = LiveCollection("changing", Collection.open(out, device="cpu"))
+    changing = Gallery([live])
+    before = scope_of(changing)
+    edit(live.snapshot, [Removal(before.collection.ids[0])])
+    after = scope_of(changing)
+    query = units(1, 11)[0]
+    assert after.collection is not before.collection
+    for result in search_together([Search(before, query, 5), Search(after, query, 5)]):
+        assert result.scope.collection is after.collection
+        assert len(result.hits) == 4
+
+
+def test_a_filter_whose_field_is_gone_finds_nothing(gallery: Gallery) -> None:
+    scope = replace(scope_of(gallery), filter=Filter.parse({"nobody": 1}))
+    wanted = [Search(scope, query, 4) for query in units(3, 12)]
+    assert [result.hits for result in search_together(wanted)] == [[], [], []]
 
 
 def test_work_may_search_several_times(scope: Scope, searches: Searches) -> None:
     def both(queries: list[Query]) -> Searching[list[str]]:
         first = yield Search(scope, queries[0], 3)
-        second = yield Search(scope, queries[1], 3, frozenset(hit.id for hit in first))
-        return [hit.id for hit in first + second]
+        gone = frozenset(hit.id for hit in first.hits)
+        second = yield Search(scope, queries[1], 3, gone)
+        return [hit.id for hit in first.hits + second.hits]
 
     queries = list(units(20, 4))
     futures = [searches.submit(both([query, query])) for query in queries]
     for query, future in zip(queries, futures, strict=True):
         assert future.result(60) == [hit.id for hit in alone(Search(scope, query, 6))]
+
+
+def test_who_wants_more_waits_for_the_others(scope: Scope, searches: Searches) -> None:
+    def twice() -> Searching[None]:
+        for _ in range(2):
+            yield wish
+            order.append("twice")
+
+    def noted() -> Searching[None]:
+        yield wish
+        order.append("once")
+
+    begun, gate, order = threading.Event(), threading.Event(), list[str]()
+    searches.submit(held(begun, gate))
+    assert begun.wait(60)
+    wish = Search(scope, units(1, 13)[0], 1)
+    futures = [searches.submit(work()) for work in (twice, noted, noted)]
+    gate.set()
+    for future in futures:
+        future.result(60)
+    assert order == ["twice", "once", "once", "twice"]
 
 
 def test_one_that_cannot_be_searched_for_fails_alone(scope: Scope, searches: Searches) -> None:
@@ -187,6 +265,23 @@ def test_what_work_raises_is_its_own(scope: Scope, searches: Searches) -> None:
     assert searches.submit(once(Search(scope, units(1, 6)[0], 1))).result(60)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nothing_that_work_raises_stops_the_others(scope: Scope, searches: Searches) -> None:
+    def leaves() -> Searching[None]:
+        yield from ()
+        raise SystemExit
+
+    begun, gate = threading.Event(), threading.Event()
+    searches.submit(held(begun, gate))
+    assert begun.wait(60)
+    left = searches.submit(leaves())
+    stays = searches.submit(once(Search(scope, units(1, 6)[0], 1)))
+    gate.set()
+    with pytest.raises(SystemExit):
+        left.result(60)
+    assert stays.result(60)
+
+
 def test_nobody_searches_for_one_who_left(
     scope: Scope, searches: Searches, sizes: list[int]
 ) -> None:
@@ -201,11 +296,20 @@ def test_nobody_searches_for_one_who_left(
     assert sizes == [1]
 
 
-def test_nothing_is_taken_after_the_end(scope: Scope, searches: Searches) -> None:
+def test_the_end_waits_for_what_is_under_way_alone(scope: Scope, searches: Searches) -> None:
     begun, gate = threading.Event(), threading.Event()
-    searches.submit(held(begun, gate))
+    under_way = searches.submit(held(begun, gate))
     assert begun.wait(60)
-    searches.close()  # does not wait for what is under way
-    with pytest.raises(CancelledError):
-        searches.submit(once(Search(scope, units(1, 8)[0], 1))).result(60)
+    wish = Search(scope, units(1, 8)[0], 1)
+    waiting = searches.submit(once(wish))
+    closing = threading.Thread(target=searches.close)
+    closing.start()
+    late = searches.submit(once(wish))
+    while not late.cancelled():  # it was faster than the end
+        late = searches.submit(once(wish))
+    assert closing.is_alive()
     gate.set()
+    closing.join(60)
+    assert under_way.result(60) is None
+    with pytest.raises(CancelledError):
+        waiting.result(60)

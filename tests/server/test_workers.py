@@ -3,6 +3,9 @@
 import subprocess
 import sys
 
+from fromage_server.searches import Searching
+from fromage_server.workers import Workers
+
 _RUN = """
 import asyncio, faiss, threading, torch
 from fromage_server.workers import Workers
@@ -34,3 +37,13 @@ def test_workers_take_one_core_and_leave_the_others_theirs() -> None:
         check=True,
     ).stdout
     assert told == "(1, 1, 1) 2 2 2\n"
+
+
+def test_searching_ends_with_the_workers() -> None:
+    def searching() -> Searching[None]:
+        yield from ()
+
+    workers = Workers()
+    workers.searches.submit(searching()).result(60)
+    workers.stop()
+    assert workers.searches.submit(searching()).cancelled()
