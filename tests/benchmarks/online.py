@@ -154,10 +154,13 @@ def against_transformers_serve(
                 measured.add(replies, seconds)
         print(name, [round(v, 1) for v in measured.speed], [round(v, 2) for v in measured.first])
     median = statistics.median
-    name = f"{load.clients} clients over SSE, transformers serve"
-    speed = median(ours.speed) / median(theirs.speed)
-    detail = f"tokens/s: {median(ours.speed):.0f}, {median(theirs.speed):.0f}"
-    table.add(Row(f"{name}: tokens/s", speed, 2, detail=detail))
+    if load.rate is None:
+        name = f"{load.clients} clients over SSE, transformers serve"
+        speed = median(ours.speed) / median(theirs.speed)
+        detail = f"tokens/s: {median(ours.speed):.0f}, {median(theirs.speed):.0f}"
+        table.add(Row(f"{name}: tokens/s", speed, 2, detail=detail))
+    else:  # the speed is the arrivals'
+        name = f"{load.rate:g} requests a second over SSE, transformers serve"
     wait = ours.ttft99 / theirs.ttft99
     detail = f"seconds: {ours.ttft99:.2f}, {theirs.ttft99:.2f}, of {len(ours.waits)} waits"
     table.add(Row(f"{name}: p99 TTFT, under way", wait, 0.5, below=True, detail=detail))
@@ -208,7 +211,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_bundle(bundle, args.shape, getattr(torch, args.dtype))
         load = Load(args.clients, args.each, TOKENS, args.rate)
         models = Models.of(args.shape, getattr(torch, args.dtype))
-        against_engine(bundle, models, args.dtype, load, args.rounds, table)
+        if args.rate is None:  # arrivals decide how long it takes, not the server
+            against_engine(bundle, models, args.dtype, load, args.rounds, table)
         against_transformers_serve(bundle, args.dtype, load, args.rounds, table)
     print(table.markdown())
 
