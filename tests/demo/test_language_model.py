@@ -12,11 +12,10 @@ from transformers import PreTrainedTokenizerFast
 from fromage_weights.demo import corpus, stream
 from fromage_weights.demo.classes import CLASSES
 from fromage_weights.demo.language_model import (
-    CONTINUED,
-    LanguageRecipe,
     LanguageTraining,
     train_language_model,
 )
+from fromage_weights.demo.language_recipe import CONTINUED, LanguageRecipe
 from fromage_weights.demo.slot_noise import SlotNoise
 from fromage_weights.demo.stream import TextStream, loss_weights, marks_of, slot_positions
 from fromage_weights.demo.vocabulary import SLOT_WORDS, slot_word_ids, token_id, train_tokenizer
@@ -179,11 +178,26 @@ def test_who_went_on_keeps_a_share_of_what_it_was(
     before = {name: weight.clone() for name, weight in begun.state_dict().items()}
     recipe = replace(TINY, steps=2, long_steps=0, kept=0.25)
     for _ in range(2):
-        made = train_language_model(recipe, tokenizer, tmp_path, begun).state_dict()
+        made = train_language_model((recipe,), tokenizer, tmp_path, begun).state_dict()
         learnt = torch.load(tmp_path / "lm.pt", weights_only=True)["model"]
         assert not torch.equal(learnt["lm_head.weight"], before["lm_head.weight"])
         for name, weight in made.items():
             torch.testing.assert_close(weight, 0.75 * learnt[name] + 0.25 * before[name])
+
+
+def test_each_recipe_goes_on_from_the_one_before(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """And a run that has ended is not trained any more."""
+    again = replace(TINY, steps=4, seed=1, kept=0.5)
+    both = train_language_model((TINY, again), tokenizer, tmp_path / "both")
+    first = train_language_model((TINY,), tokenizer, tmp_path / "first")
+    second = train_language_model((again,), tokenizer, tmp_path / "second", first)
+    ended = train_language_model((TINY, again), tokenizer, tmp_path / "both")
+    for name, value in both.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+        assert torch.equal(value, ended.state_dict()[name]), name
+    assert not torch.equal(weight_of(input_embedding(both)), weight_of(input_embedding(first)))
 
 
 def test_who_goes_on_reads_no_lessons() -> None:

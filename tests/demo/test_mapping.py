@@ -14,7 +14,8 @@ from fromage_weights.demo.describing import DESCRIBING, DescribingTraining, desc
 from fromage_weights.demo.features import FeatureBank, admitted, codes, unjudged
 from fromage_weights.demo.grammar import Wish
 from fromage_weights.demo.heads import HeadsRecipe, HeadTraining, StateBank, make_states, targets
-from fromage_weights.demo.language_model import LanguageRecipe, LanguageTraining
+from fromage_weights.demo.language_model import LanguageTraining
+from fromage_weights.demo.language_recipe import LanguageRecipe
 from fromage_weights.demo.mapping import (
     MapperTraining,
     MappingRecipe,

@@ -9,7 +9,8 @@ from torch.nn import functional
 from transformers import GPTNeoXForCausalLM
 
 from fromage_weights.cpu import training_dtype
-from fromage_weights.demo.language_model import LanguageRecipe, configuration
+from fromage_weights.demo.language_model import configuration
+from fromage_weights.demo.language_recipe import LanguageRecipe
 from fromage_weights.demo.muon import BatchedMuon, orthogonalized
 from fromage_weights.demo.neox import Asked, losses, mean_loss
 from fromage_weights.demo.shapes import compiled

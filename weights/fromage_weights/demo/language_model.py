@@ -8,8 +8,7 @@ decodes the nearest word from a vector that a linear map from an image can reach
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fromage_weights.cpu import training_dtype
+from fromage_weights.demo.language_recipe import LanguageRecipe
 from fromage_weights.demo.muon import BatchedMuon
 from fromage_weights.demo.neox import Asked, mean_loss
 from fromage_weights.demo.shapes import compiled
@@ -28,65 +28,6 @@ from fromage_weights.language import input_embedding, output_head, weight_of
 
 if TYPE_CHECKING:
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
-
-
-@dataclass(frozen=True)
-class LanguageRecipe:
-    """Shape and schedule. Steps: `steps` of short blocks, then `long_steps` of long ones.
-
-    `matrix_rate` is Muon's, for the layers' matrices, in AdamW's unit (the root mean square of an
-    update); `learning_rate` is AdamW's, for the rest. `first_chunk`: where in the stream of texts
-    it begins. `kept`: the share that a model which went on keeps of the weights it began with.
-    """
-
-    hidden: int = 320
-    layers: int = 5
-    heads: int = 5
-    context: int = 1024
-    steps: int = 6500
-    batch: int = 16
-    length: int = 256
-    long_steps: int = 100
-    long_batch: int = 4
-    learning_rate: float = 2e-3
-    matrix_rate: float = 4e-3
-    warmup: int = 150
-    decay: float = 0.45
-    noise: float = 0.33
-    noise_steps: int = 1500
-    first_chunk: int = 0
-    kept: float = 0.0
-    seed: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.steps + self.long_steps
-
-    def noise_at(self, step: int) -> float:
-        """Starts at a third and is full after `noise_steps`."""
-        return self.noise * min(1.0, 1 / 3 + 2 / 3 * step / self.noise_steps)
-
-    def pace(self, step: int) -> float:
-        """The part of the learning rates at `step`: warm up, stay, then fall linearly over the
-        last `decay` of all steps."""
-        falling = (self.total - step) / (self.decay * self.total)
-        return min(1.0, (step + 1) / self.warmup, falling)
-
-
-# Of a model that has learnt already: no lessons, all the noise at once, other texts, and rates that
-# fall from the beginning. In the end it is the mean of what it was and what it became, which
-# understands new wordings better than either (Wortsman et al., CVPR 2022, section 3).
-CONTINUED = LanguageRecipe(
-    steps=1700,
-    learning_rate=1e-3,
-    matrix_rate=2.5e-3,
-    warmup=60,
-    decay=1.0,
-    noise_steps=1,
-    first_chunk=60,
-    kept=0.5,
-    seed=1,
-)
 
 
 def configuration(recipe: LanguageRecipe, words: int) -> GPTNeoXConfig:
@@ -269,12 +210,25 @@ class LanguageTraining:
 
 
 def train_language_model(
-    recipe: LanguageRecipe,
+    recipes: Sequence[LanguageRecipe],
     tokenizer: PreTrainedTokenizerFast,
     directory: Path,
     begun: nn.Module | None = None,
 ) -> GPTNeoXForCausalLM:
-    """Train (or go on) in `directory` and print the progress; with the weights of `begun`."""
+    """Train (or go on) in `directory` and print the progress: by one recipe after the other, each
+    with the weights that the one before left, the first with those of `begun`."""
+    lm = _train(recipes[0], tokenizer, directory, begun)
+    for leg, recipe in enumerate(recipes[1:], 2):
+        lm = _train(recipe, tokenizer, directory / str(leg), lm)
+    return lm
+
+
+def _train(
+    recipe: LanguageRecipe,
+    tokenizer: PreTrainedTokenizerFast,
+    directory: Path,
+    begun: nn.Module | None,
+) -> GPTNeoXForCausalLM:
     directory.mkdir(parents=True, exist_ok=True)
     training = LanguageTraining(recipe, tokenizer, directory, begun)
     start, first = time.monotonic(), training.step

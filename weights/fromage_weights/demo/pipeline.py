@@ -23,7 +23,8 @@ import numpy as np
 from fromage_weights.cpu import avoid_hidden_amx, keep_freed_memory
 from fromage_weights.demo.describing import DESCRIBING, train_describing
 from fromage_weights.demo.heads import HeadsRecipe, train_heads
-from fromage_weights.demo.language_model import CONTINUED, LanguageRecipe, train_language_model
+from fromage_weights.demo.language_model import train_language_model
+from fromage_weights.demo.language_recipe import CONTINUED, LanguageRecipe
 from fromage_weights.demo.mapping import MappingRecipe, train_mappers
 from fromage_weights.demo.world import Scene
 from fromage_weights.errors import UnsupportedModel
@@ -43,7 +44,7 @@ class Recipe:
     """What the whole run depends on; the defaults are what
     `fromage demo train` runs."""
 
-    language: LanguageRecipe = field(default_factory=LanguageRecipe)
+    language: tuple[LanguageRecipe, ...] = (LanguageRecipe(), CONTINUED)
     mappers: MappingRecipe = field(default_factory=MappingRecipe)
     describing: MappingRecipe = DESCRIBING
     heads: HeadsRecipe = field(default_factory=HeadsRecipe)
@@ -56,7 +57,7 @@ class Recipe:
 # What `fromage demo train --from` runs. The slot words' embeddings never change: the mappers know
 # most of it already.
 GOING_ON = Recipe(
-    language=CONTINUED,
+    language=(CONTINUED,),
     mappers=MappingRecipe(steps=400, learning_rate=5e-4),
     describing=replace(DESCRIBING, steps=2000),
 )
