@@ -12,7 +12,6 @@ from fromage_index.editor import Removal, edit
 from fromage_index.locking import writing
 from fromage_index.store import verify
 from fromage_server.cli import main
-from fromage_server.searches import Searching
 from fromage_server.settings import Settings
 from tests.server.collections import (
     add,
@@ -26,6 +25,7 @@ from tests.server.collections import (
 )
 from tests.server.local import Local, local_server
 from tests.server.pictures import write_pictures
+from tests.server.searching import hold
 from tests.server.test_bad_requests import refused
 
 
@@ -135,21 +135,15 @@ def test_streams_go_on_while_pictures_are_added(local: Local) -> None:
         assert all("event: text.delta" in events[start:end] for start, end in between)
 
 
-def held_by(gate: threading.Event) -> Searching[None]:
-    yield from ()
-    gate.wait()
-
-
 def test_a_running_reply_finds_what_was_added_since_it_began(local: Local) -> None:
     """Its search is held up until the picture is there, and the one it would have found is not."""
-    gate = threading.Event()
     with httpx.Client(base_url=local.url, timeout=60) as client:
         client.post("/v1/collections", json={"name": "mine"})
         doomed = send(client, 1)
         body = {"prompt": "a", "max_tokens": 40, "ignore_eos": True, "stream": True}
         body |= {"collection": "mine", "ret_scale_factor": 100, "max_num_rets": 1}
         body |= {"max_img_per_ret": 4}
-        local.service._workers.searches.submit(held_by(gate))
+        gate = hold(local.service._workers.searches)
         with client.stream("POST", "/v1/generate", json=body) as response:
             lines = response.iter_lines()
             text = next(lines)

@@ -27,14 +27,14 @@ from fromage_server.searches import (
     Searching,
     search_together,
 )
+from tests.index.pictures import unit_rows
+from tests.server.searching import hold
 
 COUNT, DIM = 300, 8
 
 
 def units(count: int, seed: int) -> np.ndarray:
-    vectors = np.random.default_rng(seed).standard_normal((count, DIM), dtype=np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors
+    return unit_rows(count, DIM, seed)
 
 
 def write(out: Path, vectors: np.ndarray) -> None:
@@ -115,12 +115,6 @@ def once(wish: Search) -> Searching[list[Hit]]:
     return (yield wish).hits
 
 
-def held(begun: threading.Event, gate: threading.Event) -> Searching[None]:
-    yield from ()
-    begun.set()
-    gate.wait(60)
-
-
 @pytest.mark.parametrize("options", [{}, {"filter": {"fifth": 3}}, {"min_score": 0.8}])
 def test_together_each_finds_what_it_would_alone(
     gallery: Gallery, options: dict[str, object]
@@ -133,9 +127,7 @@ def test_together_each_finds_what_it_would_alone(
 def test_what_waits_is_searched_for_together(
     scope: Scope, searches: Searches, sizes: list[int]
 ) -> None:
-    begun, gate = threading.Event(), threading.Event()
-    searches.submit(held(begun, gate))
-    assert begun.wait(60)
+    gate = hold(searches)
     wanted = [Search(scope, query, 4) for query in units(MOST_TOGETHER + 4, 2)]
     futures = [searches.submit(once(wish)) for wish in wanted]
     gate.set()
@@ -147,9 +139,7 @@ def test_only_what_is_alike_is_searched_for_together(
     gallery: Gallery, searches: Searches, sizes: list[int]
 ) -> None:
     """Another filter, another least score, and very many images are looks of their own."""
-    begun, gate = threading.Event(), threading.Event()
-    searches.submit(held(begun, gate))
-    assert begun.wait(60)
+    gate = hold(searches)
     plain, third = scope_of(gallery), scope_of(gallery, filter={"fifth": 3})
     scopes = (plain, third, scope_of(gallery, min_score=0.8))
     queries = units(4, 3)
@@ -164,9 +154,7 @@ def test_only_what_is_alike_is_searched_for_together(
 
 def test_answers_come_in_the_order_of_asking(gallery: Gallery, searches: Searches) -> None:
     """What is like the first does not go before those between, whose own search comes first."""
-    begun, gate, order = threading.Event(), threading.Event(), list[int]()
-    searches.submit(held(begun, gate))
-    assert begun.wait(60)
+    gate, order = hold(searches), list[int]()
     plain, third = scope_of(gallery), scope_of(gallery, filter={"fifth": 3})
 
     def noted(place: int, wish: Search) -> Searching[None]:
@@ -229,9 +217,7 @@ def test_who_wants_more_waits_for_the_others(scope: Scope, searches: Searches) -
         yield wish
         order.append("once")
 
-    begun, gate, order = threading.Event(), threading.Event(), list[str]()
-    searches.submit(held(begun, gate))
-    assert begun.wait(60)
+    gate, order = hold(searches), list[str]()
     wish = Search(scope, units(1, 13)[0], 1)
     futures = [searches.submit(work()) for work in (twice, noted, noted)]
     gate.set()
@@ -241,9 +227,7 @@ def test_who_wants_more_waits_for_the_others(scope: Scope, searches: Searches) -
 
 
 def test_one_that_cannot_be_searched_for_fails_alone(scope: Scope, searches: Searches) -> None:
-    begun, gate = threading.Event(), threading.Event()
-    searches.submit(held(begun, gate))
-    assert begun.wait(60)
+    gate = hold(searches)
     wanted = [Search(scope, query, 4) for query in units(3, 5)]
     wanted[1] = Search(scope, np.full(DIM, np.nan, dtype=np.float32), 4)
     futures = [searches.submit(once(wish)) for wish in wanted]
@@ -271,9 +255,7 @@ def test_nothing_that_work_raises_stops_the_others(scope: Scope, searches: Searc
         yield from ()
         raise SystemExit
 
-    begun, gate = threading.Event(), threading.Event()
-    searches.submit(held(begun, gate))
-    assert begun.wait(60)
+    gate = hold(searches)
     left = searches.submit(leaves())
     stays = searches.submit(once(Search(scope, units(1, 6)[0], 1)))
     gate.set()
@@ -285,9 +267,7 @@ def test_nothing_that_work_raises_stops_the_others(scope: Scope, searches: Searc
 def test_nobody_searches_for_one_who_left(
     scope: Scope, searches: Searches, sizes: list[int]
 ) -> None:
-    begun, gate = threading.Event(), threading.Event()
-    searches.submit(held(begun, gate))
-    assert begun.wait(60)
+    gate = hold(searches)
     wish = Search(scope, units(1, 7)[0], 1)
     left, stays = (searches.submit(once(wish)) for _ in range(2))
     assert left.cancel()
@@ -297,9 +277,7 @@ def test_nobody_searches_for_one_who_left(
 
 
 def test_the_end_waits_for_what_is_under_way_alone(scope: Scope, searches: Searches) -> None:
-    begun, gate = threading.Event(), threading.Event()
-    under_way = searches.submit(held(begun, gate))
-    assert begun.wait(60)
+    gate = hold(searches)
     wish = Search(scope, units(1, 8)[0], 1)
     waiting = searches.submit(once(wish))
     closing = threading.Thread(target=searches.close)
@@ -310,6 +288,5 @@ def test_the_end_waits_for_what_is_under_way_alone(scope: Scope, searches: Searc
     assert closing.is_alive()
     gate.set()
     closing.join(60)
-    assert under_way.result(60) is None
     with pytest.raises(CancelledError):
         waiting.result(60)
