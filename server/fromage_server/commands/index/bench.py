@@ -53,8 +53,9 @@ def run_bench(args: argparse.Namespace) -> int:
         try:
             vectors = random_units(args.images, args.dim, seed=0)
             made = _took(lambda: write_vectors(out, vectors))
-            opened = _took(lambda: Collection.open(out, device=args.device))
+            begun = time.perf_counter()
             collection = Collection.open(out, device=args.device)
+            opened = time.perf_counter() - begun
         except MemoryError:
             raise SettingsError(
                 f"{args.images:,} vectors of {args.dim:,} numbers do not fit into memory here"
