@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 
 from fromage_server.engine import (
     Engine,
@@ -27,6 +29,7 @@ from fromage_weights.cpu import keep_freed_blocks
 from fromage_weights.grounded import GroundedModel, Segment, TextSegment
 from tests.benchmarks.shapes import build
 
+_AT_ONCE, _TRIALS = 512, 10
 Asked: TypeAlias = tuple[Sequence[Segment], int]
 """A prompt, and how many tokens are wanted."""
 
@@ -144,3 +147,24 @@ class Models:
         pack_linears(ours.lm, spare_bytes(ours.device))
         keep_freed_blocks()  # for the others in this process as well
         return cls(shape, dtype, ours, build(shape, dtype))
+
+
+@torch.inference_mode()
+def prompt_products(model: GroundedModel, tokens: int) -> float:
+    """Seconds of the matrix products that so many prompt tokens take at the least, ``_AT_ONCE`` at
+    once: without the head, and without the last layer, of which a prompt needs but a part."""
+    lm: Any = model.lm
+    head, layers = lm.get_output_embeddings(), int(lm.config.num_hidden_layers)
+    linears = [m for m in lm.modules() if isinstance(m, nn.Linear) and m is not head]
+    linears = linears[: len(linears) * (layers - 1) // layers]
+    rows = min(tokens, _AT_ONCE)
+    inputs = [
+        torch.zeros(rows, m.in_features, dtype=model.dtype, device=model.device) for m in linears
+    ]
+    best = math.inf
+    for _ in range(_TRIALS):
+        start = time.perf_counter()
+        for linear, x in zip(linears, inputs, strict=True):
+            linear(x)
+        best = min(best, time.perf_counter() - start)
+    return best * tokens / rows

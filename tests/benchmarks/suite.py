@@ -64,7 +64,9 @@ def run(args: argparse.Namespace) -> Table:
             load = Load(args.clients, online.EACH, online.TOKENS, args.rate)
             if "http" in wanted:
                 online.against_engine(bundle, models, args.dtype, load, args.rounds, table)
-                online.against_transformers_serve(bundle, args.dtype, load, args.rounds, table)
+                online.against_transformers_serve(
+                    bundle, models, args.dtype, load, args.rounds, table
+                )
             if "loads" in wanted:
                 workloads.measure(bundle, args.dtype, args.clients, table)
     if "memory" in wanted:
