@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from fromage_weights.cpu import training_autocast, training_dtype
 from fromage_weights.demo.corpus import training_scene
 from fromage_weights.demo.describing import DESCRIBING, DescribingTraining, described
 from fromage_weights.demo.features import FeatureBank, admitted, codes, unjudged
 from fromage_weights.demo.grammar import Wish
+from fromage_weights.demo.hardware import Hardware
 from fromage_weights.demo.heads import HeadsRecipe, HeadTraining, StateBank, make_states, targets
 from fromage_weights.demo.language_model import LanguageTraining
 from fromage_weights.demo.language_recipe import LanguageRecipe
@@ -128,7 +128,8 @@ def test_texts_read_together_read_as_the_lm_reads_each(
     embed = model.lm.get_input_embeddings()
     assert isinstance(embed, torch.nn.Module)
     with torch.no_grad():
-        together = Reader(model).hidden(batch, features)
+        plain = Hardware(torch.device("cpu"), torch.float32)
+        together = Reader(model, plain).hidden(batch, features)
         soft = model.mappers.soft_tokens(features)
         for row, length in enumerate(batch.mask.sum(1).tolist()):
             embeds = embed(batch.ids[row, :length])
@@ -149,8 +150,9 @@ def test_compiled_they_are_read_the_same(model: GroundedModel, bank: FeatureBank
     layer = model.mappers.visual_embeddings
     gradients, states = [], []
     for stance in ("force_eager", "default"):
-        reader = Reader(model, training_dtype())
-        with torch.compiler.set_stance(stance), training_autocast():
+        hardware = Hardware.cpu()
+        reader = Reader(model, hardware)
+        with torch.compiler.set_stance(stance), hardware.autocast():
             model.mappers.zero_grad()
             hidden = reader.hidden(batch, features).float()
             weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0))

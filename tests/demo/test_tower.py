@@ -122,7 +122,8 @@ def test_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     whole = train_tower(tmp_path / "whole", recipe=TINY, log=lines.append)
     (tmp_path / "cut").mkdir()
     run, half = TowerRun(TINY), SpriteBank(IMAGE_SIZE, variants=1, rng=np.random.default_rng(1))
-    losses = [run.train_step(half) for _ in range(2)]
+    given = run.batches(half)
+    losses = [float(run.train_step(next(given))) for _ in range(2)]
     run.save(tmp_path / "cut" / CHECKPOINT_NAME)
     cut = train_tower(tmp_path / "cut", recipe=TINY, log=lines.append)
     assert "goes on from step 2" in "".join(lines)

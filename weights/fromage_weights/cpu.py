@@ -67,14 +67,6 @@ def training_dtype() -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def training_autocast() -> torch.autocast:
-    """Products in ``training_dtype``, for what is computed within."""
-    import torch
-
-    half = training_dtype() == torch.bfloat16
-    return torch.autocast("cpu", torch.bfloat16, enabled=half)
-
-
 def keep_freed_memory() -> bool:
     """Let the allocator keep what is freed for the next step of a training. False where it is not
     glibc's, which others do not need."""

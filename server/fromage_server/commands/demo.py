@@ -16,7 +16,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="train language model, tower and mappers from nothing",
         description="Runs the stages in order; what is already in the output directory is kept, "
         "so an interrupted run goes on. Two to three hours on two CPU cores with AMX, three "
-        "times as long where they do not multiply bfloat16.",
+        "times as long where they do not multiply bfloat16; minutes on a GPU.",
     )
     train.add_argument(
         "--stage",
@@ -38,6 +38,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="go on with the language model and the mappers of this bundle, and take its tower, "
         "instead of from nothing (demo: the one that ships; about an hour with AMX)",
     )
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
     train.set_defaults(run=run_train, parser=train)
     files = verbs.add_parser(
         "files",
@@ -65,7 +66,7 @@ def run_train(args: argparse.Namespace) -> int:
     start = bundle_directory(args.start) if args.start else None
     if start is not None and not (start / "lm" / "config.json").exists():
         args.parser.error(f"--from {args.start}: the bundle has no language model of its own")
-    Pipeline(args.out, start=start).run(stages)
+    Pipeline(args.out, start=start, device=args.device).run(stages)
     return 0
 
 

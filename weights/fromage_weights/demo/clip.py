@@ -62,7 +62,7 @@ def image_embeddings(model: Any, pixels: Tensor, dtype: torch.dtype) -> Tensor:
     first = visual.class_embedding.expand(batch, 1, -1)
     x = torch.cat((first, x), 1) + visual.positional_embedding
     x = norm(x, visual.ln_pre, torch.float32)
-    mask = torch.zeros(1, 1, x.shape[1], x.shape[1], dtype=dtype)
+    mask = torch.zeros(1, 1, x.shape[1], x.shape[1], dtype=dtype, device=x.device)
     for block in visual.transformer.resblocks:
         x = _block(x, block, mask, dtype)
     pooled = norm(_pooled(x, visual.attn_pool, dtype), visual.ln_post, dtype)
@@ -74,11 +74,11 @@ def caption_embeddings(model: Any, words: Tensor, last: Tensor, dtype: torch.dty
     """Embedded `words` (N, T, W) and each caption's `last` place (N,) -> (N, E), as
     `model.encode_text`; products are done in `dtype`."""
     x = words + model.positional_embedding
-    steps = torch.arange(words.shape[1])
+    steps = torch.arange(words.shape[1], device=x.device)
     mask = torch.where(steps[:, None] >= steps, 0.0, _NEVER).to(dtype)[None, None]
     for block in model.transformer.resblocks:
         x = _block(x, block, mask, dtype)
-    ends = x[torch.arange(len(x)), last]
+    ends = x[torch.arange(len(x), device=x.device), last]
     projection: Tensor = model.text_projection
     return norm(ends, model.ln_final, dtype) @ projection.to(dtype)
 

@@ -20,8 +20,8 @@ View: TypeAlias = tuple[float, tuple[str, ...], Tensor]
 def match_matrix(columns: list[list[int]], width: int) -> Tensor:
     """(B, width) with a 1 where picture b matches caption t."""
     match = torch.zeros(len(columns), width)
-    for row, matching in zip(match, columns, strict=True):
-        row[matching] = 1
+    rows = [row for row, matching in enumerate(columns) for _ in matching]
+    match[rows, [column for matching in columns for column in matching]] = 1
     return match
 
 
@@ -71,7 +71,8 @@ def spread_loss(text: Tensor) -> Tensor:
     from; pushed apart (the uniformity of Wang & Isola, 2020), they also end nearly orthogonal.
     """
     alike = SPREAD_SCALE * text @ text.T
-    alike = alike.masked_fill(torch.eye(len(text), dtype=torch.bool), -torch.inf)
+    itself = torch.eye(len(text), dtype=torch.bool, device=text.device)
+    alike = alike.masked_fill(itself, -torch.inf)
     return (alike.logsumexp(dim=1) - math.log(len(text) - 1)).mean()
 
 
@@ -88,7 +89,7 @@ def scenes_loss(image: Tensor, text: Tensor, scale: Tensor, views: list[View]) -
     logits = scale * image @ text.T
     sizes = [len(texts) for _, texts, _ in views]
     losses = [
-        weight * contrastive_loss(scores, match)
+        weight * contrastive_loss(scores, match.to(scores.device))
         for scores, (weight, _, match) in zip(torch.split(logits, sizes, dim=1), views, strict=True)
     ]
     spread = [SPREAD_WEIGHT * spread_loss(part) for part in torch.split(text, sizes)[:-1]]

@@ -21,6 +21,7 @@ from fromage_weights.demo.samples import Draft, chat_draft
 if TYPE_CHECKING:
     from fromage_weights.demo.corpus import SceneSource
     from fromage_weights.demo.features import FeatureBank
+    from fromage_weights.demo.hardware import Hardware
     from fromage_weights.demo.world import Scene
     from fromage_weights.grounded import GroundedModel
 
@@ -34,15 +35,21 @@ DESCRIBING = MappingRecipe(steps=1500, batch=96, learning_rate=3e-4, warmup=30, 
 class DescribingTraining(MapperTraining):
     """Of `visual_embeddings` alone."""
 
-    def __init__(self, model: GroundedModel, bank: FeatureBank, recipe: MappingRecipe) -> None:
-        super().__init__(model, bank, recipe)
+    def __init__(
+        self,
+        model: GroundedModel,
+        bank: FeatureBank,
+        recipe: MappingRecipe,
+        hardware: Hardware | None = None,
+    ) -> None:
+        super().__init__(model, bank, recipe, hardware)
         model.mappers.requires_grad_(False)
         learnt = list(model.mappers.visual_embeddings.requires_grad_(True).parameters())
         self._groups = [{"params": learnt, "factor": 1.0}]
         self._optimizer = torch.optim.AdamW(self._groups, betas=(0.9, 0.95), weight_decay=0.0)
 
-    def _draft(self) -> Draft:
-        return described(self._rng, self.bank.any_scene)
+    def _draft(self, rng: np.random.Generator) -> Draft:
+        return described(rng, self.bank.any_scene)
 
 
 def described(rng: np.random.Generator, scenes: SceneSource) -> Draft:
@@ -67,9 +74,14 @@ def _balanced(rng: np.random.Generator, scenes: SceneSource) -> Scene:
             return scene
 
 
-def train_describing(model: GroundedModel, bank: FeatureBank, recipe: MappingRecipe) -> None:
+def train_describing(
+    model: GroundedModel,
+    bank: FeatureBank,
+    recipe: MappingRecipe,
+    hardware: Hardware | None = None,
+) -> None:
     start = time.monotonic()
-    for step, numbers in DescribingTraining(model, bank, recipe).run():
+    for step, numbers in DescribingTraining(model, bank, recipe, hardware).run():
         pace = (time.monotonic() - start) / step
         print(
             f"describing {step}/{recipe.steps} text {numbers['text']:.4f} {pace:.3f} s/step",

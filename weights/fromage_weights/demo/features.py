@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fromage_weights.cpu import training_autocast
 from fromage_weights.demo.classes import CLASS_INDEX
 from fromage_weights.demo.grammar import COLOURS, Wish
+from fromage_weights.demo.hardware import Hardware
 from fromage_weights.demo.sprites import SpriteBank
 from fromage_weights.demo.tower_model import IMAGE_SIZE, to_pixels
 from fromage_weights.demo.world import Scene
@@ -43,7 +44,7 @@ def codes(said: Sequence[Wish] | Sequence[Scene]) -> Tensor:
 
 def admitted(wishes: Tensor, scenes: Tensor) -> Tensor:
     """(W, 4) and (S, 4) codes -> (W, S): the scene has all that the wish says."""
-    right = torch.ones(len(wishes), len(scenes), dtype=torch.bool)
+    right = wishes.new_ones(len(wishes), len(scenes), dtype=torch.bool)
     for said, shown in zip(wishes.T, scenes.T, strict=True):  # one at a time: half the work
         right &= (said[:, None] == shown) | (said[:, None] == ANY)
     return right
@@ -109,13 +110,21 @@ class FeatureBank:
         return rows[int(rng.integers(len(rows)))]
 
 
-def make_features(encoder: VisionEncoder, scenes: list[Scene], *, seed: int) -> FeatureBank:
+def make_features(
+    encoder: VisionEncoder, scenes: list[Scene], *, seed: int, hardware: Hardware | None = None
+) -> FeatureBank:
     """Draw each scene once and encode it."""
-    rng = np.random.default_rng([seed, 77])
-    bank = SpriteBank(IMAGE_SIZE, variants=_VARIANTS, rng=rng)
+    hardware = hardware or Hardware.cpu()
+    encoder.to(hardware.device)
+    bank = SpriteBank(IMAGE_SIZE, variants=_VARIANTS, rng=np.random.default_rng([seed, 77]))
     parts = []
-    for start in range(0, len(scenes), _BATCH):
-        pixels = to_pixels(bank.draw(scenes[start : start + _BATCH], rng))
-        with training_autocast():
-            parts.append(encoder.encode(pixels))
+    draw = partial(_drawn, bank, scenes, seed)
+    for images in hardware.made(draw, 0, -(-len(scenes) // _BATCH)):
+        with hardware.autocast():
+            parts.append(encoder.encode(to_pixels(images, hardware.device)))
     return FeatureBank(scenes, torch.cat(parts))
+
+
+def _drawn(bank: SpriteBank, scenes: list[Scene], seed: int, part: int) -> NDArray[np.uint8]:
+    rng = np.random.default_rng([seed, 77, part])
+    return bank.draw(scenes[part * _BATCH : (part + 1) * _BATCH], rng)

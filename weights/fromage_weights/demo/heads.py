@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fromage_weights.cpu import training_autocast, training_dtype
 from fromage_weights.demo.classes import CLASSES
 from fromage_weights.demo.features import ANY, FeatureBank, codes
 from fromage_weights.demo.grammar import COLOURS, Wish
+from fromage_weights.demo.hardware import Hardware
 from fromage_weights.demo.mapping import contrast, whitening
 from fromage_weights.demo.reader import Reader
-from fromage_weights.demo.samples import Collator, random_draft
+from fromage_weights.demo.samples import Batch, Collator, random_draft
 
 if TYPE_CHECKING:
     from fromage_weights.grounded import GroundedModel
@@ -50,22 +51,39 @@ class StateBank:
 
 @torch.inference_mode()
 def make_states(
-    model: GroundedModel, bank: FeatureBank, *, count: int, seed: int, batch: int = 96
+    model: GroundedModel,
+    bank: FeatureBank,
+    *,
+    count: int,
+    seed: int,
+    batch: int = 96,
+    hardware: Hardware | None = None,
 ) -> StateBank:
     """Read random training texts with the frozen LM and keep the states at their [RET]s."""
-    rng = np.random.default_rng([seed, 11])
-    reader, collate = Reader(model, training_dtype()), Collator(model.tokenizer)
+    hardware = hardware or Hardware.cpu()
+    reader, features = Reader(model, hardware), bank.features.to(model.device)
     wishes: list[Wish] = []
     parts: list[Tensor] = []
-    while len(wishes) < count:
-        drafts = [random_draft(rng, bank.any_scene) for _ in range(batch)]
-        read = collate([draft for draft in drafts if draft.wishes])
-        rows = [bank.row_of(scene, rng) for scene in read.uploads]
-        with training_autocast():
-            hidden = reader.hidden(read, bank.features[rows])
-        parts.append(hidden[read.rets[:, 0], read.rets[:, 1]].float())
+    make = partial(_texts, bank, Collator(model.tokenizer), batch, seed)
+    for read, rows in hardware.made(make, 0, count):  # far fewer will do
+        with hardware.autocast():
+            hidden = reader.hidden(read, features[rows])
+        rets = read.rets.to(hidden.device)
+        parts.append(hidden[rets[:, 0], rets[:, 1]].float())
         wishes += read.wishes
+        if len(wishes) >= count:
+            break
     return StateBank(wishes, torch.cat(parts))
+
+
+def _texts(
+    bank: FeatureBank, collate: Collator, size: int, seed: int, part: int
+) -> tuple[Batch, list[int]]:
+    """Those of so many texts that have a [RET], and the pictures of their uploads."""
+    rng = np.random.default_rng([seed, 11, part])
+    drafts = [random_draft(rng, bank.any_scene) for _ in range(size)]
+    read = collate([draft for draft in drafts if draft.wishes])
+    return read, [bank.row_of(scene, rng) for scene in read.uploads]
 
 
 def targets(said: Tensor) -> Tensor:
@@ -87,7 +105,8 @@ def targets(said: Tensor) -> Tensor:
 def ridge(inputs: Tensor, wanted: Tensor, strength: float) -> Tensor:
     """(K, D): least squares from whitened inputs, `strength` relative to their unit variance."""
     x = inputs.double()
-    gram = x.T @ x / len(x) + strength * torch.eye(x.shape[1], dtype=torch.float64)
+    level = strength * torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
+    gram = x.T @ x / len(x) + level
     solved: Tensor = torch.linalg.solve(gram, x.T @ wanted.double() / len(x)).T.float()
     return solved
 
@@ -96,25 +115,32 @@ class HeadTraining:
     """Whitened inputs, linear maps, big batches; folded into the mappers' layers at the end."""
 
     def __init__(
-        self, model: GroundedModel, bank: FeatureBank, states: StateBank, recipe: HeadsRecipe
+        self,
+        model: GroundedModel,
+        bank: FeatureBank,
+        states: StateBank,
+        recipe: HeadsRecipe,
+        hardware: Hardware | None = None,
     ) -> None:
         self.recipe, self._mappers = recipe, model.mappers
+        self._hardware, device = hardware or Hardware.cpu(), model.device
         self._rng = np.random.default_rng([recipe.seed, 13])
-        self._scenes = bank.codes
+        self._scenes = bank.codes.to(device)
         self._matches = bank.matches
         asked = codes(states.wishes)
         keys = [tuple(row) for row in asked.tolist()]
         rows = torch.tensor([i for i, key in enumerate(keys) if key in self._matches])
-        self._asked, self._keys = asked[rows], [keys[i] for i in rows.tolist()]
-        self._text_white = whitening(states.states[rows])
-        self._image_white = whitening(bank.features)
-        self._states = _apply(self._text_white, states.states[rows])
-        self._features = _apply(self._image_white, bank.features)
+        self._asked, self._keys = asked[rows].to(device), [keys[i] for i in rows.tolist()]
+        kept, features = states.states[rows.to(device)], bank.features.to(device)
+        self._text_white = whitening(kept)
+        self._image_white = whitening(features)
+        self._states = _apply(self._text_white, kept)
+        self._features = _apply(self._image_white, features)
         shared = model.mappers.shared_dim
         torch.manual_seed(recipe.seed)
         self._text = _started(self._states, targets(self._asked), shared, recipe.ridge)
         self._image = _started(self._features, targets(self._scenes), shared, recipe.ridge)
-        self._scale = nn.Parameter(torch.tensor(3.0))
+        self._scale = nn.Parameter(torch.tensor(3.0, device=device))
 
     def run(self) -> None:
         recipe = self.recipe
@@ -148,9 +174,9 @@ class HeadTraining:
         texts = self._rng.integers(len(self._keys), size=self.recipe.batch)
         own = [self._matches.one(self._keys[i], self._rng) for i in texts]
         others = self._rng.integers(len(self._scenes), size=self.recipe.candidates)
-        rows = torch.from_numpy(np.concatenate([own, others]))
-        chosen = torch.from_numpy(texts)
-        with training_autocast():
+        rows = torch.from_numpy(np.concatenate([own, others])).to(self._states.device)
+        chosen = torch.from_numpy(texts).to(self._states.device)
+        with self._hardware.autocast():
             queries = functional.normalize(self._text(self._states[chosen]).float(), dim=1)
             images = functional.normalize(self._image(self._features[rows]).float(), dim=1)
             scores = queries @ images.T
@@ -179,7 +205,7 @@ def _apply(white: tuple[Tensor, Tensor], rows: Tensor) -> Tensor:
 
 def _started(inputs: Tensor, wanted: Tensor, shared: int, strength: float) -> nn.Linear:
     """A layer whose first outputs are the ridge fit and whose others start small."""
-    layer = nn.Linear(inputs.shape[1], shared)
+    layer = nn.Linear(inputs.shape[1], shared, device=inputs.device)
     fit = ridge(inputs, wanted, strength)
     with torch.no_grad():
         layer.bias.zero_()
@@ -188,8 +214,13 @@ def _started(inputs: Tensor, wanted: Tensor, shared: int, strength: float) -> nn
     return layer
 
 
-def train_heads(model: GroundedModel, bank: FeatureBank, recipe: HeadsRecipe) -> None:
+def train_heads(
+    model: GroundedModel,
+    bank: FeatureBank,
+    recipe: HeadsRecipe,
+    hardware: Hardware | None = None,
+) -> None:
     """Cache the states, train, and write the result into the model's mappers."""
-    states = make_states(model, bank, count=recipe.texts, seed=recipe.seed)
+    states = make_states(model, bank, count=recipe.texts, seed=recipe.seed, hardware=hardware)
     print(f"heads: {len(states.wishes)} texts, {len(bank.scenes)} pictures", flush=True)
-    HeadTraining(model, bank, states, recipe).run()
+    HeadTraining(model, bank, states, recipe, hardware).run()

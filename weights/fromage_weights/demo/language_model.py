@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fromage_weights.cpu import training_dtype
+from fromage_weights.demo.hardware import Hardware
 from fromage_weights.demo.language_recipe import LanguageRecipe
 from fromage_weights.demo.muon import BatchedMuon
 from fromage_weights.demo.neox import Asked, mean_loss
-from fromage_weights.demo.shapes import compiled
 from fromage_weights.demo.slot_noise import SlotNoise, kinds
 from fromage_weights.demo.stream import TextStream
 from fromage_weights.demo.vocabulary import slot_word_ids
@@ -81,46 +80,49 @@ class LanguageTraining:
         tokenizer: PreTrainedTokenizerFast,
         directory: Path,
         start: nn.Module | None = None,
+        hardware: Hardware | None = None,
     ) -> None:
         """`start`: a model with this tokenizer whose weights it begins with."""
+        hardware = hardware or Hardware.cpu()
         self.recipe, self.tokenizer = recipe, tokenizer
         self.lm = new_model(recipe, tokenizer)
         if start is not None:
             self.lm.load_state_dict(start.state_dict())
+        nn.Module.to(self.lm, hardware.device)
+        self._device = hardware.device
         self._path = directory / "lm.pt"
-        self._ids = torch.tensor(slot_word_ids(tokenizer))
         table = weight_of(input_embedding(self.lm))
-        keep = self._ids
+        keep = torch.tensor(slot_word_ids(tokenizer), device=self._device)
         table.register_hook(  # type: ignore[no-untyped-call]
             lambda grad: grad.index_fill(0, keep, 0.0)
         )
         self._noise = SlotNoise(
-            table.detach()[self._ids].clone(), recipe.noise, torch.Generator().manual_seed(1)
+            table.detach()[keep].clone(), recipe.noise, torch.Generator().manual_seed(1)
         )
         self._chance = torch.Generator().manual_seed(2)
         # One token a question decides yes or no, among many easy ones.
         self._token_weights = torch.ones(len(tokenizer))
         self._token_weights[tokenizer.convert_tokens_to_ids(["ĠYes", "ĠNo"])] = 4.0
-        self._optimizers = self._make_optimizers()
-        self._mean_loss = partial(compiled(mean_loss), dtype=training_dtype())
+        self._optimizers = self._make_optimizers(hardware.dtype)
+        self._mean_loss = partial(hardware.compiled(mean_loss), dtype=hardware.dtype)
         self.step = 0
         self._streams = [
             TextStream(
-                tokenizer, seed=recipe.seed, batch=recipe.batch, length=recipe.length, long=False
-            ),
-            TextStream(
-                tokenizer,
-                seed=recipe.seed,
-                batch=recipe.long_batch,
-                length=recipe.context - 1,
-                long=True,
-            ),
-        ]
+                tokenizer, seed=recipe.seed, batch=batch, length=length, long=long,
+                hardware=hardware,
+            )
+            for batch, length, long in (
+                (recipe.batch, recipe.length, False),
+                (recipe.long_batch, recipe.context - 1, True),
+            )
+        ]  # fmt: skip
         self._streams[0].seek(recipe.first_chunk)
         if self._path.exists():
             self._load()
 
-    def _make_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    def _make_optimizers(
+        self, products: torch.dtype
+    ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         """Muon for the matrices between the embeddings and the head, AdamW for the rest."""
         named = list(self.lm.named_parameters())
         matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
@@ -128,7 +130,7 @@ class LanguageTraining:
         muon = BatchedMuon(
             matrices, self.recipe.matrix_rate, 0.05, ns_steps=4, adjust_lr_fn="match_rms_adamw"
         )
-        muon.products = training_dtype()
+        muon.products = products
         return (
             muon,
             torch.optim.AdamW(
@@ -139,17 +141,17 @@ class LanguageTraining:
     def run(self, *, log_every: int = 50, save_every: int = 400) -> Iterator[tuple[int, float]]:
         """Train to the end; yields (step, mean loss since the last) every `log_every` steps."""
         self.lm.train()
-        losses: list[float] = []
+        losses: list[Tensor] = []
         while self.step < self.recipe.total:
             losses.append(self._train_step())
             self.step += 1
             if self.step % save_every == 0 or self.step == self.recipe.total:
                 self._save()
             if self.step % log_every == 0 or self.step == self.recipe.total:
-                yield self.step, sum(losses) / len(losses)
+                yield self.step, float(torch.stack(losses).mean())
                 losses.clear()
 
-    def _train_step(self) -> float:
+    def _train_step(self) -> Tensor:
         long = self.step >= self.recipe.steps
         ids, weights, slots = (torch.from_numpy(a) for a in self._streams[long].next())
         rates = (self.recipe.matrix_rate, self.recipe.learning_rate)
@@ -158,14 +160,15 @@ class LanguageTraining:
         self._noise.level = self.recipe.noise_at(self.step)
         asked = self._asked(ids[:, 1:].flatten(), weights[:, 1:].flatten())
         ids, slots = ids[:, :-1], slots[:, :-1]
-        embeds = self._noise(input_embedding(self.lm)(ids), slots)
-        loss = self._mean_loss(self.lm, embeds, self._positions(ids), asked)
+        positions = self._positions(ids).to(self._device)
+        embeds = self._noise(input_embedding(self.lm)(ids.to(self._device)), slots)
+        loss = self._mean_loss(self.lm, embeds, positions, asked)
         self.lm.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.lm.parameters(), 1.0)
         for optimizer in self._optimizers:
             optimizer.step()
-        return float(loss.detach())
+        return loss.detach()
 
     def _asked(self, targets: Tensor, weights: Tensor) -> Asked:
         """Whose loss is taken, of all (N,). A weight below one is the chance of being learnt from:
@@ -179,7 +182,7 @@ class LanguageTraining:
         places[: len(chosen)] = kept[chosen.sort().values]
         counts = self._token_weights[targets[places]].maximum(weights[places])
         counts[len(chosen) :] = 0.0
-        return Asked(places, targets[places], counts)
+        return Asked(*(of.to(self._device) for of in (places, targets[places], counts)))
 
     def _positions(self, ids: Tensor) -> Tensor:
         """(B, T): places since a document's start. transformers masks attention between documents
@@ -200,7 +203,7 @@ class LanguageTraining:
         partial.replace(self._path)
 
     def _load(self) -> None:
-        state = torch.load(self._path, weights_only=True)
+        state = torch.load(self._path, map_location="cpu", weights_only=True)
         self.step = state["step"]
         for stream, chunk in zip(self._streams, state["chunks"], strict=True):
             stream.seek(chunk)
@@ -214,12 +217,13 @@ def train_language_model(
     tokenizer: PreTrainedTokenizerFast,
     directory: Path,
     begun: nn.Module | None = None,
+    hardware: Hardware | None = None,
 ) -> GPTNeoXForCausalLM:
     """Train (or go on) in `directory` and print the progress: by one recipe after the other, each
     with the weights that the one before left, the first with those of `begun`."""
-    lm = _train(recipes[0], tokenizer, directory, begun)
+    lm = _train(recipes[0], tokenizer, directory, begun, hardware)
     for leg, recipe in enumerate(recipes[1:], 2):
-        lm = _train(recipe, tokenizer, directory / str(leg), lm)
+        lm = _train(recipe, tokenizer, directory / str(leg), lm, hardware)
     return lm
 
 
@@ -228,13 +232,16 @@ def _train(
     tokenizer: PreTrainedTokenizerFast,
     directory: Path,
     begun: nn.Module | None,
+    hardware: Hardware | None,
 ) -> GPTNeoXForCausalLM:
+    """The model, on the CPU."""
     directory.mkdir(parents=True, exist_ok=True)
-    training = LanguageTraining(recipe, tokenizer, directory, begun)
+    training = LanguageTraining(recipe, tokenizer, directory, begun, hardware)
     start, first = time.monotonic(), training.step
     for step, loss in training.run():
         pace = (time.monotonic() - start) / (step - first)
         print(f"lm {step}/{recipe.total} loss {loss:.4f} {pace:.3f} s/step", flush=True)
+    nn.Module.to(training.lm, "cpu")
     if begun is not None:
         keep(training.lm, begun, recipe.kept)
     training.lm.eval()  # type: ignore[no-untyped-call]

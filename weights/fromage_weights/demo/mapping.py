@@ -10,16 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fromage_weights.cpu import training_autocast, training_dtype
 from fromage_weights.demo.features import FeatureBank, admitted, codes, unjudged
 from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, slot_words
+from fromage_weights.demo.hardware import Hardware
 from fromage_weights.demo.reader import Reader, filled_up
 from fromage_weights.demo.samples import Batch, Collator, Draft, random_draft
 from fromage_weights.demo.vocabulary import token_id
@@ -65,7 +66,12 @@ def slot_labels(bank: FeatureBank) -> Tensor:
 
 
 def fit_slots(
-    model: GroundedModel, bank: FeatureBank, *, steps: int, seed: int, batch: int = 2048
+    model: GroundedModel,
+    bank: FeatureBank,
+    *,
+    steps: int,
+    seed: int,
+    batch: int = 2048,
 ) -> list[float]:
     """Start `visual_embeddings` where each soft token is nearest to the right word's embedding.
 
@@ -76,18 +82,19 @@ def fit_slots(
     table = weight_of(input_embedding(model.lm)).detach().float()
     ids = [[token_id(model.tokenizer.hf, w) for w in words] for words in SLOT_CHOICES]
     words = [table[i] - table[i].mean(0) for i in ids]
-    labels = slot_labels(bank)
-    mean, spread = whitening(bank.features)
-    white = (bank.features - mean) @ spread
+    device = table.device
+    labels, features = slot_labels(bank).to(device), bank.features.to(device)
+    mean, spread = whitening(features)
+    white = (features - mean) @ spread
     torch.manual_seed(seed)
-    maps = [nn.Linear(white.shape[1], len(w)) for w in words]
+    maps = [nn.Linear(white.shape[1], len(w)).to(device) for w in words]
     optimizer = torch.optim.AdamW([p for m in maps for p in m.parameters()], 3e-3, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        rows = torch.randint(len(white), (batch,))
+        rows = torch.randint(len(white), (batch,)).to(device)
         scores = [m(white[rows]) for m in maps]
         pairs = zip(scores, labels[rows].T, strict=True)
-        loss = sum((functional.cross_entropy(s, y) for s, y in pairs), start=torch.zeros(()))
+        loss = torch.stack([functional.cross_entropy(s, y) for s, y in pairs]).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -131,43 +138,74 @@ def start_ret(model: GroundedModel, tokenizer: FromageTokenizer) -> None:
             mappers.ret_head.zero_()
 
 
-class MapperTraining:
-    """The joint stage: every mapper, every loss, through the frozen LM."""
+class Prepared(NamedTuple):
+    """A step's texts; rows of the feature bank for their uploads, and for their [RET]s to choose
+    from."""
 
-    def __init__(self, model: GroundedModel, bank: FeatureBank, recipe: MappingRecipe) -> None:
+    batch: Batch
+    uploads: list[int]
+    candidates: NDArray[np.int64]
+
+
+class MapperTraining:
+    """The joint stage: every mapper, every loss, through the frozen LM, whose device everything
+    else comes to."""
+
+    def __init__(
+        self,
+        model: GroundedModel,
+        bank: FeatureBank,
+        recipe: MappingRecipe,
+        hardware: Hardware | None = None,
+    ) -> None:
         self.model, self.bank, self.recipe = model, bank, recipe
-        self.reader = Reader(model, training_dtype())
+        self._hardware = hardware or Hardware.cpu()
+        self.reader = Reader(model, self._hardware)
         self._collate = Collator(model.tokenizer)
-        self._rng = np.random.default_rng([recipe.seed, 5])
+        self._features = bank.features.to(model.device)
         self._groups = _parameter_groups(model)
         self._optimizer = torch.optim.AdamW(self._groups, betas=(0.9, 0.95), weight_decay=0.0)
 
     def run(self, log_every: int = 50) -> Iterator[tuple[int, dict[str, float]]]:
         sums: dict[str, float] = {}
-        for step in range(self.recipe.steps):
+        prepared = self._hardware.made(self._prepared, 0, self.recipe.steps)
+        for step, given in enumerate(prepared):
             for group in self._optimizer.param_groups:
                 group["lr"] = group["factor"] * self.recipe.rate(step)
-            for name, value in self._step().items():
+            for name, value in self._step(given).items():
                 sums[name] = sums.get(name, 0.0) + value / log_every
             if (step + 1) % log_every == 0:
                 yield step + 1, sums
                 sums = {}
 
-    def _step(self) -> dict[str, float]:
-        drafts = [self._draft() for _ in range(self.recipe.batch)]
+    def _prepared(self, step: int) -> Prepared:
+        rng = np.random.default_rng([self.recipe.seed, 5, step])
+        drafts = [self._draft(rng) for _ in range(self.recipe.batch)]
         batch = self._collate(drafts)
-        rows = [self.bank.row_of(scene, self._rng) for scene in batch.uploads]
-        with training_autocast():
-            hidden = self.reader.hidden(batch, self.bank.features[rows])
-            learnt = batch.weights[:, 1:] > 0
-            logits = self.reader.logits(filled_up(hidden[:, :-1][learnt], 512))
-        targets = batch.ids[:, 1:][learnt]
+        rows = [self.bank.row_of(scene, rng) for scene in batch.uploads]
+        drawn = rng.integers(len(self.bank.scenes), size=self.recipe.candidates)
+        # One match at least for every wish that has any.
+        matches = self.bank.matches
+        keys = [key for row in codes(batch.wishes).tolist() if (key := tuple(row)) in matches]
+        extra = [matches.one(key, rng) for key in keys]
+        return Prepared(batch, rows, np.concatenate([drawn, np.array(extra, dtype=np.int64)]))
+
+    def _step(self, given: Prepared) -> dict[str, float]:
+        batch, device = given.batch, self.model.device
+        learnt = batch.weights[:, 1:] > 0
+        where = learnt.nonzero().to(device)
+        with self._hardware.autocast():
+            hidden = self.reader.hidden(batch, self._features[given.uploads])
+            asked = hidden[where[:, 0], where[:, 1]]
+            logits = self.reader.logits(filled_up(asked, 512))
+        targets = batch.ids[:, 1:][learnt].to(device)
         logits = logits[: len(targets)]
         text = functional.cross_entropy(logits.float(), targets)
         losses = {"text": text}
         if len(batch.rets):
-            states = hidden[batch.rets[:, 0], batch.rets[:, 1]].float()
-            losses["match"] = 0.3 * self._contrast(states, batch)
+            rets = batch.rets.to(device)
+            states = hidden[rets[:, 0], rets[:, 1]].float()
+            losses["match"] = 0.3 * self._contrast(states, given)
         self._optimizer.zero_grad(set_to_none=True)
         total = torch.stack(list(losses.values())).sum()
         total.backward()  # type: ignore[no-untyped-call]
@@ -180,24 +218,20 @@ class MapperTraining:
         numbers["stray"] = float((chosen & ~is_ret).float().mean())
         return numbers
 
-    def _draft(self) -> Draft:
-        draft = random_draft(self._rng, self.bank.any_scene)
-        while not draft.uploads and self._rng.random() < self.recipe.uploads:
-            draft = random_draft(self._rng, self.bank.any_scene)
+    def _draft(self, rng: np.random.Generator) -> Draft:
+        draft = random_draft(rng, self.bank.any_scene)
+        while not draft.uploads and rng.random() < self.recipe.uploads:
+            draft = random_draft(rng, self.bank.any_scene)
         return draft
 
-    def _contrast(self, states: Tensor, batch: Batch) -> Tensor:
-        drawn = self._rng.integers(len(self.bank.scenes), size=self.recipe.candidates)
-        asked = codes(batch.wishes)
-        # One match at least for every wish that has any.
-        matches = self.bank.matches
-        keys = [key for row in asked.tolist() if (key := tuple(row)) in matches]
-        extra = [matches.one(key, self._rng) for key in keys]
-        rows = torch.from_numpy(np.concatenate([drawn, np.array(extra, dtype=np.int64)]))
+    def _contrast(self, states: Tensor, given: Prepared) -> Tensor:
+        rows = torch.from_numpy(given.candidates)
+        asked, shown = codes(given.batch.wishes), self.bank.codes[rows]
         queries = self.model.mappers.query_embeddings(states[:, None])
-        images = self.model.mappers.image_embeddings(self.bank.features[rows])
+        images = self.model.mappers.image_embeddings(self._features[rows.to(states.device)])
         scale = self.model.mappers.logit_scale.exp().clamp(max=100.0)
-        return contrast(scale * queries @ images.T, asked, self.bank.codes[rows])
+        scores = scale * queries @ images.T
+        return contrast(scores, asked.to(scores.device), shown.to(scores.device))
 
 
 def contrast(scores: Tensor, wishes: Tensor, scenes: Tensor) -> Tensor:
@@ -226,7 +260,12 @@ def _parameter_groups(model: GroundedModel) -> list[dict[str, Any]]:
 
 
 def train_mappers(
-    model: GroundedModel, bank: FeatureBank, recipe: MappingRecipe, *, begun: bool = False
+    model: GroundedModel,
+    bank: FeatureBank,
+    recipe: MappingRecipe,
+    *,
+    begun: bool = False,
+    hardware: Hardware | None = None,
 ) -> None:
     """Both stages, printing the progress; the second one alone where the mappers have ``begun``."""
     if not begun:
@@ -234,7 +273,7 @@ def train_mappers(
         print("slots, nearest word right:", " ".join(f"{a:.3f}" for a in accuracy), flush=True)
         start_ret(model, model.tokenizer)
     start = time.monotonic()
-    for step, numbers in MapperTraining(model, bank, recipe).run():
+    for step, numbers in MapperTraining(model, bank, recipe, hardware).run():
         line = " ".join(f"{name} {value:.4f}" for name, value in numbers.items())
         pace = (time.monotonic() - start) / step
         print(f"mappers {step}/{recipe.steps} {line} {pace:.3f} s/step", flush=True)

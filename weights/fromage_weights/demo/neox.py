@@ -55,7 +55,7 @@ class Attention(torch.autograd.Function):
 def document_mask(positions: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, 1, T, T) to add to scores: 0 for a word of the same document that is not later."""
     document = (positions == 0).cumsum(1)
-    steps = torch.arange(positions.shape[1])
+    steps = torch.arange(positions.shape[1], device=positions.device)
     seen = (document[:, :, None] == document[:, None]) & (steps[:, None] >= steps)
     return torch.where(seen, 0.0, _NEVER).to(dtype)[:, None]
 

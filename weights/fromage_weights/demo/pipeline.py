@@ -22,14 +22,18 @@ import numpy as np
 
 from fromage_weights.cpu import avoid_hidden_amx, keep_freed_memory
 from fromage_weights.demo.describing import DESCRIBING, train_describing
+from fromage_weights.demo.hardware import Hardware
 from fromage_weights.demo.heads import HeadsRecipe, train_heads
 from fromage_weights.demo.language_model import train_language_model
 from fromage_weights.demo.language_recipe import CONTINUED, LanguageRecipe
 from fromage_weights.demo.mapping import MappingRecipe, train_mappers
 from fromage_weights.demo.world import Scene
+from fromage_weights.devices import choose_device
 from fromage_weights.errors import UnsupportedModel
 
 if TYPE_CHECKING:
+    import torch
+
     from fromage_weights.demo.features import FeatureBank
     from fromage_weights.demo.tower import TowerRecipe
     from fromage_weights.grounded import GroundedModel
@@ -68,9 +72,16 @@ class Pipeline:
     mappers go on learning, and its tower is taken as it is."""
 
     def __init__(
-        self, out: Path, recipe: Recipe | None = None, *, start: Path | None = None
+        self,
+        out: Path,
+        recipe: Recipe | None = None,
+        *,
+        start: Path | None = None,
+        device: str = "cpu",
     ) -> None:
+        """`device`: as for ``choose_device``."""
         self.out, self._start = out, start
+        self._device = choose_device(device)
         self.recipe = recipe or (GOING_ON if start else Recipe())
         self.lm, self.vision = out / "lm", out / "vision"
         self._features = out / "features.safetensors"
@@ -81,6 +92,7 @@ class Pipeline:
     def run(self, stages: tuple[str, ...] = STAGES) -> None:
         avoid_hidden_amx()  # every stage trains in bfloat16 where the CPU has it
         keep_freed_memory()
+        self._hardware = Hardware.of(self._device)
         self.out.mkdir(parents=True, exist_ok=True)
         steps: dict[str, tuple[Path, Callable[[], None]]] = {
             "language": (self.lm / "config.json", self._language),
@@ -117,10 +129,12 @@ class Pipeline:
             if not (kept / "tokenizer.json").exists():
                 train_tokenizer(self.recipe.seed).save_pretrained(kept)
             tokenizer = PreTrainedTokenizerFast.from_pretrained(kept)
-        lm = train_language_model(self.recipe.language, tokenizer, training, start)
+        recipes, hardware = self.recipe.language, self._hardware
+        lm = train_language_model(recipes, tokenizer, training, start, hardware)
         export_language_model(lm, tokenizer, self.lm)
         print("language: of validation queries right, in percent", flush=True)
         written = load_language_model(str(self.lm), torch.float32)
+        torch.nn.Module.to(written, self._device)
         print("\n".join(gate(written, tokenizer)), flush=True)
 
     def _tower(self) -> None:
@@ -130,7 +144,7 @@ class Pipeline:
         if self._start is not None:
             training = self._start / "vision"
         else:
-            train_tower(training, recipe=self.recipe.tower)
+            train_tower(training, recipe=self.recipe.tower, hardware=self._hardware)
         self.vision.mkdir(parents=True, exist_ok=True)
         for name in ("open_clip_model.safetensors", "open_clip_config.json"):
             shutil.copyfile(training / name, self.vision / name)
@@ -143,7 +157,8 @@ class Pipeline:
 
         scenes = training_scenes(self.recipe.pictures, self.recipe.pairs, self.recipe.seed)
         encoder = VisionEncoder.load(str(self.vision))
-        bank = make_features(encoder, scenes, seed=self.recipe.seed)
+        seed = self.recipe.seed
+        bank = make_features(encoder, scenes, seed=seed, hardware=self._hardware)
         told = json.dumps([asdict(scene) for scene in scenes])
         save_file({"features": bank.features}, self._features, metadata={"scenes": told})
 
@@ -152,8 +167,9 @@ class Pipeline:
         model = self._new_model(bank.features.shape[1])
         if self._start is not None:
             model.mappers.load(self._start / "mappers.safetensors")
-        train_mappers(model, bank, self.recipe.mappers, begun=self._start is not None)
-        train_describing(model, bank, self.recipe.describing)
+        hardware, begun = self._hardware, self._start is not None
+        train_mappers(model, bank, self.recipe.mappers, begun=begun, hardware=hardware)
+        train_describing(model, bank, self.recipe.describing, hardware)
         model.mappers.save(self._joint)
 
     def _head(self) -> None:
@@ -161,7 +177,7 @@ class Pipeline:
         model = self._new_model(bank.features.shape[1])
         model.mappers.load(self._joint)
         model.write_ret_row()
-        train_heads(model, bank, self.recipe.heads)
+        train_heads(model, bank, self.recipe.heads, self._hardware)
         model.mappers.save(self._final)
 
     def _assemble(self) -> None:
@@ -179,11 +195,13 @@ class Pipeline:
         return FeatureBank(scenes, features)
 
     def _new_model(self, vision_dim: int) -> GroundedModel:
-        return new_model(self.lm, vision_dim, self.recipe.seed)
+        return new_model(self.lm, vision_dim, self.recipe.seed, self._device)
 
 
-def new_model(lm_directory: Path, vision_dim: int, seed: int) -> GroundedModel:
-    """The frozen LM with untrained mappers."""
+def new_model(
+    lm_directory: Path, vision_dim: int, seed: int, device: torch.device | str = "cpu"
+) -> GroundedModel:
+    """The frozen LM with untrained mappers, on `device`."""
     import torch
 
     from fromage_weights.grounded import GroundedModel
@@ -192,6 +210,7 @@ def new_model(lm_directory: Path, vision_dim: int, seed: int) -> GroundedModel:
     from fromage_weights.tokenizer import load_tokenizer
 
     lm = load_language_model(str(lm_directory), torch.float32)
+    torch.nn.Module.to(lm, device)
     torch.manual_seed(seed)
     width = int(lm.config.hidden_size)
     mappers = Mappers(vision_dim, width, width, SOFT_TOKENS, SHARED_DIM, tied=False)

@@ -32,18 +32,20 @@ class SlotNoise:
 
     def __init__(self, words: Tensor, level: float, generator: torch.Generator) -> None:
         kind = kinds()
-        means = torch.stack([words[kind == one].mean(0) for one in range(3)])
-        self._words, self.level, self._generator = words - means[kind], level, generator
+        means = torch.stack([words[(kind == one).to(words.device)].mean(0) for one in range(3)])
+        self._words = words - means[kind.to(words.device)]
+        self.level, self._generator = level, generator
 
     def __call__(self, embeds: Tensor, slots: Tensor) -> Tensor:
-        """`embeds` (B, T, D) with the rows where `slots` (B, T) replaced."""
-        rows = embeds[slots]
-        count = len(rows)
-        if count == 0:
+        """`embeds` (B, T, D) with the rows where `slots` (B, T), on the CPU, replaced. The random
+        numbers are the CPU's, too: they are the same on every device."""
+        # Places, not a mask: a GPU would have to be waited for to count what that picks.
+        places = slots.flatten().nonzero()[:, 0].to(embeds.device)
+        if len(places) == 0:
             return embeds
-        noisy = embeds.clone()
-        noisy[slots] = self._disturb(rows, count).to(embeds.dtype)
-        return noisy
+        flat = embeds.flatten(0, 1)
+        noisy = self._disturb(flat[places], len(places)).to(embeds.dtype)
+        return flat.index_copy(0, places, noisy).view_as(embeds)
 
     def _disturb(self, rows: Tensor, count: int) -> Tensor:
         size = len(self._words)
@@ -57,7 +59,7 @@ class SlotNoise:
         return scale * (rows + level * mixed @ self._words + haze)
 
     def _normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self._generator)
+        return torch.randn(*shape, generator=self._generator).to(self._words.device)
 
     def _uniform(self, *shape: int) -> Tensor:
-        return torch.rand(*shape, generator=self._generator)
+        return torch.rand(*shape, generator=self._generator).to(self._words.device)

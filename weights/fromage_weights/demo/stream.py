@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fromage_weights.demo.corpus import LESSONS, document
+from fromage_weights.demo.hardware import Hardware
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _DOCUMENTS_PER_CHUNK = 2_000
+_ENDLESS = 1 << 40
 QUESTION_WEIGHT = 0.15
 # An answer's first words say whether a picture is shown, refused or not what this is about; all
 # that follows is easy. So many of them count so much.
@@ -111,29 +113,37 @@ class TextStream:
         batch: int,
         length: int,
         long: bool,
+        hardware: Hardware | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._marks = marks_of(tokenizer)
         self._seed, self._long = seed, long
         self._batch, self._length = batch, length
         self._documents = _DOCUMENTS_PER_CHUNK // (8 if long else 1)
-        self._chunk = 0
-        self._rows: list[list[int]] = []
+        self._hardware = hardware or Hardware.cpu()
+        self.seek(0)
 
     def seek(self, chunk: int) -> None:
         """Go on with chunk number `chunk`."""
-        self._chunk, self._rows = chunk, []
+        self._chunk = chunk
+        self._rows: list[list[int]] = []
+        self._chunks: Iterator[list[list[int]]] | None = None
 
     @property
     def chunk(self) -> int:
         return self._chunk
 
-    def _grow(self) -> None:
-        rng = np.random.default_rng([self._seed, 1 + self._long, self._chunk])
-        make = _maker(self._chunk * self._documents, long=self._long)
+    def _rows_of(self, chunk: int) -> list[list[int]]:
+        rng = np.random.default_rng([self._seed, 1 + self._long, chunk])
+        make = _maker(chunk * self._documents, long=self._long)
         texts = [make(rng) for _ in range(self._documents)]
         rows = packed(self._tokenizer(texts).input_ids, self._length + 1)
-        self._rows += [rows[int(i)] for i in rng.permutation(len(rows))]
+        return [rows[int(i)] for i in rng.permutation(len(rows))]
+
+    def _grow(self) -> None:
+        if self._chunks is None:
+            self._chunks = self._hardware.made(self._rows_of, self._chunk, _ENDLESS)
+        self._rows += next(self._chunks)
         self._chunk += 1
 
     def next(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,25 +8,26 @@ readable, and FROMAGe's mappers are linear (paper section 3).
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fromage_weights.cpu import training_dtype
 from fromage_weights.demo import tower_text
 from fromage_weights.demo.clip import embeddings
 from fromage_weights.demo.contrastive import View, scenes_loss, views_of
-from fromage_weights.demo.shapes import compiled
+from fromage_weights.demo.hardware import Hardware
 from fromage_weights.demo.sprites import SpriteBank
 from fromage_weights.demo.tower_batches import batch
 from fromage_weights.demo.tower_model import IMAGE_SIZE, build_tower, save_tower, to_pixels
+from fromage_weights.demo.world import Scene
 
 MAX_LOGIT_SCALE = math.log(15.0)
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -51,12 +52,28 @@ class TowerRecipe:
         return self.images // self.batch_size
 
 
+class Drawn(NamedTuple):
+    """A step's pictures (B, S, S, 3), what they show, and which captions are told, see
+    `views_of`."""
+
+    images: NDArray[np.uint8]
+    scenes: list[Scene]
+    coin: int
+
+
+def drawn(recipe: TowerRecipe, bank: SpriteBank, step: int) -> Drawn:
+    """For this step, the same in every run."""
+    rng = np.random.default_rng([recipe.seed, step])
+    scenes = batch(recipe.batch_size, rng)
+    return Drawn(bank.draw(scenes, rng), scenes, int(rng.integers(4)))
+
+
 def step_loss(model: Any, embed: Embed, pixels: Tensor, views: list[View]) -> Tensor:
     """The loss of pictures (B, 3, S, S) and the captions of `views`, embedded by `embed`."""
     captions = [caption for _, texts, _ in views for caption in texts]
     # As many rows every time, that there be one shape: a whole picture has at most two captions.
     most = len(captions) - len(views[-1][1]) + 2 * len(pixels)
-    ids = F.pad(tower_text.tokenize(captions), (0, 0, 0, most - len(captions)))
+    ids = F.pad(tower_text.tokenize(captions), (0, 0, 0, most - len(captions))).to(pixels.device)
     # Outside of what is compiled, where threads would add their parts up in any order.
     words = model.token_embedding(ids)
     image, text = embed(model, pixels, words, ids.argmax(-1))
@@ -65,17 +82,17 @@ def step_loss(model: Any, embed: Embed, pixels: Tensor, views: list[View]) -> Te
 
 
 class TowerRun:
-    """One training run's state: model, optimizer, schedule, step and random numbers."""
+    """One training run's state: model, optimizer, schedule and step."""
 
-    def __init__(self, recipe: TowerRecipe) -> None:
+    def __init__(self, recipe: TowerRecipe, hardware: Hardware | None = None) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe = recipe
-        self.rng = np.random.default_rng(recipe.seed)
-        self.model = build_tower().train()
+        self.recipe, self._hardware = recipe, hardware or Hardware.cpu()
+        self.model = build_tower().train().to(self._hardware.device)
         self.optimizer = torch.optim.AdamW(
             _groups(self.model, recipe), lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True
         )
-        self._embed = partial(compiled(embeddings), dtype=training_dtype())
+        embed = self._hardware.compiled(embeddings)
+        self._embed = partial(embed, dtype=self._hardware.dtype)
         self.step = 0
 
     def learning_rate(self) -> float:
@@ -86,10 +103,14 @@ class TowerRun:
             recipe.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / recipe.steps))
         )
 
-    def train_step(self, bank: SpriteBank) -> float:
-        scenes = batch(self.recipe.batch_size, self.rng)
-        pixels = to_pixels(bank.draw(scenes, self.rng))
-        views = views_of(scenes, coin=int(self.rng.integers(4)))
+    def batches(self, bank: SpriteBank) -> Iterator[Drawn]:
+        """All that are still to come."""
+        make = partial(drawn, self.recipe, bank)
+        return self._hardware.made(make, self.step, self.recipe.steps)
+
+    def train_step(self, given: Drawn) -> Tensor:
+        pixels = to_pixels(given.images, self._hardware.device)
+        views = views_of(given.scenes, coin=given.coin)
         loss = step_loss(self.model, self._embed, pixels, views)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -100,25 +121,23 @@ class TowerRun:
         with torch.no_grad():
             self.model.get_parameter("logit_scale").clamp_(max=MAX_LOGIT_SCALE)
         self.step += 1
-        return float(loss.detach())
+        return loss.detach()
 
     def save(self, path: Path) -> None:
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "rng": self.rng.bit_generator.state,
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(path)
 
     def restore(self, path: Path) -> None:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.rng.bit_generator.state = state["rng"]
 
 
 def _groups(model: nn.Module, recipe: TowerRecipe) -> list[dict[str, Any]]:
@@ -135,9 +154,10 @@ def train_tower(
     *,
     recipe: TowerRecipe | None = None,
     log: Callable[[str], None] = print,
+    hardware: Hardware | None = None,
 ) -> Path:
     """Train, or go on from `out_dir`'s checkpoint, and export to `out_dir`; returns `out_dir`."""
-    run = TowerRun(recipe or TowerRecipe())
+    run = TowerRun(recipe or TowerRecipe(), hardware)
     out_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = out_dir / CHECKPOINT_NAME
     if checkpoint.exists():
@@ -145,16 +165,15 @@ def train_tower(
         log(f"tower: goes on from step {run.step}")
     bank_rng = np.random.default_rng(run.recipe.seed + 1)
     bank = SpriteBank(IMAGE_SIZE, variants=run.recipe.variants, rng=bank_rng)
-    losses: list[float] = []
-    started = time.monotonic()
-    while run.step < run.recipe.steps:
-        losses.append(run.train_step(bank))
+    losses: list[Tensor] = []
+    started, first = time.monotonic(), run.step
+    for given in run.batches(bank):
+        losses.append(run.train_step(given))
         if run.step % 25 == 0:
-            rate = len(losses) * run.recipe.batch_size / (time.monotonic() - started)
-            log(
-                f"tower: step {run.step}/{run.recipe.steps}  loss {np.mean(losses[-25:]):.3f}  "
-                f"{rate:.0f} images/s"
-            )
+            rate = (run.step - first) * run.recipe.batch_size / (time.monotonic() - started)
+            loss = float(torch.stack(losses).mean())
+            log(f"tower: step {run.step}/{run.recipe.steps}  loss {loss:.3f}  {rate:.0f} images/s")
+            losses.clear()
         if run.step % run.recipe.checkpoint_every == 0:
             run.save(checkpoint)
     run.save(checkpoint)

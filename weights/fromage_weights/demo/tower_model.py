@@ -45,10 +45,11 @@ def build_tower() -> nn.Module:
     return model
 
 
-def to_pixels(images: NDArray[np.uint8]) -> Tensor:
-    """(B, S, S, 3) uint8 to the normalised (B, 3, S, S) float32 the tower takes."""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+def to_pixels(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+    """(B, S, S, 3) uint8 to the normalised (B, 3, S, S) float32 the tower takes, on `device`."""
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(of, device=device).view(3, 1, 1) for of in (MEAN, STD))
+    return (pixels - mean) / std
 
 
 def save_tower(model: nn.Module, directory: Path) -> None:

@@ -6,7 +6,7 @@ all of them stand as negatives in every step.
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -29,12 +29,14 @@ def vocabulary() -> dict[str, int]:
 
 def tokenize(captions: Sequence[str]) -> Tensor:
     """(N, CONTEXT_LENGTH) ids; a word outside the vocabulary is a KeyError."""
+    return torch.tensor([_row(caption) for caption in captions]).view(-1, CONTEXT_LENGTH)
+
+
+@lru_cache(1 << 16)  # most captions of a step come in every step
+def _row(caption: str) -> list[int]:
     ids = vocabulary()
-    rows = torch.zeros(len(captions), CONTEXT_LENGTH, dtype=torch.long)
-    for row, caption in zip(rows, captions, strict=True):
-        tokens = [*(ids[word] for word in caption.split()), ids["<end>"]]
-        row[: len(tokens)] = torch.tensor(tokens)
-    return rows
+    tokens = [*(ids[word] for word in caption.split()), ids["<end>"]]
+    return tokens + [0] * (CONTEXT_LENGTH - len(tokens))
 
 
 def full_caption(scene: Scene, *, background: bool = True) -> str:
