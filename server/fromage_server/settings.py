@@ -70,8 +70,11 @@ class Settings(BaseModel):
         ge=16,
         description="longest prompt and reply, in tokens (default: the model's)",
     )
-    prefill_tokens: int = Field(
-        default=512, ge=1, le=65536, description="prompt tokens computed in one step, at most"
+    prefill_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=65536,
+        description="prompt tokens computed in one step, at most (default: 512, on a GPU 2,048)",
     )
     kv_cache_bytes: ByteSize | None = Field(
         default=None,

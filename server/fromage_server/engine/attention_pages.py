@@ -76,9 +76,12 @@ class PagesBackend:
         return torch.zeros(size, dtype=shape.dtype, device=device)
 
     def store(self, layout: Layout, stored: Tensor, key: Tensor, value: Tensor) -> None:
-        for states, pages in zip((key, value), stored.unbind(0), strict=True):
-            fresh = states[:, : len(layout.places)].transpose(0, 1)
-            pages.view(-1, *pages.shape[2:]).index_copy_(0, layout.places, fresh)
+        from fromage_server.engine import paged_kernel
+
+        if len(layout.places):
+            key, value = (x if x.stride(2) == 1 else x.contiguous() for x in (key, value))
+            keys, values = stored.unbind(0)
+            paged_kernel.store(key, value, keys, values, layout.places)
 
     def attend(
         self,
@@ -101,7 +104,8 @@ class PagesBackend:
         else:
             splits = 1 if self._whole else _splits(tables, rows, keys.shape[2])
             out = _triton(layout, rows, keys, values, tables, scores, splits)
-        return functional.pad(out, (0, 0, 0, 0, 0, query.shape[1] - count))
+        missing = query.shape[1] - count
+        return functional.pad(out, (0, 0, 0, 0, 0, missing)) if missing else out  # pad copies
 
     def _takes_varlen(self, query: Tensor, keys: Tensor, scores: Scores) -> bool:
         """Windows and softcaps are the Triton kernel's, and sums that must not be split."""

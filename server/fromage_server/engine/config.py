@@ -9,19 +9,25 @@ from fromage_server.engine.errors import InvalidRequest
 class EngineConfig:
     """``max_batch`` sequences run at once and ``max_queue`` more may wait. ``max_context`` None is
     the model's own. A step computes ``prefill_tokens`` tokens of prompts at most, and mostly fewer
-    while others stream. ``kv_cache_bytes``: the storage for keys and values; None for as much as
-    ``max_batch`` whole contexts need, within what the device has to spare."""
+    while others stream; None for what suits the device. ``kv_cache_bytes``: the storage for keys
+    and values; None for as much as ``max_batch`` whole contexts need, within what the device has to
+    spare."""
 
     max_batch: int = 16
     max_queue: int = 64
     max_context: int | None = None
-    prefill_tokens: int = 512
+    prefill_tokens: int | None = None
     kv_cache_bytes: int | None = None
     deterministic: bool = False
 
+    def step_tokens(self, device_type: str) -> int:
+        """Of prompts at most: a GPU launches the kernels of many in the time of a few."""
+        return self.prefill_tokens or (2048 if device_type == "cuda" else 512)
+
     def __post_init__(self) -> None:
         for name, least in (("max_batch", 1), ("max_queue", 0), ("prefill_tokens", 1)):
-            if getattr(self, name) < least:
+            value = getattr(self, name)
+            if value is not None and value < least:
                 raise InvalidRequest(name, getattr(self, name), f"{least} or more")
         if self.kv_cache_bytes is not None and self.kv_cache_bytes < 1:
             raise InvalidRequest("kv_cache_bytes", self.kv_cache_bytes, "1 or more")

@@ -8,6 +8,7 @@ write a block of their own.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -76,6 +77,7 @@ class DecodeGraphs:
     def warm_up(self) -> None:
         """Record all sizes, the largest first: the others then find room in its memory. Where
         nothing is recorded, one pass."""
+        gc.collect()  # graphs of another engine must not end while one is recorded
         for size in reversed(self._sizes if self._record else self._sizes[:1]):
             self._together(DecodePass(self._rows([], size), self._before[:0]))
 
@@ -137,6 +139,7 @@ class DecodeGraphs:
         torch.cuda.current_stream(self._model.device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         failure: RuntimeError | None = None
+        current = torch.cuda.current_stream(self._model.device)
         try:
             # Other threads of the server may be using the device.
             mode = "thread_local"
@@ -144,6 +147,7 @@ class DecodeGraphs:
                 output = self._pass(size)
         except RuntimeError as error:
             failure = error
+            torch.cuda.set_stream(current)  # which a capture that cannot end does not see to
         done = failure is None
         if self._ranks is not None:  # all replay, or none: their sums would not meet
             done = self._ranks.agree(done)

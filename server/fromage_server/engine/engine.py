@@ -83,7 +83,7 @@ class Engine:
         self._flight = Flight.none()  # launched, and nobody has been told yet
         self._landed = 0.0  # when the last step came back
         self._pool = BlockPool(blocks, BLOCK_SIZE, neighbours=not on_gpu)
-        self._pace = Pace(config.prefill_tokens)
+        self._pace = Pace(config.step_tokens(model.device.type))
         self._scheduler = Scheduler(
             config.max_batch, config.max_queue, self._pool, self._pace, _PIECE if fixed else None
         )

@@ -38,7 +38,8 @@ def _share(begin, stop, SPLITS: tl.constexpr, COLUMNS: tl.constexpr):  # type: i
     return begin + split * each, tl.minimum(begin + (split + 1) * each, stop)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+# What is read of a prompt so far makes tables of any width.
+@triton.jit(do_not_specialize=["table_row"])  # type: ignore[untyped-decorator]
 def _kernel(  # type: ignore[no-untyped-def]
     query, keys, values, out, parts, table, starts, lengths, tile_of, first_of,
     scale, softcap,
@@ -116,6 +117,34 @@ def _join(  # type: ignore[no-untyped-def]
     joined = tl.sum(found * shares[:, None], 0) / tl.sum(shares, 0)
     to = out + token * out_token + head * out_head + dim
     tl.store(to, joined.to(out.dtype.element_ty), mask=is_dim)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _keep(  # type: ignore[no-untyped-def]
+    key, value, keys, values, places,
+    key_head, key_token, value_head, value_token, kv_place, kv_head, place,
+    DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
+):  # fmt: skip
+    token, head = tl.program_id(0), tl.program_id(1)
+    dim = tl.arange(0, DIM_PADDED)
+    is_dim = dim < DIM
+    to = tl.load(places + token * place) * kv_place + head * kv_head + dim
+    k = tl.load(key + head * key_head + token * key_token + dim, mask=is_dim)
+    tl.store(keys + to, k, mask=is_dim)
+    v = tl.load(value + head * value_head + token * value_token + dim, mask=is_dim)
+    tl.store(values + to, v, mask=is_dim)
+
+
+def store(key: Tensor, value: Tensor, keys: Tensor, values: Tensor, places: Tensor) -> None:
+    """The first N tokens' states of (K, N or more, D) ``key`` and ``value``, each head's numbers
+    side by side, at ``places`` (N,) int64 of the contiguous ``keys`` and ``values`` (pages, page,
+    K, D)."""
+    heads, _, dim = key.shape
+    _keep[(len(places), heads)](
+        key, value, keys, values, places,
+        key.stride(0), key.stride(1), value.stride(0), value.stride(1),
+        keys.stride(1), keys.stride(2), places.stride(0), DIM=dim, DIM_PADDED=triton.next_power_of_2(dim),
+    )  # fmt: skip
 
 
 def splits_for(programs: int, positions: int, processors: int) -> int:

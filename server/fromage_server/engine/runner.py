@@ -152,8 +152,8 @@ class Runner:
         ]
         kept += [0] * (size * reads_each - len(kept))
         embedded = self._embedded(chunks, before)
-        missing = max(0, size - len(embedded))
-        embedded = functional.pad(embedded, (0, 0, 0, missing))
+        if size > len(embedded):
+            embedded = functional.pad(embedded, (0, 0, 0, size - len(embedded)))
         output = self._together(Pass(_spans(chunks, starts), tuple(kept), embedded))
         return self._split(chunks, reads, output)
 
