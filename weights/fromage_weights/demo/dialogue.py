@@ -50,7 +50,7 @@ GROUP_WORDS = {
 }
 _COMPOSED = 0.5
 # Capitals are other tokens. They are seldom typed, and have to be learnt all the same.
-_LOUD: dict[Split, float] = {"train": 0.08, "validation": 0.005, "test": 0.005}
+_LOUD: dict[Split, float] = {"train": 0.16, "validation": 0.005, "test": 0.005}
 # So many words of a prompt make it recognisable in a longer sentence.
 _TELLING = 3
 

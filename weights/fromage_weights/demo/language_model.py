@@ -153,6 +153,7 @@ class LanguageTraining:
 
     def _train_step(self) -> Tensor:
         long = self.step >= self.recipe.steps
+        self._streams[not long].rest()
         ids, weights, slots = (torch.from_numpy(a) for a in self._streams[long].next())
         rates = (self.recipe.matrix_rate, self.recipe.learning_rate)
         for optimizer, rate in zip(self._optimizers, rates, strict=True):

@@ -66,7 +66,7 @@ def linear(x: Tensor, layer: nn.Linear) -> Tensor:
 
 def norm(x: Tensor, layer: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
     shape, weight, bias = layer.normalized_shape, layer.weight, layer.bias
-    return functional.layer_norm(x, shape, weight, bias, layer.eps).to(dtype)
+    return functional.layer_norm(x.to(weight.dtype), shape, weight, bias, layer.eps).to(dtype)
 
 
 def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from fromage_weights.demo.describing import DESCRIBING, train_describing
 from fromage_weights.demo.hardware import Hardware
 from fromage_weights.demo.heads import HeadsRecipe, train_heads
 from fromage_weights.demo.language_model import train_language_model
-from fromage_weights.demo.language_recipe import CONTINUED, LanguageRecipe
+from fromage_weights.demo.language_recipe import AGAIN, CONTINUED, LanguageRecipe
 from fromage_weights.demo.mapping import MappingRecipe, train_mappers
 from fromage_weights.demo.world import Scene
 from fromage_weights.devices import choose_device
@@ -48,7 +48,7 @@ class Recipe:
     """What the whole run depends on; the defaults are what
     `fromage demo train` runs."""
 
-    language: tuple[LanguageRecipe, ...] = (LanguageRecipe(), CONTINUED)
+    language: tuple[LanguageRecipe, ...] = (LanguageRecipe(), CONTINUED, AGAIN)
     mappers: MappingRecipe = field(default_factory=MappingRecipe)
     describing: MappingRecipe = DESCRIBING
     heads: HeadsRecipe = field(default_factory=HeadsRecipe)
@@ -90,9 +90,13 @@ class Pipeline:
         self.bundle = out / "bundle"
 
     def run(self, stages: tuple[str, ...] = STAGES) -> None:
+        import torch
+
         avoid_hidden_amx()  # every stage trains in bfloat16 where the CPU has it
         keep_freed_memory()
         self._hardware = Hardware.of(self._device)
+        if self._hardware.workers:
+            torch.set_num_threads(1)  # the cores are theirs
         self.out.mkdir(parents=True, exist_ok=True)
         steps: dict[str, tuple[Path, Callable[[], None]]] = {
             "language": (self.lm / "config.json", self._language),

@@ -129,6 +129,10 @@ class TextStream:
         self._rows: list[list[int]] = []
         self._chunks: Iterator[list[list[int]]] | None = None
 
+    def rest(self) -> None:
+        """Let helpers go until the next call."""
+        self._chunks = None
+
     @property
     def chunk(self) -> int:
         return self._chunk

@@ -38,7 +38,7 @@ Embed: TypeAlias = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]
 class TowerRecipe:
     """What a training run depends on. `images` is how many pictures it sees in all."""
 
-    images: int = 1_036_800
+    images: int = 912_000
     seed: int = 0
     batch_size: int = 192
     learning_rate: float = 1e-3

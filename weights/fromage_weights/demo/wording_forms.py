@@ -99,3 +99,65 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     ),
 }
 # <noun> is any other thing's name, <word> a word that is none, <verb> one of asking.
+AROUND = (
+    "<verb>[| me| us] [a|the|that|your|my|some|one] <noun> [of|of|of|with|showing] {x}",
+    "[can|could|will|would|won't] [you|we|someone] <verb>[| me| us] [a|the] <noun> [of|of|with] {x}",
+    "<word> [|me|us|it|with|to|on] [a|the|one] <noun> [of|of|with] {x}",
+    "[a|the|one|your|this|any] <noun> [of|of|with|showing|for] {x}",
+    "<verb>[| me| us] {x} [for|in|from|like|on|with] [a|my|the|our|your] <noun>",
+    "{x} [for|in|from|like|on] [a|my|the|our|your] <noun>",
+    "[|and|so|my|our|the] <noun> [wants|needs|likes|asks for|loves|is after|would like] {x}",
+    "[what|which|whose|what sort of|which sort of] <noun> [has|shows|holds|is there for|goes with] {x}",
+    "[where|how|when|why not] [do|can|could|did|would] [you|i|we|one] <word> {x}",
+    "[is|are|was|may|must|will] {x} <word>[| in your <noun>| by the <noun>| in the <noun>]",
+    "[i|we] <word> [you|it|that|to] <word> {x}[| in your <noun>| in the <noun>]",
+)
+# Asked for as if it were something else: a question about the one who is asked, an aside, an order.
+ASIDE = (
+    "[do|would|could|don't] you [feel like|think of|mind|consider|fancy|enjoy|object to] "
+    "<doing>[| me| us] {x}",
+    "[how about|what about|what do you say to|are you up for|thanks for|is there a way of|try|"
+    "start|consider|i insist on|i am thinking of|any chance of|the point is] <doing>[| me| us] {x}",
+    "[could|can|may|must|might|should|will|shall|would|let] {x} [please |] be <done>"
+    "[| for me| here| now| to us| today| in this chat]",
+    "[i want|i would like|i need|we want|they want|she wants] {x} [to be |] <done>"
+    "[| for me| here| now| to us| today]",
+    "[you|you people|they|we|you guys] [surely|really|must|do|certainly|might|should|can] "
+    "[have|own|keep|hold|possess|know|offer|store] {x}[, right|, don't you|, no|, or not||]",
+    "[you have|you've got|you own|you keep|there is|you know|we have|you hold] {x}[, right"
+    "|, haven't you|, don't you|, isn't there|, correct|, i suppose|, i guess|, no|, yes]",
+    "[where|how] [do|did|can|would|could|might] [you|they|i|we|one] [keep|hide|find|store|see|put"
+    "|picture|draw|imagine|paint|spot|look up] {x}[| here| in it| now| for me]",
+    "[i|we|she|he|they] [can't|cannot|can not|could not|never|won't|can hardly] [picture|find|see"
+    "|imagine|spot|recall|draw|remember] {x}[| here| today| on my own| without you]",
+    "[i|we|she|he|they|my kids|the children|people] [must see|must have|have to see|ought to see"
+    "|want|need|ask for|look for|should see|will need|demand] {x}[| on the screen| now| here|]",
+    "[put|hang|bring|set|hold|lay|place|throw|stick|leave] {x} [before|on|in front of|next to|over"
+    "|into|under] [my|our|the|his|her|this] <word>[| now| today]",
+    "[who|what|which of you|nobody|anyone|does anyone|does somebody|who else] [can|could|will|may"
+    "|might|is able to|wants to] <verb>[| me| us] {x}",
+    "[do|did|would|can|could] you [think|believe|suppose|guess] [you|we|somebody] "
+    "[can|could|might|will] <verb>[| me| us] {x}",
+    "[it|there|this|that] [must|should|may|has to|might|can] be {x}[| here| somewhere| in it]",
+    "[is|are|was|were] {x} <done>[| here| somewhere| by you| in any of them| today]",
+    "[in|are you in|with] [possession|need|search|favour|want|charge] of {x}",
+    "[does|do|did|will|can|would] [a|any|some|one|the|your] <noun> [of|with|showing|about] {x} "
+    "[turn up|occur|show up|live|appear|come up|stand|hide|sit][| in your <noun>| somewhere||]",
+    "[is|are|was|were] {x} <done> [in|on|by|among|under] [any|one|some|all|none] "
+    "[of your|of the|of these|of our|] <noun>",
+    "[and|so|also|then|or|but] {x}, [is|was|are] [that|it|there one|there any] "
+    "[on|among|inside|part of|under|within] [your|the|this|that|any] <noun>",
+    "[my|our|his|her|your|the] <noun> [would|will|might|must|should|could] "
+    "[like|want|enjoy|adore|need|prefer|welcome|cherish] {x}[| today| now| very much| a lot]",
+    "[i|we] [hope|wish|yearn|ache|beg|aim|mean|intend|hunger|itch|plan] to [|now |only |just ]"
+    "[<verb>|<word>] {x}[| today| now| once more| with you]",
+)
+DOING = (
+    "showing", "finding", "fetching", "bringing", "drawing", "displaying", "sharing", "getting",
+    "giving", "picking", "sending", "opening", "loading", "seeing", "having", "looking for",
+    "searching for", "looking up", "posting", "presenting",
+)  # fmt: skip
+DONE = (
+    "displayed", "shown", "found", "printed", "seen", "presented", "drawn", "loaded", "fetched",
+    "opened", "posted", "shared", "brought", "sent", "picked", "given", "visible", "pictured",
+)  # fmt: skip

@@ -14,7 +14,7 @@ from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD,
 from fromage_weights.demo.nouns import any_noun, unknown_words
 from fromage_weights.demo.small_talk import small_talk
 from fromage_weights.demo.splits import EVALUATION_SPLITS
-from fromage_weights.demo.wording_forms import CHANGES, QUESTIONS
+from fromage_weights.demo.wording_forms import AROUND, ASIDE, CHANGES, DOING, DONE, QUESTIONS
 
 _LEADS = (
     "",
@@ -61,58 +61,6 @@ _WISHES = (
     "i would love {x}", "i'm in the mood for {x}", "is it possible to see {x}",
     "what i want is {x}", "all i need is {x}", "one more wish: {x}", "the next picture: {x}",
     "please, {x}", "are you able to show {x}", "do we have {x}",
-)  # fmt: skip
-_AROUND = (
-    "<verb>[| me| us] [a|the|that|your|my|some|one] <noun> [of|of|of|with|showing] {x}",
-    "[can|could|will|would|won't] [you|we|someone] <verb>[| me| us] [a|the] <noun> [of|of|with] {x}",
-    "<word> [|me|us|it|with|to|on] [a|the|one] <noun> [of|of|with] {x}",
-    "[a|the|one|your|this|any] <noun> [of|of|with|showing|for] {x}",
-    "<verb>[| me| us] {x} [for|in|from|like|on|with] [a|my|the|our|your] <noun>",
-    "{x} [for|in|from|like|on] [a|my|the|our|your] <noun>",
-    "[|and|so|my|our|the] <noun> [wants|needs|likes|asks for|loves|is after|would like] {x}",
-    "[what|which|whose|what sort of|which sort of] <noun> [has|shows|holds|is there for|goes with] {x}",
-    "[where|how|when|why not] [do|can|could|did|would] [you|i|we|one] <word> {x}",
-    "[is|are|was|may|must|will] {x} <word>[| in your <noun>| by the <noun>| in the <noun>]",
-    "[i|we] <word> [you|it|that|to] <word> {x}[| in your <noun>| in the <noun>]",
-)
-# Asked for as if it were something else: a question about the one who is asked, an aside, an order.
-_ASIDE = (
-    "[do|would|could|don't] you [feel like|think of|mind|consider|fancy|enjoy|object to] "
-    "<doing>[| me| us] {x}",
-    "[how about|what about|what do you say to|are you up for|thanks for|is there a way of|try|"
-    "start|consider|i insist on|i am thinking of|any chance of|the point is] <doing>[| me| us] {x}",
-    "[could|can|may|must|might|should|will|shall|would|let] {x} [please |] be <done>"
-    "[| for me| here| now| to us| today| in this chat]",
-    "[i want|i would like|i need|we want|they want|she wants] {x} [to be |] <done>"
-    "[| for me| here| now| to us| today]",
-    "[you|you people|they|we|you guys] [surely|really|must|do|certainly|might|should|can] "
-    "[have|own|keep|hold|possess|know|offer|store] {x}[, right|, don't you|, no|, or not||]",
-    "[you have|you've got|you own|you keep|there is|you know|we have|you hold] {x}[, right"
-    "|, haven't you|, don't you|, isn't there|, correct|, i suppose|, i guess|, no|, yes]",
-    "[where|how] [do|did|can|would|could|might] [you|they|i|we|one] [keep|hide|find|store|see|put"
-    "|picture|draw|imagine|paint|spot|look up] {x}[| here| in it| now| for me]",
-    "[i|we|she|he|they] [can't|cannot|can not|could not|never|won't|can hardly] [picture|find|see"
-    "|imagine|spot|recall|draw|remember] {x}[| here| today| on my own| without you]",
-    "[i|we|she|he|they|my kids|the children|people] [must see|must have|have to see|ought to see"
-    "|want|need|ask for|look for|should see|will need|demand] {x}[| on the screen| now| here|]",
-    "[put|hang|bring|set|hold|lay|place|throw|stick|leave] {x} [before|on|in front of|next to|over"
-    "|into|under] [my|our|the|his|her|this] <word>[| now| today]",
-    "[who|what|which of you|nobody|anyone|does anyone|does somebody|who else] [can|could|will|may"
-    "|might|is able to|wants to] <verb>[| me| us] {x}",
-    "[do|did|would|can|could] you [think|believe|suppose|guess] [you|we|somebody] "
-    "[can|could|might|will] <verb>[| me| us] {x}",
-    "[it|there|this|that] [must|should|may|has to|might|can] be {x}[| here| somewhere| in it]",
-    "[is|are|was|were] {x} <done>[| here| somewhere| by you| in any of them| today]",
-    "[in|are you in|with] [possession|need|search|favour|want|charge] of {x}",
-)
-_DOING = (
-    "showing", "finding", "fetching", "bringing", "drawing", "displaying", "sharing", "getting",
-    "giving", "picking", "sending", "opening", "loading", "seeing", "having", "looking for",
-    "searching for", "looking up", "posting", "presenting",
-)  # fmt: skip
-_DONE = (
-    "displayed", "shown", "found", "printed", "seen", "presented", "drawn", "loaded", "fetched",
-    "opened", "posted", "shared", "brought", "sent", "picked", "given", "visible", "pictured",
 )  # fmt: skip
 _BARE = ("{x}", "{x}", "{x}", "show me {x}", "{x} please", "picture of {x}")
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
@@ -214,8 +162,8 @@ def _filled(forms: tuple[str, ...], rng: np.random.Generator) -> str:
         "<noun>": any_noun,
         "<word>": lambda rng: pick(rng, COMMON_WORDS),
         "<verb>": lambda rng: pick(rng, _VERBS),
-        "<doing>": lambda rng: pick(rng, _DOING),
-        "<done>": lambda rng: pick(rng, _DONE),
+        "<doing>": lambda rng: pick(rng, DOING),
+        "<done>": lambda rng: pick(rng, DONE),
     }
     for mark, filler in fillers.items():
         while mark in text:
@@ -285,8 +233,8 @@ def training_form(rng: np.random.Generator) -> str:
     if draw < 0.75:
         return _strange(rng)
     if draw < 0.85:
-        return _filled(_AROUND, rng)
-    return _filled(_ASIDE, rng) if draw < 0.95 else _after_small_talk(rng)
+        return _filled(AROUND, rng)
+    return _filled(ASIDE, rng) if draw < 0.95 else _after_small_talk(rng)
 
 
 def bare_form(rng: np.random.Generator) -> str:
