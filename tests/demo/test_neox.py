@@ -112,6 +112,24 @@ def test_muon_in_batches_is_muon() -> None:
     assert batched.state_dict()["state"].keys() == library.state_dict()["state"].keys()
 
 
+def test_a_rate_may_be_a_tensor() -> None:
+    """As it is where a device must not be waited for."""
+    torch.manual_seed(0)
+    ours, theirs = ([nn.Parameter(torch.ones(12, 8)), nn.Parameter(torch.ones(8, 8))] for _ in "ab")
+    told: dict[str, Any] = {"weight_decay": 0.05, "ns_steps": 4, "adjust_lr_fn": "match_rms_adamw"}
+    plain, given = BatchedMuon(ours, 4e-3, **told), BatchedMuon(theirs, 4e-3, **told)
+    for rate in (4e-3, 2e-3):
+        plain.param_groups[0]["lr"], given.param_groups[0]["lr"] = rate, torch.tensor(rate)
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        plain.step()
+        given.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert not torch.equal(mine, torch.ones_like(mine))
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("shape", [(3, 12, 20), (3, 20, 12)], ids=["wide", "tall"])
 def test_in_float32_muon_goes_the_same_way(shape: tuple[int, int, int]) -> None:
     updates = torch.randn(shape, generator=torch.Generator().manual_seed(0))

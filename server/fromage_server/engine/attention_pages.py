@@ -62,6 +62,13 @@ def single_tokens(pages: Tensor, lengths: Tensor) -> dict[Any, Any]:
     return {"tables": tables, ("tiles", 1): (rows[:count], torch.zeros_like(rows[:count]))}
 
 
+def any_step(starts: Tensor, lengths: Tensor, pages: Tensor, tokens: int) -> dict[Any, Any]:
+    """The ``scratch`` of a layout of ``tokens`` packed tokens, whosever they are: nothing in it
+    depends on what ``starts`` (S + 1,), ``lengths`` (S,) and ``pages`` (S, P) hold. Sequences may
+    have no tokens, as the last one must; the tokens of one with nothing stored are padding."""
+    return {"tables": Tables(starts, lengths, pages, tokens, pages.shape[1] * BLOCK_SIZE)}
+
+
 class PagesBackend:
     """Storage per layer: (2, pages, page, heads, head_dim)."""
 
@@ -161,7 +168,8 @@ def _triton(
     tokens = tile_tokens(query.shape[1] // keys.shape[2], tables.most_tokens)
     wanted = ("tiles", tokens)
     if wanted not in layout.scratch:
-        layout.scratch[wanted] = _tiles(layout, tokens)
+        spans = layout.spans
+        layout.scratch[wanted] = _tiles(layout, tokens) if spans else _any_tiles(tables, tokens)
     out = torch.empty_like(query)
     paged_attention(
         query,
@@ -187,6 +195,18 @@ def _tiles(layout: Layout, tokens: int) -> tuple[Tensor, Tensor]:
     spans, starts = zip(*tiles, strict=True)
     device = layout.device
     return upload(spans, torch.int32, device), upload(starts, torch.int32, device)
+
+
+def _any_tiles(tables: Tables, tokens: int) -> tuple[Tensor, Tensor]:
+    """As many as any step with such ``tables`` may need; those that this one does not are the last
+    sequence's, which has no tokens."""
+    counts = tables.starts.diff()
+    ends = ((counts + tokens - 1) // tokens).cumsum(0)
+    most = tables.most_tokens // tokens + len(counts)
+    tile = torch.arange(most, device=counts.device)
+    sequence = torch.searchsorted(ends, tile, right=True).clamp(max=len(counts) - 1)
+    first = (tile - functional.pad(ends[:-1], (1, 0))[sequence]) * tokens
+    return sequence.int(), first.int()
 
 
 def has_paged_varlen(keys: Tensor, heads: int) -> bool:

@@ -13,14 +13,16 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fromage_server.engine.attention import BLOCK_SIZE, Layout, Paged
 from fromage_server.engine.attention_pages import single_tokens
+from fromage_server.engine.one_row import OneRow
 from fromage_server.engine.ranks import DecodePass, Follower, Leader
+from fromage_server.engine.recorded import NotRecorded, RecordedOutput, Recordings
+from fromage_server.engine.tape import is_plain
 from fromage_weights.grounded import GroundedModel
 
 log = logging.getLogger(__name__)
@@ -38,15 +40,6 @@ class DecodeRow:
     blocks: Sequence[int]
 
 
-@dataclass(frozen=True)
-class DecodeOutput:
-    """``logits`` (S, V) float32 and ``queries`` (S, E), what [RET] would ask for, of every row.
-    The next pass overwrites them."""
-
-    logits: Tensor
-    queries: Tensor
-
-
 class DecodeGraphs:
     """For up to ``streams`` rows of up to ``pages`` blocks; block ``spare`` is nobody's."""
 
@@ -54,6 +47,7 @@ class DecodeGraphs:
         self,
         model: GroundedModel,
         paged: Paged,
+        recordings: Recordings,
         *,
         streams: int,
         pages: int,
@@ -65,14 +59,20 @@ class DecodeGraphs:
         that make every pass together; all of them record the same ones in the same order."""
         self._model, self._paged, self._ranks = model, paged, ranks
         self._streams, self._spare, self._record = streams, spare, record
+        self._one_row = OneRow(model) if ranks is None and is_plain(model) else None
         self._sizes = batch_sizes(streams)
         device = model.device
         self._inputs = torch.zeros(streams, _PAGES, dtype=torch.int32, device=device)
         self._pages = torch.zeros(streams, pages, dtype=torch.int32, device=device)
         self._before = torch.zeros(streams, dtype=torch.long, device=device)
-        self._output: DecodeOutput | None = None  # of the largest size; all write into it
-        self._replays: dict[int, Callable[[], DecodeOutput]] = {}
-        self._pool: Any = None
+        self._replays: dict[int, Callable[[], RecordedOutput]] = {}
+        self._recordings = recordings
+
+    def settle(self) -> None:
+        """To come before anything is recorded: the first pass over one row may move weights."""
+        if self._one_row is not None:
+            self._feed(self._rows([], 1))
+            self._pass(1)
 
     def warm_up(self) -> None:
         """Record all sizes, the largest first: the others then find room in its memory. Where
@@ -81,18 +81,18 @@ class DecodeGraphs:
         for size in reversed(self._sizes if self._record else self._sizes[:1]):
             self._together(DecodePass(self._rows([], size), self._before[:0]))
 
-    def run(self, rows: Sequence[DecodeRow], before: Tensor | None) -> DecodeOutput:
+    def run(self, rows: Sequence[DecodeRow], before: Tensor | None) -> RecordedOutput:
         """In the order of ``rows``."""
         size = next(size for size in self._sizes if size >= len(rows))
         known = self._before[:0] if before is None else before
         output = self._together(DecodePass(self._rows(rows, size), known))
-        return DecodeOutput(output.logits[: len(rows)], output.queries[: len(rows)])
+        return RecordedOutput(output.logits[: len(rows)], output.queries[: len(rows)])
 
-    def _together(self, step: DecodePass) -> DecodeOutput:
+    def _together(self, step: DecodePass) -> RecordedOutput:
         with self._ranks.together(step) if isinstance(self._ranks, Leader) else nullcontext():
             return self.compute(step)
 
-    def compute(self, step: DecodePass) -> DecodeOutput:
+    def compute(self, step: DecodePass) -> RecordedOutput:
         """The pass itself, in this process."""
         replay = self._replay(len(step.rows))  # recording, if that is still to be done, feeds too
         self._feed(step.rows)
@@ -121,49 +121,33 @@ class DecodeGraphs:
         self._inputs[:size].copy_(fed[:, :_PAGES])
         self._pages[:size, :widest].copy_(fed[:, _PAGES:])
 
-    def _replay(self, size: int) -> Callable[[], DecodeOutput]:
+    def _replay(self, size: int) -> Callable[[], RecordedOutput]:
         if size not in self._replays:
             self._replays[size] = self._recorded(size) if self._record else self._live(size)
         return self._replays[size]
 
-    def _live(self, size: int) -> Callable[[], DecodeOutput]:
+    def _live(self, size: int) -> Callable[[], RecordedOutput]:
         return lambda: self._pass(size)
 
-    def _recorded(self, size: int) -> Callable[[], DecodeOutput]:
+    def _recorded(self, size: int) -> Callable[[], RecordedOutput]:
         """What cannot be recorded (the model may ask the device for a number) runs as it is."""
         self._feed(self._rows([], size))  # what is recorded runs, too: on nobody's block
-        aside = torch.cuda.Stream(self._model.device)  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream(self._model.device))
-        with torch.cuda.stream(aside):  # lazy initialisations come first
-            self._pass(size)
-        torch.cuda.current_stream(self._model.device).wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        failure: RuntimeError | None = None
-        current = torch.cuda.current_stream(self._model.device)
+        failure: NotRecorded | None = None
+        replay = run = self._live(size)
         try:
-            # Other threads of the server may be using the device.
-            mode = "thread_local"
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode=mode):
-                output = self._pass(size)
-        except RuntimeError as error:
+            replay = self._recordings.record(run)
+        except NotRecorded as error:
             failure = error
-            torch.cuda.set_stream(current)  # which a capture that cannot end does not see to
         done = failure is None
         if self._ranks is not None:  # all replay, or none: their sums would not meet
             done = self._ranks.agree(done)
-        if not done:
-            log.warning("decode steps are not recorded as CUDA graphs: %s", failure or "on a peer")
-            self._record = False
-            return self._live(size)
-        self._pool = self._pool or graph.pool()
+        if done:
+            return replay
+        log.warning("decode steps are not recorded as CUDA graphs: %s", failure or "on a peer")
+        self._record = False
+        return run
 
-        def replay() -> DecodeOutput:
-            graph.replay()
-            return output
-
-        return replay
-
-    def _pass(self, size: int) -> DecodeOutput:
+    def _pass(self, size: int) -> RecordedOutput:
         inputs = self._inputs[:size].long()
         before, position = inputs[:, _BEFORE], inputs[:, _POSITION]
         pending = self._before[before.clamp(min=0)].clamp(min=0)
@@ -175,24 +159,15 @@ class DecodeGraphs:
             single_tokens(self._pages[:size], (position + 1).int()),
         )
         with self._paged.step(layout) as cache:
-            output = self._model.forward(
-                self._model.embed_ids(tokens)[None],
-                position_ids=position[None],
-                past_key_values=cache,
-            )
+            embedded, positions = self._model.embed_ids(tokens)[None], position[None]
+            if size == 1 and self._one_row is not None:
+                output = self._one_row(embedded, positions, cache)
+            else:
+                output = self._model.forward(
+                    embedded, position_ids=positions, past_key_values=cache
+                )
         queries = self._model.mappers.query_embeddings(output.hidden[0])
-        return self._kept(DecodeOutput(output.logits[0], queries))
-
-    def _kept(self, output: DecodeOutput) -> DecodeOutput:
-        """In the buffers that all sizes share: a vocabulary's numbers for hundreds of rows are too
-        many to keep for each size."""
-        size = len(output.logits)
-        if self._output is None:
-            self._output = DecodeOutput(
-                *(t.new_empty(self._streams, t.shape[1]) for t in (output.logits, output.queries))
-            )
-        logits, queries = self._output.logits[:size], self._output.queries[:size]
-        return DecodeOutput(logits.copy_(output.logits), queries.copy_(output.queries))
+        return self._recordings.keep(output.logits[0], queries)
 
 
 def batch_sizes(streams: int) -> list[int]:

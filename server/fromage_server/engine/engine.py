@@ -55,9 +55,9 @@ class Engine:
         leader: Leader | None = None,
     ) -> None:
         """What is None is as the model's device needs it. ``backend``: what attends. ``ahead``: a
-        step is launched before the tokens of the one before have come back. ``graphs``: steps of
-        single tokens run through DecodeGraphs. ``leader``: the model is divided among processes,
-        and this is the one that leads them."""
+        step is launched before the tokens of the one before have come back. ``graphs``: steps run
+        through Replays. ``leader``: the model is divided among processes, and this is the one that
+        leads them."""
         config = config or EngineConfig()
         context = min(config.max_context or model.max_context, model.max_context)
         shape = KVShape.of(model.lm, model.dtype, model.device.type)
@@ -77,7 +77,7 @@ class Engine:
         on_gpu = model.device.type == "cuda"
         decode = None
         if fixed is None and (on_gpu if graphs is None else graphs):
-            decode = DecodeShapes(config.max_batch, -(-self.max_context // BLOCK_SIZE))
+            decode = DecodeShapes.of(config, self.max_context, model.device.type)
         self._runner = Runner(model, blocks, backend, fixed=fixed, decode=decode, ranks=leader)
         self._ahead = on_gpu if ahead is None else ahead
         self._flight = Flight.none()  # launched, and nobody has been told yet

@@ -45,11 +45,23 @@ class LastLayer:
         stands what the last layer was given."""
         rows = step.kept or (0,)  # modules may not like to see none
         alone = _alone(step.spans, rows)
-        pays = 2 * len(rows) <= len(step.embedded)
-        if self._layer is None or alone is None or not pays:
+        if self._layer is None or alone is None:
             yield
             return
-        layout = Layout.of(alone, cache.layout.device)
+        device = cache.layout.device
+        picked, layout = upload(rows, torch.long, device), Layout.of(alone, device)
+        with self.narrowed_to(picked, layout, cache, len(step.embedded)):
+            yield
+
+    @contextmanager
+    def narrowed_to(
+        self, rows: Tensor, layout: Layout, cache: PagedCache, tokens: int
+    ) -> Iterator[None]:
+        """The same for (K,) ``rows`` of any step of so many tokens; ``layout`` has each as its
+        sequence's one new token. A row may come several times."""
+        if self._layer is None or 2 * len(rows) > tokens:
+            yield
+            return
         forward = partial(_forward, self._layer.forward, cache, rows, layout)
         with replaced_forward(self._layer, forward):
             yield
@@ -58,7 +70,7 @@ class LastLayer:
 def _forward(
     whole: Any,
     cache: PagedCache,
-    rows: Seq[int],
+    rows: Tensor,
     layout: Layout,
     hidden: Tensor,
     *args: Any,
@@ -68,12 +80,11 @@ def _forward(
     with cache.storing(), suppress(BeyondKeys):
         whole(hidden, *args, **kw)
     cache.layout = layout
-    picked = upload(rows, torch.long, hidden.device)
-    pick = partial(_picked, rows=picked, count=hidden.shape[1])
+    pick = partial(_picked, rows=rows, count=hidden.shape[1])
     found = whole(*tree_map(pick, (hidden, *args)), **tree_map(pick, kw))
     if isinstance(found, tuple):
-        return hidden.index_copy(1, picked, found[0]), *found[1:]
-    return hidden.index_copy(1, picked, found)
+        return hidden.index_copy(1, rows, found[0]), *found[1:]
+    return hidden.index_copy(1, rows, found)
 
 
 def _attends_as(layer: nn.Module, number: int) -> bool:

@@ -14,14 +14,14 @@ from fromage_server.engine import single_queries
 from fromage_server.engine.attention import BLOCK_SIZE, Backend, Layout, Paged, Span
 from fromage_server.engine.attention_pages import PagesBackend
 from fromage_server.engine.attention_runs import RunsBackend
-from fromage_server.engine.decode_graphs import DecodeGraphs, DecodeRow
+from fromage_server.engine.embedding import Embedder, is_newest
 from fromage_server.engine.job import Reads
 from fromage_server.engine.kv_cache import KVShape, PagedCache
 from fromage_server.engine.landing import Landing, upload
 from fromage_server.engine.last_layer import LastLayer
 from fromage_server.engine.ranks import DecodePass, Follower, Leader, Pass, Storage
+from fromage_server.engine.replays import Replays, kept_of, spans_of
 from fromage_server.engine.scheduler import Chunk
-from fromage_server.engine.sequence import Sequence
 from fromage_server.engine.shapes import DecodeShapes, FixedShapes
 from fromage_server.engine.step_output import StepOutput, scores_of
 from fromage_server.engine.tape import Headless, Tapes
@@ -56,7 +56,11 @@ class Runner:
         self._paged = Paged(model.lm, self._cache)
         self._last_layer = LastLayer(model, whole=fixed is not None)
         self._blocks = blocks
-        self._graphs = None if decode is None else self._decode_graphs(decode)
+        self._embedder = Embedder(model)
+        self._replays: Replays | None = None
+        if decode is not None:
+            parts = (model, self._paged, self._last_layer, self._embedder)
+            self._replays = Replays(*parts, decode, spare=blocks, ranks=ranks)
         self._tapes = Tapes(model) if fixed is None and ranks is None and not decode else None
         if isinstance(ranks, Leader):
             of_prompts = (fixed.streams, fixed.piece) if fixed else (0, 0)
@@ -78,17 +82,6 @@ class Runner:
             ranks=follower,
         )
 
-    def _decode_graphs(self, shapes: DecodeShapes) -> DecodeGraphs:
-        return DecodeGraphs(
-            self._model,
-            self._paged,
-            streams=shapes.rows,
-            pages=shapes.pages,
-            spare=self._blocks,
-            record=self._model.device.type == "cuda",
-            ranks=self._ranks,
-        )
-
     @property
     def cache_bytes(self) -> int:
         return self._cache.bytes
@@ -102,8 +95,8 @@ class Runner:
         ids = torch.zeros(tokens, dtype=torch.long, device=device)
         output = self._together(Pass((span,), (tokens - 1,), self._model.embed_ids(ids)))
         self._model.mappers.query_embeddings(output.hidden[0])
-        if self._graphs is not None:
-            self._graphs.warm_up()
+        if self._replays is not None:
+            self._replays.warm_up()
         if self._tapes is not None and device.type == "cpu":
             self._tapes.record(self._paged, streams, self._blocks)
         self.check_device()
@@ -113,48 +106,35 @@ class Runner:
     ) -> list[StepOutput]:
         """In the order of ``chunks``. What a recorded pass brings (``replay``) is gone with the
         next one."""
-        streams = [chunk for chunk in chunks if _is_newest(chunk)]
-        if replay and self._graphs is not None and len(streams) == len(chunks):
-            return self._replay(streams, before)
+        if replay and self._replays is not None:
+            replayed = self._replays.run(chunks, before)
+            if replayed is not None:
+                return replayed
         if self._fixed is None:
             return self._forward(chunks, before)
+        streams = [chunk for chunk in chunks if is_newest(chunk)]
         outputs = self._forward(streams, before, self._fixed.streams, 1) if streams else []
         for piece in chunks:
             if piece not in streams:
                 outputs += self._forward([piece], before, self._fixed.piece)
         return sorted(outputs, key=lambda output: chunks.index(output.chunk))
 
-    def _replay(self, chunks: Seq[Chunk], before: Tensor | None) -> list[StepOutput]:
-        assert self._graphs is not None
-        rows = [
-            DecodeRow(*_newest(chunk), position=chunk.start, blocks=chunk.job.blocks)
-            for chunk in chunks
-        ]
-        output = self._graphs.run(rows, before)
-        reads = [chunk.job.reads(chunk.start, chunk.stop) for chunk in chunks]
-        # All of them: to pick some, the host would have to wait for the device.
-        landing = Landing(*([output.queries] if any(read.queries for read in reads) else ()))
-        return [
-            StepOutput(chunk, read, output.logits[row : row + len(read.logits)], landing, row)
-            for row, (chunk, read) in enumerate(zip(chunks, reads, strict=True))
-        ]
-
     def _forward(
         self, chunks: Seq[Chunk], before: Tensor | None, size: int = 0, reads_each: int = 0
     ) -> list[StepOutput]:
         """One pass, filled up to ``size`` tokens, with ``reads_each`` results for each."""
-        starts = [0, *accumulate(chunk.count for chunk in chunks)]
+        spans = spans_of(chunks)
         reads = [chunk.job.reads(chunk.start, chunk.stop) for chunk in chunks]
         kept = [
-            start + position - chunk.start
-            for start, chunk, read in zip(starts, chunks, reads, strict=False)
-            for position in _kept(read)
+            span.start + position - span.past
+            for span, read in zip(spans, reads, strict=True)
+            for position in kept_of(read)
         ]
         kept += [0] * (size * reads_each - len(kept))
-        embedded = self._embedded(chunks, before)
+        embedded = torch.cat(self._embedder.parts(chunks, before))
         if size > len(embedded):
             embedded = functional.pad(embedded, (0, 0, 0, size - len(embedded)))
-        output = self._together(Pass(_spans(chunks, starts), tuple(kept), embedded))
+        output = self._together(Pass(spans, tuple(kept), embedded))
         return self._split(chunks, reads, output)
 
     def _together(self, step: Pass) -> ForwardOutput | Headless:
@@ -166,8 +146,8 @@ class Runner:
         if isinstance(step, Pass):
             self.compute(step)
         else:
-            assert self._graphs is not None  # the leader has them, too
-            self._graphs.compute(step)
+            assert self._replays is not None  # the leader has them, too
+            self._replays.follow(step)
 
     def compute(self, step: Pass) -> ForwardOutput | Headless:
         """The pass itself, in this process."""
@@ -199,48 +179,12 @@ class Runner:
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
 
-    def _embedded(self, chunks: Seq[Chunk], before: Tensor | None) -> Tensor:
-        """(N, D); the newest tokens of all streams are looked up together."""
-        newest = [_newest(chunk) for chunk in chunks if _is_newest(chunk)]
-        for chunk in chunks:
-            if _is_newest(chunk):
-                chunk.job.embedded = None  # a reply that had given way has caught up
-        looked_up = iter(self._model.embed_ids(self._ids(newest, before)))
-        rows = [
-            next(looked_up)[None] if _is_newest(chunk) else self._prompt_rows(chunk)
-            for chunk in chunks
-        ]
-        return torch.cat(rows)
-
-    def _ids(self, newest: Seq[tuple[int | None, int]], before: Tensor | None) -> Tensor:
-        """(n,), those that nobody knows yet from the samples of the step before."""
-        ids = upload([token or 0 for token, _ in newest], torch.long, self._model.device)
-        pending = [i for i, (token, _) in enumerate(newest) if token is None]
-        if not pending or before is None:
-            return ids
-        # -1, where nothing could be sampled: its sequence has failed already.
-        rows = upload([newest[i][1] for i in pending], torch.long, before.device)
-        ids[upload(pending, torch.long, before.device)] = before[rows].clamp(min=0)
-        return ids
-
-    def _prompt_rows(self, chunk: Chunk) -> Tensor:
-        job = chunk.job
-        if job.embedded is None:
-            job.embedded = self._model.embed(job.segments)
-            if isinstance(job, Sequence) and job.generated:  # it was preempted
-                again = self._model.embed_ids(torch.tensor(job.generated))
-                job.embedded = torch.cat([job.embedded, again])
-        rows = job.embedded[chunk.start : chunk.stop]
-        if chunk.is_last:
-            job.embedded = None
-        return rows
-
     def _split(
         self, chunks: Seq[Chunk], reads: Seq[Reads], output: ForwardOutput | Headless
     ) -> list[StepOutput]:
         head = self._tapes.head if self._tapes and isinstance(output, Headless) else None
         results = (output.last if isinstance(output, Headless) else output.logits)[0]
-        kept = [_kept(read) for read in reads]
+        kept = [kept_of(read) for read in reads]
         starts = [0, *accumulate(len(positions) for positions in kept)]
         asked = [
             start + positions.index(position)
@@ -271,28 +215,3 @@ def _backend_for(device: torch.device, *, whole: bool) -> Backend:
     if device.type == "cuda":
         return PagesBackend(whole=whole)
     return RunsBackend(whole=whole, kernel=single_queries.kernel())
-
-
-def _is_newest(chunk: Chunk) -> bool:
-    """Whether a chunk is one generated token."""
-    return chunk.count == 1 and chunk.start >= chunk.job.prompt_tokens
-
-
-def _newest(chunk: Chunk) -> tuple[int | None, int]:
-    """The token of such a chunk; None while it is pending, with its row among the samples."""
-    job = chunk.job
-    assert isinstance(job, Sequence)
-    place = chunk.start - job.prompt_tokens
-    return (job.generated[place] if place < len(job.generated) else None), job.pending_row
-
-
-def _kept(reads: Reads) -> list[int]:
-    """Positions that a pass brings results for: those of the logits, then the other ones."""
-    return [*reads.logits, *(p for p in reads.queries if p not in reads.logits)]
-
-
-def _spans(chunks: Seq[Chunk], starts: Seq[int]) -> tuple[Span, ...]:
-    return tuple(
-        Span(start, start + chunk.count, chunk.start, tuple(chunk.job.blocks))
-        for start, chunk in zip(starts, chunks, strict=False)
-    )

@@ -18,8 +18,8 @@ _PLACES: tuple[Any, ...] = (torch._C._VariableFunctions, torch.Tensor, torch._C.
 
 
 def described(node: fx.Node, value: Tensor) -> fx.Node:
-    """``node`` with what ``without_views`` needs to know of its tensor."""
-    node.meta["shape"] = tuple(value.shape)
+    """``node`` with what those who rewrite a recording need to know of its tensor."""
+    node.meta["shape"], node.meta["dtype"] = tuple(value.shape), value.dtype
     return node
 
 

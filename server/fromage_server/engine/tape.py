@@ -74,7 +74,7 @@ class Tapes:
     def record(self, paged: Paged, most: int, blocks: int) -> None:
         """For batches of one up to ``most`` tokens, or as far as a start may take; what is computed
         meanwhile is stored in the first ``blocks``, which must be nobody's yet."""
-        if not _is_plain(self._model):
+        if not is_plain(self._model):
             return
         until = time.monotonic() + _PATIENCE
         for size in range(1, most + 1):
@@ -144,7 +144,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._graph = fx.Graph()
+        self.graph = fx.Graph()
         self._arguments: list[fx.Node] = []
         self._nodes = {id(one): self._argument(one) for one in inputs}
         self._constants: dict[int, tuple[fx.Node, Tensor]] = {}
@@ -166,19 +166,30 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not (self._is_known(result) and self._is_known(source)):
             return False
         product, goal = (_undressed(self._nodes[id(one)]) for one in (result, source))
-        variable = [node for node in product.all_input_nodes if not self._is_constant(node)]
+        variable = [node for node in product.all_input_nodes if self.constant(node) is None]
         name = str(product.meta.get("operation"))
         return name in _PRODUCTS and [_undressed(node) for node in variable] == [goal]
 
-    def _is_constant(self, node: fx.Node) -> bool:
-        return any(node is argument for argument, _ in self._constants.values())
+    def constant(self, node: Any) -> Tensor | None:
+        """What stands behind a node that does not depend on the inputs; None for others."""
+        found = (value for argument, value in self._constants.values() if argument is node)
+        return next(found, None)
 
-    def read_off(self, outputs: tuple[Tensor, Tensor]) -> Pass:
-        """The same again for other inputs of these shapes. What does not depend on them is not
-        computed again."""
-        self._graph.output(tree_map(self._node, outputs))
-        without_views(self._graph)
-        module: Any = fx.GraphModule({}, self._graph)
+    def read_off(
+        self, outputs: tuple[Tensor, Tensor], rewrite: Callable[[Recorder], None] | None = None
+    ) -> Pass:
+        """The same again for other inputs of these shapes, in the way that ``rewrite`` makes of
+        it. What does not depend on them is not computed again."""
+        self.graph.output(tree_map(self.node, outputs))
+        without_views(self.graph)
+        if rewrite is not None:
+            rewrite(self)
+            self.graph.eliminate_dead_code()
+        for key, (node, _) in list(self._constants.items()):
+            if not node.users:
+                self.graph.erase_node(node)
+                del self._constants[key]
+        module: Any = fx.GraphModule({}, self.graph)
         forward, constants = module.forward, tuple(value for _, value in self._constants.values())
         return lambda *inputs: forward(*inputs, *constants)
 
@@ -190,21 +201,21 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if written and not self._is_known(one):
                 raise Unrecordable(f"{func} changes what the next pass reads")
         target = BEHIND.get(func) or direct(func, args, kwargs)
-        node = self._graph.call_function(
-            target, tree_map(self._node, args), tree_map(self._node, kwargs)
+        node = self.graph.call_function(
+            target, tree_map(self.node, args), tree_map(self.node, kwargs)
         )
         node.meta["operation"] = func
         if isinstance(out, Tensor):
             self._nodes[id(out)] = described(node, out)
         elif isinstance(out, tuple | list):
             for i, one in enumerate(out):
-                part = self._graph.call_function(operator.getitem, (node, i))
+                part = self.graph.call_function(operator.getitem, (node, i))
                 self._nodes[id(one)] = described(part, one) if isinstance(one, Tensor) else part
 
     def _is_known(self, value: Any) -> bool:
         return isinstance(value, Tensor) and id(value) in self._nodes
 
-    def _node(self, value: Any) -> Any:
+    def node(self, value: Any) -> Any:
         """What stands for a value in the graph: numbers for themselves."""
         if not isinstance(value, Tensor):
             return value
@@ -215,9 +226,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._constants[id(value)][0]
 
     def _argument(self, value: Tensor) -> fx.Node:
-        before = self._arguments[-1] if self._arguments else self._graph._root
-        with self._graph.inserting_after(before):
-            node = described(self._graph.placeholder(f"input_{len(self._arguments)}"), value)
+        before = self._arguments[-1] if self._arguments else self.graph._root
+        with self.graph.inserting_after(before):
+            node = described(self.graph.placeholder(f"input_{len(self._arguments)}"), value)
         self._arguments.append(node)
         return node
 
@@ -229,7 +240,7 @@ def _undressed(node: fx.Node) -> fx.Node:
     return node
 
 
-def _is_plain(model: GroundedModel) -> bool:
+def is_plain(model: GroundedModel) -> bool:
     """Quantized and divided weights are tensors with a life of their own."""
     tensors = (*model.lm.parameters(), *model.lm.buffers())
     return all(type(one) in (Tensor, torch.nn.Parameter) for one in tensors)

@@ -1,6 +1,7 @@
 """The engine on CUDA: recorded passes, paged kernels, steps launched ahead."""
 
 import copy
+import random
 from functools import cache
 
 import pytest
@@ -10,6 +11,7 @@ from fromage_server.engine import Engine, EngineConfig
 from fromage_server.engine.delivery import Flight
 from fromage_server.engine.scheduler import Plan
 from fromage_weights.grounded import GroundedModel
+from tests.server.engine.arrivals import engine_of, whatever_comes
 from tests.server.engine.driving import Heard, answer, answers, drain, reply
 from tests.server.engine.test_equals_generate import (
     EVERY_MODEL,
@@ -43,20 +45,43 @@ def test_the_same_tokens_as_on_the_cpu(family: str, tied: bool) -> None:
 
 
 @pytest.mark.parametrize("family", ["opt", "llama", "gpt2"])
-def test_decode_steps_are_recorded(family: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_steps_are_recorded(family: str, caplog: pytest.LogCaptureFixture) -> None:
     engine = Engine(on_gpu(family, True), EngineConfig(max_batch=5))
     engine.warm_up()
     assert "not recorded" not in caplog.text
 
 
+@pytest.mark.parametrize("family", ["opt", "llama", "mistral", "gemma2"])
+@pytest.mark.parametrize("tokens", [12, 100])
+def test_recorded_passes_with_prompts(
+    family: str, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts in pieces beside streams, and several in one step: no other pass is made."""
+    engine = Engine(on_gpu(family, True), EngineConfig(max_batch=5, prefill_tokens=tokens))
+    engine.warm_up()
+    monkeypatch.setattr(engine._runner, "compute", None)
+    heard = answers(engine, requests_of(family, True), steps_between=1)
+    assert [h.ids for h in heard] == expected_of(family, True)
+    engine.check_idle()
+
+
+def test_whatever_comes_through_recorded_passes() -> None:
+    engine = engine_of(Engine, on_gpu("opt", True), 5, max_batch=5, prefill_tokens=90)
+    engine.warm_up()
+    whatever_comes(grounded("opt", True), engine, random.Random(1))
+    assert engine.stats().counts.preempted > 0
+
+
 @pytest.mark.parametrize("family", ["opt", "llama", "mistral"])
 def test_half_precision_in_a_batch_is_as_alone(family: str) -> None:
     """Whatever bfloat16 makes of a prompt, recorded or not, it is about the same: most of the
-    second tokens agree, the first ones that a recorded pass brings."""
+    first two tokens agree."""
     model = on_gpu(family, True, torch.bfloat16)
     requests = requests_of(family, True)
     plain = answers(Engine(model, graphs=False, ahead=False), requests)
-    fast = answers(Engine(model), requests, steps_between=1)
+    recorded = Engine(model)
+    recorded.warm_up()
+    fast = answers(recorded, requests, steps_between=1)
     agreeing = sum(a.ids[:2] == b.ids[:2] for a, b in zip(plain, fast, strict=True))
     assert agreeing >= len(requests) - 2
 
@@ -89,6 +114,7 @@ def test_a_step_is_launched_without_waiting(monkeypatch: pytest.MonkeyPatch) -> 
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(engine, "_launch", strictly)
+    engine.submit(reply("late", prompts_of("opt", True)[3], 9), Heard())  # one more prompt
     for _ in range(5):
         engine.step()
     monkeypatch.undo()

@@ -18,33 +18,42 @@ from dataclasses import replace
 from fromage_server.engine import Engine, EngineConfig
 from fromage_server.engine.attention_pages import PagesBackend
 from tests.server.engine.driving import answer, answers, reply
+from tests.server.engine.passes import passes
 from tests.server.engine.test_equals_generate import expected_of, prompts_of, requests_of
 from tests.server.engine.test_rets import check
-from tests.server.engine.tiny import grounded
+from tests.server.engine.tiny import grounded, image, text
 
+family = sys.argv[1]
+model, expected = grounded(family, True), expected_of(family, True)
+kept = (0, 3, 5)
+expected = [expected[i] for i in kept]
+requests = [replace(requests_of(family, True)[i], id=str(i)) for i in kept]
+engine = Engine(model, EngineConfig(prefill_tokens=40), PagesBackend(use_varlen=False))
+heard = answers(engine, requests, steps_between=2)
+assert [h.ids for h in heard] == expected
+engine.check_idle()
+# Steps as a recorded pass would take them, and the next one launched before they land. With 16
+# streams a step has too few tokens for the last layer to be narrowed.
+config = EngineConfig(max_batch=16 if family == "llama" else 6, prefill_tokens=12)
+engine = Engine(model, config, PagesBackend(use_varlen=False), ahead=True, graphs=True)
+engine.warm_up()
+passes.clear()
+heard = answers(engine, requests, steps_between=3)
+assert [h.ids for h in heard] == expected
+engine.check_idle()
+assert len(passes) >= 8, passes
 found = 0  # [RET]s
-for family in sys.argv[1:]:
-    model = grounded(family, True)
-    engine = Engine(model, EngineConfig(prefill_tokens=40), PagesBackend(use_varlen=False))
-    kept = (0, 3, 5)
-    heard = answers(engine, [requests_of(family, True)[i] for i in kept], steps_between=2)
-    assert [h.ids for h in heard] == [expected_of(family, True)[i] for i in kept], family
-    engine.check_idle()
-    if family not in ("opt", "mistral"):
-        continue
-    # Single tokens as a recorded pass would take them, and the next one launched before they land.
-    engine = Engine(
-        model, EngineConfig(max_batch=6), PagesBackend(use_varlen=False), ahead=True, graphs=True
-    )
-    engine.warm_up()
-    requests = [replace(requests_of(family, True)[i], id=str(i)) for i in kept]
-    heard = answers(engine, requests, steps_between=3)
-    assert [h.ids for h in heard] == [expected_of(family, True)[i] for i in kept], family
-    engine.check_idle()
-    for i, prompt in enumerate(prompts_of(family, True)[:2]):
-        ret = reply(f"ret {i}", prompt, 12, ret_scale_factor=30.0)
-        found += check(model, ret, answer(engine, ret))
-assert found > 0
+for i, prompt in enumerate(prompts_of(family, True)[:2]):
+    ret = reply(f"ret {i}", prompt, 12, ret_scale_factor=30.0)
+    found += check(model, ret, answer(engine, ret))
+assert found > 0 or family == "llama", "too few [RET]s"
+# [RET]s of a prompt: one in a piece, and several, which no recorded pass brings.
+prompt = (text(model, "The prompt has "), image(2), text(model, " [RET]s, three of them"))
+for positions, recorded in (((3, 19), 3), ((14, 16, 20), 2)):
+    passes.clear()
+    ret = reply("of a prompt", prompt, 3, prompt_ret_positions=positions)
+    check(model, ret, answer(engine, ret))
+    assert len(passes) == recorded, passes
 print("equal")
 """
 _SPLIT = """
@@ -87,7 +96,7 @@ for group, window, softcap, splits in itertools.product((1, 3), (0, 50), (0.0, 5
     torch.testing.assert_close(out, expected(query, window, softcap), atol=1e-5, rtol=1e-5)
 # One stream of 32 heads on 132 processors; 64 streams; a short one.
 assert [splits_for(32, 2048, 132), splits_for(64 * 32, 2048, 132), splits_for(32, 200, 132)] == [
-    8, 1, 1,
+    16, 1, 1,
 ]
 print("equal")
 """
@@ -130,19 +139,25 @@ print("equal")
 """
 _WHATEVER_COMES = """
 import random
+import sys
 from functools import partial
 from fromage_server.engine import Engine
 from fromage_server.engine.attention_pages import PagesBackend
 from tests.server.engine.arrivals import engine_of, whatever_comes
+from tests.server.engine.passes import passes
 from tests.server.engine.tiny import grounded
 
-model = grounded("opt", True)
+family, tokens, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+model = grounded(family, True)
 engines = partial(Engine, ahead=True, graphs=True)
 backend = PagesBackend(use_varlen=False)
-engine = engine_of(engines, model, 5, backend, max_batch=5, prefill_tokens=20)
-whatever_comes(model, engine, random.Random(1), requests=9)
+engine = engine_of(engines, model, 5, backend, max_batch=5, prefill_tokens=tokens)
+engine.warm_up()
+passes.clear()
+whatever_comes(model, engine, random.Random(seed), requests=9)
 counts = engine.stats().counts
 assert counts.preempted > 0 and counts.cancelled > 0 and counts.cached_tokens > 0, counts
+assert len(passes) > 5, passes
 print("equal")
 """
 
@@ -159,13 +174,17 @@ def succeeds(program: str, *args: str, interpreted: bool = True) -> None:
 
 
 @needs_triton
-def test_the_kernel_gives_the_same_tokens() -> None:
-    succeeds(_RUN, *FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_kernel_gives_the_same_tokens(family: str) -> None:
+    succeeds(_RUN, family)
 
 
 @needs_triton
-def test_whatever_comes_while_steps_are_recorded_and_launched_ahead() -> None:
-    succeeds(_WHATEVER_COMES)
+@pytest.mark.parametrize(("family", "tokens", "seed"), [("opt", "20", "1"), ("mistral", "90", "2")])
+def test_whatever_comes_while_steps_are_recorded_and_launched_ahead(
+    family: str, tokens: str, seed: str
+) -> None:
+    succeeds(_WHATEVER_COMES, family, tokens, seed)
 
 
 @needs_triton

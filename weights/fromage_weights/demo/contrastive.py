@@ -1,6 +1,7 @@
 """The tower's contrastive loss: pictures against captions of their whole and of their parts."""
 
 import math
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
@@ -13,6 +14,20 @@ from fromage_weights.demo.world import BACKGROUNDS, Scene
 
 SPREAD_SCALE = 10.0
 SPREAD_WEIGHT = 0.2
+_NEVER = -1e30  # infinity times a target of zero would be no number
+
+# Of the parts' views, and of the whole's: how much each counts. How many captions each part has.
+WEIGHTS = (1.5, 1.0, 1.0, 0.25, 2.0, 0.5)
+PART_SIZES = tuple(
+    len(captions)
+    for captions in (
+        tower_text.OBJECT_CAPTIONS,
+        tower_text.LEFT_CAPTIONS,
+        tower_text.RIGHT_CAPTIONS,
+        tower_text.BACKGROUND_CAPTIONS,
+        tower_text.COUNT_CAPTIONS,
+    )
+)
 
 View: TypeAlias = tuple[float, tuple[str, ...], Tensor]
 
@@ -30,13 +45,16 @@ def part_views(scenes: list[Scene], *, plural: bool) -> list[View]:
     objects = [[CLASS_INDEX[name] for name in scene.objects] for scene in scenes]
     colours = list(BACKGROUNDS)
     views = [
-        (1.5, tower_text.PLURAL_CAPTIONS if plural else tower_text.OBJECT_CAPTIONS, objects),
-        (1.0, tower_text.LEFT_CAPTIONS, [o[:1] if len(o) == 2 else [] for o in objects]),
-        (1.0, tower_text.RIGHT_CAPTIONS, [o[1:] for o in objects]),
-        (0.25, tower_text.BACKGROUND_CAPTIONS, [[colours.index(s.background)] for s in scenes]),
-        (2.0, tower_text.COUNT_CAPTIONS, [[3 if s.is_pair else s.count - 1] for s in scenes]),
+        (tower_text.PLURAL_CAPTIONS if plural else tower_text.OBJECT_CAPTIONS, objects),
+        (tower_text.LEFT_CAPTIONS, [o[:1] if len(o) == 2 else [] for o in objects]),
+        (tower_text.RIGHT_CAPTIONS, [o[1:] for o in objects]),
+        (tower_text.BACKGROUND_CAPTIONS, [[colours.index(s.background)] for s in scenes]),
+        (tower_text.COUNT_CAPTIONS, [[3 if s.is_pair else s.count - 1] for s in scenes]),
     ]
-    return [(w, captions, match_matrix(rows, len(captions))) for w, captions, rows in views]
+    return [
+        (weight, captions, match_matrix(rows, len(captions)))
+        for weight, (captions, rows) in zip(WEIGHTS[:-1], views, strict=True)
+    ]
 
 
 def full_view(scenes: list[Scene], *, background: bool) -> View:
@@ -48,14 +66,17 @@ def full_view(scenes: list[Scene], *, background: bool) -> View:
         if s.is_pair
     ]
     captions = {caption: i for i, caption in enumerate(dict.fromkeys((*own, *swapped)))}
-    return 0.5, tuple(captions), match_matrix([[captions[c]] for c in own], len(captions))
+    return WEIGHTS[-1], tuple(captions), match_matrix([[captions[c]] for c in own], len(captions))
 
 
-def contrastive_loss(logits: Tensor, match: Tensor) -> Tensor:
+def contrastive_loss(logits: Tensor, match: Tensor, told: Tensor | None = None) -> Tensor:
     """InfoNCE both ways over (B, T); each row's and column's positives share the target.
 
-    Rows and columns without a positive only serve as negatives.
+    Rows and columns without a positive only serve as negatives; columns that are not `told` (T,)
+    do not even that.
     """
+    if told is not None:
+        logits = logits.masked_fill(~told, _NEVER)
     loss = logits.new_zeros(())
     for scores, target in ((logits, match), (logits.T, match.T)):
         mass = target.sum(1, keepdim=True)
@@ -85,12 +106,29 @@ def views_of(scenes: list[Scene], *, coin: int) -> list[View]:
 def scenes_loss(image: Tensor, text: Tensor, scale: Tensor, views: list[View]) -> Tensor:
     """The step's loss. `image` (B, E) and `text` (T, E), the captions of all views in their order,
     of any length; `scale`: the inverse temperature."""
+    matches = [match.to(image.device) for _, _, match in views]
+    return views_loss(image, text, scale, [weight for weight, _, _ in views], matches)
+
+
+def views_loss(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    weights: Sequence[float],
+    matches: Sequence[Tensor],
+    told: Tensor | None = None,
+) -> Tensor:
+    """The same of each view's weight and match; of the last, captions may stand there that are not
+    `told`."""
     image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
     logits = scale * image @ text.T
-    sizes = [len(texts) for _, texts, _ in views]
+    sizes = [match.shape[1] for match in matches]
+    given = [None] * (len(sizes) - 1) + [told]
     losses = [
-        weight * contrastive_loss(scores, match.to(scores.device))
-        for scores, (weight, _, match) in zip(torch.split(logits, sizes, dim=1), views, strict=True)
+        weight * contrastive_loss(scores, match, of)
+        for scores, weight, match, of in zip(
+            torch.split(logits, sizes, dim=1), weights, matches, given, strict=True
+        )
     ]
     spread = [SPREAD_WEIGHT * spread_loss(part) for part in torch.split(text, sizes)[:-1]]
     return torch.stack([*losses, *spread]).sum()

@@ -51,6 +51,9 @@ GROUP_WORDS = {
 _COMPOSED = 0.5
 # Capitals are other tokens. They are seldom typed, and have to be learnt all the same.
 _LOUD: dict[Split, float] = {"train": 0.16, "validation": 0.005, "test": 0.005}
+# Of unknown things in training, those not asked for together with a known one. A strange word and a
+# known thing in one request mostly mean that the thing is meant.
+_APART = 0.89
 # So many words of a prompt make it recognisable in a longer sentence.
 _TELLING = 3
 
@@ -136,7 +139,7 @@ def unknown_request(rng: np.random.Generator, split: Split) -> Turn:
         thing = with_article(word)
     elif draw < 0.6:
         thing = word
-    elif draw < 0.78:
+    elif draw < (_APART if split == "train" else 0.78):
         thing = pick(rng, ("some", "two", "three", "two", "three", "2", "3")) + f" {word}s"
     else:
         both = [with_article(word), with_article(pick(rng, NAMES))]

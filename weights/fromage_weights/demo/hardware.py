@@ -8,25 +8,30 @@ from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fromage_weights.cpu import training_dtype
+from fromage_weights.demo.replayed import Replayed
 from fromage_weights.demo.shapes import compiled
 from fromage_weights.devices import choose_dtype
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_MOST_WORKERS = 7
+_MOST_WORKERS = 15
 
 
 @dataclass(frozen=True)
 class Hardware:
     """`dtype` is what matrix products are done in. `workers`: processes that make batches while the
-    device computes; with none they are made in between, as suits a CPU that does both."""
+    device computes; with none they are made in between, as suits a CPU that does both. `replays`:
+    the steps of the language model and of the tower have few shapes, filled up where they have to
+    be, and a GPU replays them."""
 
     device: torch.device
     dtype: torch.dtype
     workers: int = 0
+    replays: bool = False
 
     @classmethod
     def of(cls, device: torch.device) -> Hardware:
@@ -34,7 +39,8 @@ class Hardware:
         if device.type == "cpu":
             return cls(device, training_dtype())
         spare = (os.cpu_count() or 1) - 1
-        return cls(device, choose_dtype("auto", device), min(spare, _MOST_WORKERS))
+        workers = min(spare, _MOST_WORKERS)
+        return cls(device, choose_dtype("auto", device), workers, replays=True)
 
     @classmethod
     def cpu(cls) -> Hardware:
@@ -49,6 +55,9 @@ class Hardware:
         """Compiled for a CPU. A GPU takes a few minutes for all of it, most of which compiling
         would cost again."""
         return compiled(function) if self.device.type == "cpu" else function
+
+    def replayed(self, step: Callable[..., Tensor]) -> Replayed:
+        return Replayed(step, self.device, record=self.replays and self.device.type == "cuda")
 
     def made(self, make: Callable[[int], T], start: int, stop: int) -> Iterator[T]:
         """`make(start)`, …, `make(stop - 1)`, in order, whoever makes them: `make` must depend on

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,9 @@ from torch import Tensor, nn
 
 from fromage_weights.demo.hardware import Hardware
 from fromage_weights.demo.language_recipe import LanguageRecipe
-from fromage_weights.demo.muon import BatchedMuon
-from fromage_weights.demo.neox import Asked, mean_loss
+from fromage_weights.demo.language_step import Given, LanguageStep
+from fromage_weights.demo.neox import Asked
+from fromage_weights.demo.replayed import load_state, state_of
 from fromage_weights.demo.slot_noise import SlotNoise, kinds
 from fromage_weights.demo.stream import TextStream
 from fromage_weights.demo.vocabulary import slot_word_ids
@@ -89,10 +89,9 @@ class LanguageTraining:
         if start is not None:
             self.lm.load_state_dict(start.state_dict())
         nn.Module.to(self.lm, hardware.device)
-        self._device = hardware.device
         self._path = directory / "lm.pt"
         table = weight_of(input_embedding(self.lm))
-        keep = torch.tensor(slot_word_ids(tokenizer), device=self._device)
+        keep = torch.tensor(slot_word_ids(tokenizer), device=hardware.device)
         table.register_hook(  # type: ignore[no-untyped-call]
             lambda grad: grad.index_fill(0, keep, 0.0)
         )
@@ -103,8 +102,8 @@ class LanguageTraining:
         # One token a question decides yes or no, among many easy ones.
         self._token_weights = torch.ones(len(tokenizer))
         self._token_weights[tokenizer.convert_tokens_to_ids(["ĠYes", "ĠNo"])] = 4.0
-        self._optimizers = self._make_optimizers(hardware.dtype)
-        self._mean_loss = partial(hardware.compiled(mean_loss), dtype=hardware.dtype)
+        self._hardware = hardware
+        self._learn = LanguageStep(self.lm, self._noise, recipe, hardware)
         self.step = 0
         self._streams = [
             TextStream(
@@ -120,30 +119,13 @@ class LanguageTraining:
         if self._path.exists():
             self._load()
 
-    def _make_optimizers(
-        self, products: torch.dtype
-    ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-        """Muon for the matrices between the embeddings and the head, AdamW for the rest."""
-        named = list(self.lm.named_parameters())
-        matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
-        others = [p for n, p in named if p.ndim != 2 or "embed" in n]
-        muon = BatchedMuon(
-            matrices, self.recipe.matrix_rate, 0.05, ns_steps=4, adjust_lr_fn="match_rms_adamw"
-        )
-        muon.products = products
-        return (
-            muon,
-            torch.optim.AdamW(
-                others, self.recipe.learning_rate, (0.9, 0.95), weight_decay=0.0, fused=True
-            ),
-        )
-
     def run(self, *, log_every: int = 50, save_every: int = 400) -> Iterator[tuple[int, float]]:
         """Train to the end; yields (step, mean loss since the last) every `log_every` steps."""
         self.lm.train()
         losses: list[Tensor] = []
+        learn = self._hardware.replayed(self._learn)
         while self.step < self.recipe.total:
-            losses.append(self._train_step())
+            losses.append(learn(*self._given()))
             self.step += 1
             if self.step % save_every == 0 or self.step == self.recipe.total:
                 self._save()
@@ -151,25 +133,19 @@ class LanguageTraining:
                 yield self.step, float(torch.stack(losses).mean())
                 losses.clear()
 
-    def _train_step(self) -> Tensor:
+    def _given(self) -> Given:
+        """What the step learns from, on the CPU."""
         long = self.step >= self.recipe.steps
         self._streams[not long].rest()
         ids, weights, slots = (torch.from_numpy(a) for a in self._streams[long].next())
-        rates = (self.recipe.matrix_rate, self.recipe.learning_rate)
-        for optimizer, rate in zip(self._optimizers, rates, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * self.recipe.pace(self.step)
+        pace = self.recipe.pace(self.step)
+        rates = [rate * pace for rate in (self.recipe.matrix_rate, self.recipe.learning_rate)]
+        self._learn.set_rates(rates)
         self._noise.level = self.recipe.noise_at(self.step)
         asked = self._asked(ids[:, 1:].flatten(), weights[:, 1:].flatten())
-        ids, slots = ids[:, :-1], slots[:, :-1]
-        positions = self._positions(ids).to(self._device)
-        embeds = self._noise(input_embedding(self.lm)(ids.to(self._device)), slots)
-        loss = self._mean_loss(self.lm, embeds, positions, asked)
-        self.lm.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.lm.parameters(), 1.0)
-        for optimizer in self._optimizers:
-            optimizer.step()
-        return loss.detach()
+        ids, drawn = ids[:, :-1], self._noise.drawn(slots[:, :-1])
+        fill_up = self._hardware.replays
+        return Given.of(ids, self._positions(ids), asked, drawn, rates, fill_up=fill_up)
 
     def _asked(self, targets: Tensor, weights: Tensor) -> Asked:
         """Whose loss is taken, of all (N,). A weight below one is the chance of being learnt from:
@@ -183,7 +159,7 @@ class LanguageTraining:
         places[: len(chosen)] = kept[chosen.sort().values]
         counts = self._token_weights[targets[places]].maximum(weights[places])
         counts[len(chosen) :] = 0.0
-        return Asked(*(of.to(self._device) for of in (places, targets[places], counts)))
+        return Asked(places, targets[places], counts)
 
     def _positions(self, ids: Tensor) -> Tensor:
         """(B, T): places since a document's start. transformers masks attention between documents
@@ -197,7 +173,7 @@ class LanguageTraining:
             "step": self.step,
             "chunks": [stream.chunk for stream in self._streams],
             "model": self.lm.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "optimizers": [state_of(optimizer) for optimizer in self._learn.optimizers],
         }
         partial = self._path.with_suffix(".tmp")
         torch.save(state, partial)
@@ -209,8 +185,8 @@ class LanguageTraining:
         for stream, chunk in zip(self._streams, state["chunks"], strict=True):
             stream.seek(chunk)
         self.lm.load_state_dict(state["model"])
-        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        for optimizer, saved in zip(self._learn.optimizers, state["optimizers"], strict=True):
+            load_state(optimizer, saved)
 
 
 def train_language_model(

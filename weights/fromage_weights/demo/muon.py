@@ -37,7 +37,8 @@ def orthogonalized(
 
 class BatchedMuon(torch.optim.Muon):
     """torch.optim.Muon, with Nesterov's momentum and `match_rms_adamw` (an update's root mean
-    square is about 0.2 of the rate), in batches. `products`: what they are done in."""
+    square is about 0.2 of the rate), in batches. `products`: what they are done in. A rate that is
+    a tensor is never waited for."""
 
     products = torch.bfloat16
 
@@ -63,11 +64,15 @@ class BatchedMuon(torch.optim.Muon):
             group["eps"],
             self.products,
         )
-        rate = float(group["lr"])
+        rate: float | Tensor = group["lr"]
         adjusted = rate * 0.2 * math.sqrt(max(params[0].shape))
+        kept = 1 - rate * group["weight_decay"]
         for param, update in zip(params, made, strict=True):
-            param.mul_(1 - rate * group["weight_decay"])
-            param.add_(update, alpha=-adjusted)
+            param.mul_(kept)
+            if isinstance(adjusted, Tensor):  # `alpha` would be a number
+                param.addcmul_(update, adjusted, value=-1)
+            else:
+                param.add_(update, alpha=-adjusted)
 
     def _with_momentum(self, param: Tensor, momentum: float) -> Tensor:
         grad = param.grad

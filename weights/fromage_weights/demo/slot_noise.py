@@ -3,10 +3,14 @@ upload's slot are noisy mixtures of embeddings, as a linear map from an image wi
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, SLOT_LENGTH
+from fromage_weights.demo.shapes import rounded_up
 from fromage_weights.demo.vocabulary import SLOT_WORDS
 
 _KINDS = {
@@ -19,6 +23,22 @@ _KINDS = {
 def kinds() -> Tensor:
     """(W,): whether each of the slot words names a thing, a count or a colour."""
     return torch.tensor([_KINDS[word] for word in SLOT_WORDS])
+
+
+class Disturbance(NamedTuple):
+    """What K words become: which of the rows they are (K,), shares of the slot words' directions
+    (K, W), what else is added (K, D), and a factor (K, 1)."""
+
+    places: Tensor
+    shares: Tensor
+    haze: Tensor
+    scales: Tensor
+
+    def filled_up(self, room: int, spare: int) -> Disturbance:
+        """To a multiple of `room`, at least one; what fills up goes to row `spare`."""
+        missing = rounded_up(max(len(self.places), 1), room) - len(self.places)
+        places = functional.pad(self.places, (0, missing), value=spare)
+        return Disturbance(places, *(functional.pad(of, (0, 0, 0, missing)) for of in self[1:]))
 
 
 class SlotNoise:
@@ -37,29 +57,34 @@ class SlotNoise:
         self.level, self._generator = level, generator
 
     def __call__(self, embeds: Tensor, slots: Tensor) -> Tensor:
-        """`embeds` (B, T, D) with the rows where `slots` (B, T), on the CPU, replaced. The random
-        numbers are the CPU's, too: they are the same on every device."""
-        # Places, not a mask: a GPU would have to be waited for to count what that picks.
-        places = slots.flatten().nonzero()[:, 0].to(embeds.device)
-        if len(places) == 0:
-            return embeds
-        flat = embeds.flatten(0, 1)
-        noisy = self._disturb(flat[places], len(places)).to(embeds.dtype)
-        return flat.index_copy(0, places, noisy).view_as(embeds)
+        """`embeds` (B, T, D) with the rows where `slots` (B, T), on the CPU, replaced."""
+        drawn = Disturbance(*(of.to(embeds.device) for of in self.drawn(slots)))
+        return self.put(embeds.flatten(0, 1), drawn).view_as(embeds)
 
-    def _disturb(self, rows: Tensor, count: int) -> Tensor:
-        size = len(self._words)
+    def put(self, rows: Tensor, drawn: Disturbance) -> Tensor:
+        """`rows` (N, D) with some replaced."""
+        if len(drawn.places) == 0:
+            return rows
+        # Places, not a mask: a GPU would have to be waited for to count what that picks.
+        noisy = rows[drawn.places] + drawn.shares @ self._words + drawn.haze
+        return rows.index_copy(0, drawn.places, (drawn.scales * noisy).to(rows.dtype))
+
+    def drawn(self, slots: Tensor) -> Disturbance:
+        """For the rows where `slots` (B, T). The random numbers are the CPU's: they are the same
+        for every device."""
+        places = slots.flatten().nonzero()[:, 0]
+        count, (size, width) = len(places), self._words.shape
         images = -(-count // SLOT_LENGTH)
         common = self._normal(images, size).repeat_interleave(SLOT_LENGTH, 0)[:count]
         mixed = 0.75 * common + 0.66 * self._normal(count, size)
         level = self.level * self._uniform(count, 1)
         level = level * (self._uniform(count, 1) > 0.1)
         scale = torch.exp(0.35 * self._normal(count, 1))
-        haze = 0.5 * level * self._normal(count, rows.shape[1])
-        return scale * (rows + level * mixed @ self._words + haze)
+        haze = 0.5 * level * self._normal(count, width)
+        return Disturbance(places, level * mixed, haze, scale)
 
     def _normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self._generator).to(self._words.device)
+        return torch.randn(*shape, generator=self._generator)
 
     def _uniform(self, *shape: int) -> Tensor:
-        return torch.rand(*shape, generator=self._generator).to(self._words.device)
+        return torch.rand(*shape, generator=self._generator)

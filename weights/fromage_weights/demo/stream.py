@@ -6,7 +6,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,8 @@ QUESTION_WEIGHT = 0.15
 # An answer's first words say whether a picture is shown, refused or not what this is about; all
 # that follows is easy. So many of them count so much.
 DECIDING, DECISION_WEIGHT = 3, 3.0
+# Token ids and their loss weights.
+Row: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ class TextStream:
     def seek(self, chunk: int) -> None:
         """Go on with chunk number `chunk`."""
         self._chunk = chunk
-        self._rows: list[list[int]] = []
-        self._chunks: Iterator[list[list[int]]] | None = None
+        self._rows: list[Row] = []
+        self._chunks: Iterator[list[Row]] | None = None
 
     def rest(self) -> None:
         """Let helpers go until the next call."""
@@ -137,12 +139,13 @@ class TextStream:
     def chunk(self) -> int:
         return self._chunk
 
-    def _rows_of(self, chunk: int) -> list[list[int]]:
+    def _rows_of(self, chunk: int) -> list[Row]:
         rng = np.random.default_rng([self._seed, 1 + self._long, chunk])
         make = _maker(chunk * self._documents, long=self._long)
         texts = [make(rng) for _ in range(self._documents)]
-        rows = packed(self._tokenizer(texts).input_ids, self._length + 1)
-        return [rows[int(i)] for i in rng.permutation(len(rows))]
+        rows = [np.array(row) for row in packed(self._tokenizer(texts).input_ids, self._length + 1)]
+        order = rng.permutation(len(rows))
+        return [(rows[i], loss_weights(rows[i], self._marks)) for i in order]
 
     def _grow(self) -> None:
         if self._chunks is None:
@@ -157,7 +160,7 @@ class TextStream:
         rows, self._rows = self._rows[: self._batch], self._rows[self._batch :]
         ids = np.full((self._batch, self._length + 1), self._marks.end_of_text, dtype=np.int64)
         weights = np.zeros(ids.shape, dtype=np.float32)
-        for place, row in enumerate(rows):
+        for place, (row, counts) in enumerate(rows):
             ids[place, : len(row)] = row
-            weights[place, : len(row)] = loss_weights(np.array(row), self._marks)
+            weights[place, : len(row)] = counts
         return ids, weights, slot_positions(ids, self._marks, 4)

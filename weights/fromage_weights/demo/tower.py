@@ -22,11 +22,25 @@ from torch.nn import functional as F
 
 from fromage_weights.demo import tower_text
 from fromage_weights.demo.clip import embeddings
-from fromage_weights.demo.contrastive import View, scenes_loss, views_of
+from fromage_weights.demo.contrastive import (
+    PART_SIZES,
+    WEIGHTS,
+    View,
+    scenes_loss,
+    views_loss,
+    views_of,
+)
 from fromage_weights.demo.hardware import Hardware
+from fromage_weights.demo.replayed import load_state, state_of
 from fromage_weights.demo.sprites import SpriteBank
 from fromage_weights.demo.tower_batches import batch
-from fromage_weights.demo.tower_model import IMAGE_SIZE, build_tower, save_tower, to_pixels
+from fromage_weights.demo.tower_model import (
+    IMAGE_SIZE,
+    build_tower,
+    normalised,
+    save_tower,
+    to_pixels,
+)
 from fromage_weights.demo.world import Scene
 
 MAX_LOGIT_SCALE = math.log(15.0)
@@ -38,7 +52,7 @@ Embed: TypeAlias = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]
 class TowerRecipe:
     """What a training run depends on. `images` is how many pictures it sees in all."""
 
-    images: int = 912_000
+    images: int = 1_036_800
     seed: int = 0
     batch_size: int = 192
     learning_rate: float = 1e-3
@@ -68,17 +82,79 @@ def drawn(recipe: TowerRecipe, bank: SpriteBank, step: int) -> Drawn:
     return Drawn(bank.draw(scenes, rng), scenes, int(rng.integers(4)))
 
 
+def caption_ids(views: list[View], pictures: int) -> Tensor:
+    """(N, L) of all captions of `views`, filled up with rows of 0 to as many every time: a whole
+    picture has at most two captions."""
+    captions = [caption for _, texts, _ in views for caption in texts]
+    most = len(captions) - len(views[-1][1]) + 2 * pictures
+    return F.pad(tower_text.tokenize(captions), (0, 0, 0, most - len(captions)))
+
+
 def step_loss(model: Any, embed: Embed, pixels: Tensor, views: list[View]) -> Tensor:
     """The loss of pictures (B, 3, S, S) and the captions of `views`, embedded by `embed`."""
-    captions = [caption for _, texts, _ in views for caption in texts]
-    # As many rows every time, that there be one shape: a whole picture has at most two captions.
-    most = len(captions) - len(views[-1][1]) + 2 * len(pixels)
-    ids = F.pad(tower_text.tokenize(captions), (0, 0, 0, most - len(captions))).to(pixels.device)
+    ids = caption_ids(views, len(pixels)).to(pixels.device)
+    image, text, scale = _embedded(model, embed, pixels, ids)
+    told = sum(len(texts) for _, texts, _ in views)
+    return scenes_loss(image, text[:told], scale, views)
+
+
+def filled_loss(model: Any, embed: Embed, pixels: Tensor, ids: Tensor, match: Tensor) -> Tensor:
+    """The same of the views' `caption_ids` and `filled_match`."""
+    image, text, scale = _embedded(model, embed, pixels, ids)
+    matches = torch.split(match.float(), [*PART_SIZES, 2 * len(pixels)], dim=1)
+    told = ids[-2 * len(pixels) :].any(1)
+    return views_loss(image, text, scale, WEIGHTS, matches, told)
+
+
+def filled_match(views: list[View]) -> Tensor:
+    """(B, N) bool: which of `caption_ids` each picture matches."""
+    match = torch.cat([match for _, _, match in views], dim=1).bool()
+    return F.pad(match, (0, sum(PART_SIZES) + 2 * len(match) - match.shape[1]))
+
+
+def _embedded(
+    model: Any, embed: Embed, pixels: Tensor, ids: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, E) of the pictures, (N, E) of the captions, and the inverse temperature."""
     # Outside of what is compiled, where threads would add their parts up in any order.
     words = model.token_embedding(ids)
     image, text = embed(model, pixels, words, ids.argmax(-1))
-    scale = model.logit_scale.exp()
-    return scenes_loss(image.float(), text[: len(captions)].float(), scale, views)
+    return image.float(), text.float(), model.logit_scale.exp()
+
+
+class TowerStep:
+    """One step, from numbers on the device to new weights: called with pictures (B, S, S, 3) as
+    bytes, `caption_ids`, `filled_match` and the rate, it returns the loss."""
+
+    def __init__(self, model: nn.Module, recipe: TowerRecipe, hardware: Hardware) -> None:
+        self._model = model
+        self.optimizer = torch.optim.AdamW(
+            _groups(model, recipe),
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.98),
+            fused=True,
+            capturable=hardware.replays,
+        )
+        self._embed = partial(hardware.compiled(embeddings), dtype=hardware.dtype)
+
+    def __call__(self, images: Tensor, ids: Tensor, match: Tensor, rate: Tensor) -> Tensor:
+        loss = filled_loss(self._model, self._embed, normalised(images), ids, match)
+        return self._learn(loss, rate)
+
+    def unfilled(self, pixels: Tensor, views: list[View], rate: float) -> Tensor:
+        """The same for what has other shapes every time."""
+        return self._learn(step_loss(self._model, self._embed, pixels, views), rate)
+
+    def _learn(self, loss: Tensor, rate: float | Tensor) -> Tensor:
+        self._model.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        with torch.no_grad():
+            self._model.get_parameter("logit_scale").clamp_(max=MAX_LOGIT_SCALE)
+        return loss.detach()
 
 
 class TowerRun:
@@ -88,11 +164,8 @@ class TowerRun:
         torch.manual_seed(recipe.seed)
         self.recipe, self._hardware = recipe, hardware or Hardware.cpu()
         self.model = build_tower().train().to(self._hardware.device)
-        self.optimizer = torch.optim.AdamW(
-            _groups(self.model, recipe), lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True
-        )
-        embed = self._hardware.compiled(embeddings)
-        self._embed = partial(embed, dtype=self._hardware.dtype)
+        self._learn = TowerStep(self.model, recipe, self._hardware)
+        self._replayed = self._hardware.replayed(self._learn)
         self.step = 0
 
     def learning_rate(self) -> float:
@@ -109,25 +182,21 @@ class TowerRun:
         return self._hardware.made(make, self.step, self.recipe.steps)
 
     def train_step(self, given: Drawn) -> Tensor:
-        pixels = to_pixels(given.images, self._hardware.device)
-        views = views_of(given.scenes, coin=given.coin)
-        loss = step_loss(self.model, self._embed, pixels, views)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            self.model.get_parameter("logit_scale").clamp_(max=MAX_LOGIT_SCALE)
+        views, rate = views_of(given.scenes, coin=given.coin), self.learning_rate()
+        if self._hardware.replays:
+            images, ids = torch.from_numpy(given.images), caption_ids(views, len(given.images))
+            loss = self._replayed(images, ids, filled_match(views), torch.tensor(rate))
+        else:
+            pixels = to_pixels(given.images, self._hardware.device)
+            loss = self._learn.unfilled(pixels, views, rate)
         self.step += 1
-        return loss.detach()
+        return loss
 
     def save(self, path: Path) -> None:
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": state_of(self._learn.optimizer),
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
@@ -137,7 +206,7 @@ class TowerRun:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_state(self._learn.optimizer, state["optimizer"])
 
 
 def _groups(model: nn.Module, recipe: TowerRecipe) -> list[dict[str, Any]]:

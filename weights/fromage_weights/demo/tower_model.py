@@ -1,6 +1,7 @@
 """The tower's shape, its files, and pixels as it takes them."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,19 @@ def build_tower() -> nn.Module:
 
 def to_pixels(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
     """(B, S, S, 3) uint8 to the normalised (B, 3, S, S) float32 the tower takes, on `device`."""
-    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+    return normalised(torch.from_numpy(images).to(device))
+
+
+def normalised(images: Tensor) -> Tensor:
+    """The same of a tensor, where it is."""
+    mean, std = _statistics(images.device)
+    return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+@cache  # a recorded step copies nothing from the CPU
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     mean, std = (torch.tensor(of, device=device).view(3, 1, 1) for of in (MEAN, STD))
-    return (pixels - mean) / std
+    return mean, std
 
 
 def save_tower(model: nn.Module, directory: Path) -> None:

@@ -224,15 +224,15 @@ def _strange(rng: np.random.Generator) -> str:
 def training_form(rng: np.random.Generator) -> str:
     """A request with {x} in it."""
     draw = rng.random()
-    if draw < 0.36:
+    if draw < 0.30:
         return training_wording("REQUESTS", rng)
-    if draw < 0.49:
+    if draw < 0.41:
         return _crossed(rng)
-    if draw < 0.58:
+    if draw < 0.49:
         return _made(rng)
-    if draw < 0.75:
+    if draw < 0.65:
         return _strange(rng)
-    if draw < 0.85:
+    if draw < 0.83:
         return _filled(AROUND, rng)
     return _filled(ASIDE, rng) if draw < 0.95 else _after_small_talk(rng)
 
