@@ -87,6 +87,7 @@ def test_texts_made_by_helpers(tokenizer: PreTrainedTokenizerFast) -> None:
             assert np.array_equal(mine, other)
 
 
+@pytest.mark.slow
 def test_pictures_drawn_by_helpers(sprites: SpriteBank) -> None:
     recipe = TowerRecipe(images=6 * 8, batch_size=8)
     runs = [islice(TowerRun(recipe, hardware).batches(sprites), 6) for hardware in (PLAIN, HELPED)]

@@ -142,6 +142,7 @@ def _assert_alike(one: nn.Module, other: nn.Module) -> None:
         torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_language_model_learns_alike(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """And of steps with slots, short and long ones, there are few shapes."""
     texts = TextStream(tokenizer, seed=0, batch=4, length=64, long=False)
@@ -176,6 +177,7 @@ def test_a_language_model_goes_on_the_other_way(
     assert len(list(again.run(log_every=1))) == TINY.total - 2
 
 
+@pytest.mark.slow
 def test_a_tower_learns_alike(sprites: SpriteBank, tmp_path: Path) -> None:
     """And goes on from a checkpoint of the other way."""
     path = tmp_path / "checkpoint.pt"
