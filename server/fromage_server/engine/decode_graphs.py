@@ -60,6 +60,7 @@ class DecodeGraphs:
         self._model, self._paged, self._ranks = model, paged, ranks
         self._streams, self._spare, self._record = streams, spare, record
         self._one_row = OneRow(model) if ranks is None and is_plain(model) else None
+        self._is_settled = False
         self._sizes = batch_sizes(streams)
         device = model.device
         self._inputs = torch.zeros(streams, _PAGES, dtype=torch.int32, device=device)
@@ -70,7 +71,8 @@ class DecodeGraphs:
 
     def settle(self) -> None:
         """To come before anything is recorded: the first pass over one row may move weights."""
-        if self._one_row is not None:
+        if self._one_row is not None and not self._is_settled:
+            self._is_settled = True
             self._feed(self._rows([], 1))
             self._pass(1)
 
@@ -123,6 +125,7 @@ class DecodeGraphs:
 
     def _replay(self, size: int) -> Callable[[], RecordedOutput]:
         if size not in self._replays:
+            self.settle()
             self._replays[size] = self._recorded(size) if self._record else self._live(size)
         return self._replays[size]
 

@@ -99,6 +99,31 @@ for family in sys.argv[1:]:
         assert torch.equal(mine.logits, other.logits), family
 print("equal")
 """
+_NEVER_WARMED_UP = """
+from fromage_server.engine import Engine, EngineConfig
+from fromage_server.engine.attention_pages import PagesBackend
+from fromage_server.engine.decode_graphs import DecodeGraphs
+from tests.server.engine.driving import answers
+from tests.server.engine.test_equals_generate import expected_of, requests_of
+from tests.server.engine.tiny import grounded
+
+moved = []  # whether weights lie where they will stay, whenever a pass is made
+live = DecodeGraphs._live
+
+
+def checked(graphs, size):
+    moved.append(graphs._one_row._take is not None)
+    return live(graphs, size)
+
+
+DecodeGraphs._live = checked
+backend = PagesBackend(use_varlen=False)
+engine = Engine(grounded("opt", True), EngineConfig(max_batch=3), backend, ahead=True, graphs=True)
+heard = answers(engine, [requests_of("opt", True)[i] for i in (0, 3)])
+assert [h.ids for h in heard] == [expected_of("opt", True)[i] for i in (0, 3)]
+assert len(moved) > 1 and all(moved), moved
+print("equal")
+"""
 _COMPILED = """
 import triton
 from triton.backends.compiler import GPUTarget
@@ -150,6 +175,11 @@ def test_products_and_norms_are_torchs() -> None:
 @needs_triton
 def test_passes_are_the_models_with_fewer_kernels() -> None:
     succeeds(_PASSES, "opt", "opt-350m", "llama", "gemma2", "gpt-neox", "gpt2")
+
+
+@needs_triton
+def test_weights_are_moved_before_anything_is_recorded() -> None:
+    succeeds(_NEVER_WARMED_UP)
 
 
 @needs_triton
