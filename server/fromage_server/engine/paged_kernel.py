@@ -49,8 +49,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     COLUMNS: tl.constexpr, PAGE: tl.constexpr, DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
 ):  # fmt: skip
     tile, shared_head = tl.program_id(0), tl.program_id(1)
-    sequence = tl.load(tile_of + tile)
-    first = tl.load(first_of + tile)
+    sequence, first = tl.load(tile_of + tile), tl.load(first_of + tile)
     start = tl.load(starts + sequence)
     count = tl.load(starts + sequence + 1) - start
     if first >= count:  # recorded passes have as many tiles as any step may need

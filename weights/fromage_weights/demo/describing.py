@@ -7,10 +7,9 @@ and [RET] and the shared space, which they have no part in, stay as they are.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from fromage_weights.demo import dialogue, sight
 from fromage_weights.demo.corpus import allowed
@@ -35,18 +34,10 @@ DESCRIBING = MappingRecipe(steps=1500, batch=96, learning_rate=3e-4, warmup=30, 
 class DescribingTraining(MapperTraining):
     """Of `visual_embeddings` alone."""
 
-    def __init__(
-        self,
-        model: GroundedModel,
-        bank: FeatureBank,
-        recipe: MappingRecipe,
-        hardware: Hardware | None = None,
-    ) -> None:
-        super().__init__(model, bank, recipe, hardware)
-        model.mappers.requires_grad_(False)
-        learnt = list(model.mappers.visual_embeddings.requires_grad_(True).parameters())
-        self._groups = [{"params": learnt, "factor": 1.0}]
-        self._optimizer = torch.optim.AdamW(self._groups, betas=(0.9, 0.95), weight_decay=0.0)
+    def _learnt(self) -> list[dict[str, Any]]:
+        mappers = self.model.mappers.requires_grad_(False)
+        layer = mappers.visual_embeddings.requires_grad_(True)
+        return [{"params": list(layer.parameters()), "factor": 1.0}]
 
     def _draft(self, rng: np.random.Generator) -> Draft:
         return described(rng, self.bank.any_scene)

@@ -163,8 +163,22 @@ class MapperTraining:
         self.reader = Reader(model, self._hardware)
         self._collate = Collator(model.tokenizer)
         self._features = bank.features.to(model.device)
-        self._groups = _parameter_groups(model)
+        self._groups = self._learnt()
         self._optimizer = torch.optim.AdamW(self._groups, betas=(0.9, 0.95), weight_decay=0.0)
+
+    def _learnt(self) -> list[dict[str, Any]]:
+        """The [RET] rows are single vectors and learn faster than the layers."""
+        mappers = self.model.mappers
+        mappers.requires_grad_(True)
+        single = [mappers.ret_embedding, mappers.logit_scale]
+        if mappers.ret_head is not None:
+            single.append(mappers.ret_head)
+        layers = [*mappers.visual_fc.parameters(), *mappers.text_hidden_fcs.parameters()]
+        return [
+            {"params": list(mappers.visual_embeddings.parameters()), "factor": 0.3},
+            {"params": layers, "factor": 1.0},
+            {"params": single, "factor": 5.0},
+        ]
 
     def run(self, log_every: int = 50) -> Iterator[tuple[int, dict[str, float]]]:
         sums: dict[str, float] = {}
@@ -242,21 +256,6 @@ def contrast(scores: Tensor, wishes: Tensor, scenes: Tensor) -> Tensor:
     answered = right.any(1)
     good = scores.masked_fill(~right, float("-inf"))[answered].logsumexp(1)
     return (scores[answered].logsumexp(1) - good).mean()
-
-
-def _parameter_groups(model: GroundedModel) -> list[dict[str, Any]]:
-    """The [RET] rows are single vectors and learn faster than the layers."""
-    mappers = model.mappers
-    mappers.requires_grad_(True)
-    single = [mappers.ret_embedding, mappers.logit_scale]
-    if mappers.ret_head is not None:
-        single.append(mappers.ret_head)
-    layers = [*mappers.visual_fc.parameters(), *mappers.text_hidden_fcs.parameters()]
-    return [
-        {"params": list(mappers.visual_embeddings.parameters()), "factor": 0.3},
-        {"params": layers, "factor": 1.0},
-        {"params": single, "factor": 5.0},
-    ]
 
 
 def train_mappers(
