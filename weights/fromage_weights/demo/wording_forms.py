@@ -149,6 +149,12 @@ ASIDE = (
     "[on|among|inside|part of|under|within] [your|the|this|that|any] <noun>",
     "[my|our|his|her|your|the] <noun> [would|will|might|must|should|could] "
     "[like|want|enjoy|adore|need|prefer|welcome|cherish] {x}[| today| now| very much| a lot]",
+    "[is|was|isn't|are] there [a|any|one|some] <noun> [of|of|with|showing] {x} "
+    "[<done>|to be <done>|nearby|within reach|on hand|left|<word>|in your <noun>|for me]",
+    "[a|the|one|any] <noun> [of|of|with|showing] {x} [is|was|must be|should be|has been|would be] "
+    "[wanted|needed|expected|asked for|wished for|welcome|required|<done>][| now| please| here]",
+    "[why|how come] [do|did|can|must|should] [i|we|they] [not|never|hardly] [get|see|have|find|meet]"
+    " {x}, [<verb> one|so <verb> it|please <verb> me that|<verb> me some]",
     "[i|we] [hope|wish|yearn|ache|beg|aim|mean|intend|hunger|itch|plan] to [|now |only |just ]"
     "[<verb>|<word>] {x}[| today| now| once more| with you]",
 )
