@@ -185,6 +185,7 @@ def test_who_went_on_keeps_a_share_of_what_it_was(
             torch.testing.assert_close(weight, 0.75 * learnt[name] + 0.25 * before[name])
 
 
+@pytest.mark.slow
 def test_each_recipe_goes_on_from_the_one_before(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

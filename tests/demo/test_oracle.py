@@ -17,6 +17,7 @@ def test_answers_are_told_apart() -> None:
     assert not refuses("I don't have a pumpkin and a pumpkin.")
 
 
+@pytest.mark.slow
 def test_the_shipped_model_passes(capsys: pytest.CaptureFixture[str]) -> None:
     oracle.main([str(Path(bundle_directory("demo")) / "lm"), "--count", "60"])
     lines = (line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())

@@ -41,7 +41,12 @@ def desk(demo: str, socket: str, tmp_path: Path) -> Iterator[Desk]:
     desk.close()
 
 
-@pytest.mark.parametrize("page", EXECUTED, ids=_name)
+LONGER = {ROOT / "docs" / "photos.md": [pytest.mark.slow]}
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=LONGER.get(page, [])) for page in EXECUTED], ids=_name
+)
 def test_a_page_can_be_followed(page: Path, desk: Desk) -> None:
     for block in shell_blocks(page):
         if not block.unmet:
