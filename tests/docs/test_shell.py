@@ -41,6 +41,7 @@ def desk(demo: str, socket: str, tmp_path: Path) -> Iterator[Desk]:
     desk.close()
 
 
+# Followed by `make test-slow`: its commands take half a minute.
 LONGER = {ROOT / "docs" / "photos.md": [pytest.mark.slow]}
 
 
