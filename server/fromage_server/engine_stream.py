@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
@@ -27,14 +28,38 @@ if TYPE_CHECKING:
 RETRY_AFTER_S = 2
 
 
+class Arrivals:
+    """All streams' events, on their way to one event loop. A step has one for each stream, and to
+    wake the loop for each would cost the engine's thread more than the events do."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._events: deque[tuple[asyncio.Queue[Event], Event]] = deque()
+        self._woken = False
+
+    def put(self, queue: asyncio.Queue[Event], event: Event) -> None:
+        """From any thread."""
+        self._events.append((queue, event))
+        if not self._woken:
+            self._woken = True
+            with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                self._loop.call_soon_threadsafe(self._hand_out)
+
+    def _hand_out(self) -> None:
+        self._woken = False  # first: what comes from now on wakes again
+        while self._events:
+            queue, event = self._events.popleft()
+            queue.put_nowait(event)
+
+
 class EngineStream:
     """One request's way through the engine. Built on the event loop; ``submit`` may be called from
     any thread, before the events are read."""
 
-    def __init__(self, engine: Engine, request_id: str) -> None:
+    def __init__(self, engine: Engine, request_id: str, arrivals: Arrivals) -> None:
         self._engine = engine
         self.id = request_id
-        self._loop = asyncio.get_running_loop()
+        self._arrivals = arrivals
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._lock = threading.Lock()  # submit and cancel may meet
         self._submitted = False
@@ -81,8 +106,7 @@ class EngineStream:
         return found[0]
 
     def _arrive(self, event: Event) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        self._arrivals.put(self._events, event)
 
     def _failure(self, event: ErrorEvent) -> ApiError:
         if not self._engine.alive:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from fromage_server.engine_stream import EngineStream, queue_full
+from fromage_server.engine_stream import Arrivals, EngineStream, queue_full
 from fromage_server.errors import ApiError
 from fromage_server.workers import Workers
 
@@ -25,6 +26,7 @@ class Intake:
         self._engine = engine
         self._limits = limits
         self._workers = workers
+        self._arrivals: Arrivals | None = None
         self.preparing = 0
 
     @property
@@ -35,7 +37,9 @@ class Intake:
         return self._engine.stats()
 
     def stream(self, id: str) -> EngineStream:
-        return EngineStream(self._engine, id)
+        if self._arrivals is None:  # it may have been made before there was an event loop
+            self._arrivals = Arrivals(asyncio.get_running_loop())
+        return EngineStream(self._engine, id, self._arrivals)
 
     async def prepared(
         self, prefix: str, start: Callable[[Body, EngineStream], Started], body: Body

@@ -95,9 +95,14 @@ class EventStreamResponse(Response):
     async def _pump(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        async with aclosing(self._frames()) as frames:
-            async for frame in _with_keepalive(frames, self._keepalive_s):
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
+        sender = _Sender(send)
+        filler = asyncio.ensure_future(sender.fill_silence(self._keepalive_s))
+        try:
+            async with aclosing(self._frames()) as frames:
+                async for frame in frames:
+                    await sender.send(frame)
+        finally:
+            await _cancel(filler)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _frames(self) -> AsyncGenerator[bytes]:
@@ -114,19 +119,27 @@ class EventStreamResponse(Response):
             )
 
 
-async def _with_keepalive(frames: AsyncGenerator[bytes], seconds: float) -> AsyncGenerator[bytes]:
-    """The frames, and a comment whenever none came for so long: proxies cut silent streams."""
-    while True:
-        following = asyncio.ensure_future(anext(frames, None))
-        try:
-            while not (await asyncio.wait({following}, timeout=seconds))[0]:
-                yield KEEP_ALIVE
-        finally:
-            await _cancel(following)
-        frame = following.result()
-        if frame is None:
-            return
-        yield frame
+class _Sender:
+    """Sends parts of a body, and knows when it last did."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._now = asyncio.get_running_loop().time
+        self._last = self._now()
+
+    async def send(self, frame: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": frame, "more_body": True})
+        self._last = self._now()
+
+    async def fill_silence(self, seconds: float) -> None:
+        """A comment whenever nothing was sent for so long: proxies cut silent streams. One task
+        for all frames of a stream: a timer for each would cost more than the frame."""
+        while True:
+            rest = self._last + seconds - self._now()
+            if rest > 0:
+                await asyncio.sleep(rest)
+            else:
+                await self.send(KEEP_ALIVE)
 
 
 async def _disconnect(receive: Receive) -> None:

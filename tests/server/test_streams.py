@@ -1,10 +1,12 @@
-"""Running replies: the event loop stays free, and what a stream says beside its deltas."""
+"""Running replies: the event loop stays free, what a stream says beside its deltas, and how long
+connections last."""
 
 import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx
@@ -79,3 +81,16 @@ def test_replies_do_not_depend_on_their_company(server: httpx.Client) -> None:
     alone = server.post("/v1/generate", json=body).json()["content"]
     with streaming(server):
         assert server.post("/v1/generate", json=body).json()["content"] == alone
+
+
+def test_a_connection_outlives_the_clients_patience(server: httpx.Client) -> None:
+    """Were the server first to let an idle one go, it might do so while a request is on its way:
+    httpx and others keep theirs for five seconds."""
+    with closing(HTTPConnection(server.base_url.host, server.base_url.port or 80)) as connection:
+        connection.request("GET", "/healthz")
+        connection.getresponse().read()
+        used = connection.sock
+        time.sleep(6)
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+        assert connection.sock is used

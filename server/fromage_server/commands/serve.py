@@ -26,6 +26,9 @@ _REPEATED: Final = {
 }
 # Of the time for stopping; in the rest, what still runs is told so.
 _RUNNING_ON: Final = 0.8
+# A connection without a request is kept for so many seconds: longer than clients and load balancers
+# do (5 to 60). Were it closed first, a request that is just being sent on it would be lost.
+_IDLE_CONNECTION_S: Final = 75
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -93,6 +96,7 @@ def _serve(settings: Settings, followers: Followers) -> int:
         port=settings.port,
         log_config=_log_config(),
         timeout_graceful_shutdown=settings.shutdown_s,
+        timeout_keep_alive=_IDLE_CONNECTION_S,
         server_header=False,
     )
     server = _draining(config, app, settings.shutdown_s)
