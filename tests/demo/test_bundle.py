@@ -94,10 +94,10 @@ def test_queries_of_a_batch_are_those_of_whole_texts(
             assert torch.allclose(reply.query, query_embeddings(model, [whole])[0], atol=1e-4)
     # As many tokens as are allowed, the last one [RET].
     (ids,) = greedy(model.lm, [prompt], stop=stop, max_tokens=60)
-    found, states = greedy_to_ret(model, [prompt] * 2, stop=(), max_tokens=len(ids))
+    found, states, _ = greedy_to_ret(model, [prompt] * 2, stop=(), max_tokens=len(ids))
     assert found == [ids, ids]
     assert [*states] == [0, 1]
-    found, states = greedy_to_ret(model, [prompt], stop=(), max_tokens=len(ids) - 1)
+    found, states, _ = greedy_to_ret(model, [prompt], stop=(), max_tokens=len(ids) - 1)
     assert (found, states) == ([ids[:-1]], {})
 
 
@@ -115,10 +115,18 @@ def test_uploads_are_described(loaded: LoadedBundle, responder: Responder) -> No
 
 
 def test_requests_add_up_over_the_turns(responder: Responder) -> None:
-    chat = [Message("user", "show me a dog")]
-    for text in ("make it three", "on blue"):
+    said = [Message("user", text) for text in ("show me a dog", "make it three", "on blue")]
+    hello = [Message("user", "hello there"), Message("user", "a cat on red please")]
+    *talks, other = responder.talks([said, hello])
+    chat: list[Message] = []
+    for message, given in zip(said, talks[0], strict=True):
+        chat.append(message)
         (reply,) = responder.replies([chat])
-        chat += [Message("assistant", reply.text.strip() + "[RET]"), Message("user", text)]
-    (reply,) = responder.replies([chat])
+        assert reply.text == given.text
+        assert reply.query is not None
+        assert given.query is not None
+        assert torch.allclose(reply.query, given.query, atol=1e-4)
+        chat.append(Message("assistant", reply.text.strip() + "[RET]"))
+    assert [reply.query is None for reply in other] == [True, False]
     assert reply.query is not None
     assert {"three", "dogs", "blue"} <= set(reply.text.strip(" !.").replace(".", "").split())

@@ -44,7 +44,7 @@ def test_no_reply_goes_further_than_the_model_reads() -> None:
     ret = ids[-1]
     assert ret not in (*ids[:-1], *others)
     model.config = replace(model.config, ret_token_id=ret)
-    found, states = greedy_to_ret(model, [long, *[short] * 3], stop=(), max_tokens=50)
+    found, states, _ = greedy_to_ret(model, [long, *[short] * 3], stop=(), max_tokens=50)
     assert found == [ids, others, others, others]
     assert [*states] == [0]
     whole = torch.cat([long, model.embed_ids(torch.tensor(ids))])

@@ -113,20 +113,20 @@ def test_story_ranks_equal_the_plain_computation(tmp_path: Path, loaded: LoadedB
 
 
 class Script:
-    """Stands for the model's replies: notes the chats, answers with a query or without."""
+    """Stands for the model's replies: notes what is said, answers with a query or without."""
 
-    chats: ClassVar[list[list[list[Message]]]] = []
+    told: ClassVar[list[list[Message]]] = []
 
     def __init__(self, loaded: LoadedBundle) -> None:
         self._dim = loaded.model.mappers.shared_dim
-        Script.chats = []
 
-    def replies(self, chats: Sequence[Sequence[Message]]) -> list[Reply]:
-        Script.chats.append([list(chat) for chat in chats])
-        step = len(Script.chats)
+    def talks(self, asked: Sequence[Sequence[Message]]) -> list[list[Reply]]:
+        Script.told = [list(messages) for messages in asked]
         # The second chat never gets a picture.
-        query = torch.eye(self._dim)[step]
-        return [Reply(f" reply {step}", None if i == 1 else query) for i in range(len(chats))]
+        return [
+            [Reply("", None if i == 1 else query) for query in torch.eye(self._dim)[: len(told)]]
+            for i, told in enumerate(asked)
+        ]
 
 
 def test_stories_in_a_chat(
@@ -140,25 +140,24 @@ def test_stories_in_a_chat(
     found = chat.queries(file.stories, "5 captions, 4 images")
     dim = loaded.model.mappers.shared_dim
     assert found[1] is None
-    assert [q is not None and torch.equal(q, torch.eye(dim)[5]) for q in (found[0], found[2])]
-    last = Script.chats[-1][0]
-    assert [m.role for m in last] == ["user", "assistant"] * 4 + ["user"]
-    assert [m.text for m in last[::2]] == list(story.captions)
-    assert [m.text for m in last[1::2]] == [f"reply {i}[RET]" for i in range(1, 5)]
-    assert last[0].features is None
+    for query in (found[0], found[2]):
+        assert query is not None
+        assert torch.equal(query, torch.eye(dim)[4])
+    told = Script.told[0]
+    assert [m.role for m in told] == ["user"] * 5
+    assert [m.text for m in told] == list(story.captions)
+    assert told[0].features is None
     for i in range(1, 5):
-        shown = last[2 * i].features
+        shown = told[i].features
         assert shown is not None
         assert torch.equal(shown, features[story.images[i - 1]])
-    assert [m.text for m in Script.chats[-1][1][1::2]] == [f"reply {i}" for i in range(1, 5)]
     chat.queries(file.stories, "5 captions")
-    assert all(message.features is None for message in Script.chats[-1][0])
-    chat.queries(file.stories, "1 caption")
-    assert [[m.text for m in told] for told in Script.chats[0]] == [
+    assert [m.text for m in Script.told[0]] == list(story.captions)
+    assert all(message.features is None for message in Script.told[0])
+    assert chat.ranks(file.stories, "1 caption")[1] == len(features) + 1
+    assert [[m.text for m in messages] for messages in Script.told] == [
         [s.captions[-1]] for s in file.stories
     ]
-    assert len(Script.chats) == 1
-    assert chat.ranks(file.stories, "1 caption")[1] == len(features) + 1
     with pytest.raises(ValueError, match="no chat"):
         StoryRetrieval(loaded, features, chat=True, reference_compat=True)
 

@@ -109,19 +109,18 @@ class Evaluation:
 
     def ask(self, queries: Sequence[Query]) -> list[Reply]:
         """The reply to each query's last turn; the model's own replies stand in between."""
-        chats: list[list[Message]] = [[] for _ in queries]
-        replies: list[Reply] = []
-        uploads = [q.upload for q in queries if q.upload]
+        uploads = [query.upload for query in queries if query.upload]
         features = iter([*self.features(uploads, "squash")] if uploads else [])
-        for depth in range(max(len(q.turns) for q in queries)):
-            for chat, query in zip(chats, queries, strict=True):
-                shown = next(features) if query.upload and depth == 0 else None
-                chat.append(Message("user", query.turns[depth].question, shown))
-            replies = self._responder.replies(chats)
-            for chat, reply in zip(chats, replies, strict=True):
-                mark = "" if reply.query is None else "[RET]"
-                chat.append(Message("assistant", reply.text.strip() + mark))
-        return replies
+        chats = []
+        for query in queries:
+            shown = [next(features) if query.upload else None, *[None] * (len(query.turns) - 1)]
+            chats.append(
+                [
+                    Message("user", turn.question, picture)
+                    for turn, picture in zip(query.turns, shown, strict=True)
+                ]
+            )
+        return [replies[-1] for replies in self._responder.talks(chats)]
 
     def _requests(self) -> list[Row]:
         """Whether a picture comes when it should, and whether it is the right one."""

@@ -85,8 +85,11 @@ def blend(
     top = min(max(round(y - height / 2), 0), side - height)
     left = min(max(round(x - width / 2), 0), side - width)
     region = canvas[top : top + height, left : left + width]
-    region *= 1.0 - pixels[..., 3:] * np.float32(1 / 255)
-    region += pixels[..., :3]
+    left_over = 1.0 - pixels[..., 3] * np.float32(1 / 255)
+    for colour in range(3):  # each by itself: numpy is slow where the innermost axis has three
+        plane = region[..., colour]
+        plane *= left_over
+        plane += pixels[..., colour]
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,12 @@ def paint(sketched: Sketch, size: int, artist: Artist = openmoji) -> NDArray[np.
     """The picture (size, size, 3), always the same. Threads may paint side by side: most of it is
     turning and shrinking glyphs, for which Pillow lets others run."""
     canvas = np.empty((size, size, 3), np.float32)
-    canvas[:] = sketched.colour
+    canvas[0] = sketched.colour
+    canvas[1:] = canvas[0]
     for spot in sketched.spots:
         extent = max(1, round(spot.extent * size))
         thing = sprite(CLASS_BY_NAME[spot.name].codepoint, extent, spot.angle, artist)
         blend(canvas, thing, spot.x * size, spot.y * size)
-    pixels: NDArray[np.uint8] = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+    canvas += 0.5
+    pixels: NDArray[np.uint8] = np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
     return pixels

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fromage_weights.errors import UnsupportedModel
+from fromage_weights.evaluation.memory import Memory, let_grow, resumed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
 
 # Finished rows are computed along with the others until this share of them is left.
 _WORTH_KEEPING = 0.75
+
+
+class Written(NamedTuple):
+    """By the prompt's number: ``ids`` of every reply, the ``states`` (L, H) at [RET] of those that
+    end in it, and where it is asked for what the model has then read."""
+
+    ids: list[list[int]]
+    states: dict[int, Tensor]
+    memories: list[Memory | None]
 
 
 class _Passed(NamedTuple):
@@ -52,16 +62,25 @@ def greedy(
         return _Passed(output.logits, None, _kept(lm, getattr(output, "past_key_values", None)))
 
     limits = [max_tokens] * len(prompts)
-    return _written(forward, lm.get_input_embeddings(), prompts, stop, limits)[0]
+    return _written(forward, lm.get_input_embeddings(), prompts, stop, limits).ids
 
 
 @torch.inference_mode()
 def greedy_to_ret(
-    model: GroundedModel, prompts: Sequence[Tensor], *, stop: Collection[int], max_tokens: int
-) -> tuple[list[list[int]], dict[int, Tensor]]:
-    """As ``greedy``, with [RET] one more stop, and no further than the model reads; and, by the
-    prompt's number, the states (L, H) at [RET] of those whose reply ends in it, read from one pass
-    more."""
+    model: GroundedModel,
+    prompts: Sequence[Tensor],
+    *,
+    stop: Collection[int],
+    max_tokens: int,
+    memories: Sequence[Memory | None] = (),
+    remember: bool = False,
+) -> Written:
+    """As ``greedy``, with [RET] one more stop, whose states are read from one pass more, and no
+    further than the model reads.
+
+    Where ``memories`` has what was read of a prompt before, only the rest of it is. With
+    ``remember`` the same is kept of these.
+    """
 
     def forward(embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> _Passed:
         output = model.forward(embeds, mask, positions, cache, logits_to_keep=1, use_cache=True)
@@ -69,13 +88,45 @@ def greedy_to_ret(
 
     ret = model.ret_token_id
     limits = [min(max_tokens, model.max_context - len(prompt)) for prompt in prompts]
-    return _written(forward, model.embed_ids, prompts, {ret, *stop}, limits, ret)
+    begun = resumed(memories or [None] * len(prompts), prompts)
+    stops = {ret, *stop}
+    return _written(forward, model.embed_ids, prompts, stops, limits, ret, begun, remember)
 
 
 def _kept(lm: PreTrainedModel, cache: Any) -> Any:
     if cache is None:
         raise UnsupportedModel(f"{type(lm).__name__} keeps no keys and values to go on from")
-    return cache
+    return let_grow(cache)
+
+
+class _Replies:
+    """The replies to a batch's prompts as they are written."""
+
+    def __init__(
+        self, stop: Collection[int], limits: Sequence[int], ret: int | None, count: int
+    ) -> None:
+        self._stop, self._limits, self._ret = stop, limits, ret
+        self.ids: list[list[int]] = [[] for _ in range(count)]
+        self.states: dict[int, Tensor] = {}
+
+    def is_done(self, number: int) -> bool:
+        reply = self.ids[number]
+        if reply and reply[-1] == self._ret:
+            return number in self.states
+        return len(reply) >= self._limits[number] or (bool(reply) and reply[-1] in self._stop)
+
+    def read(self, number: int) -> list[int]:
+        """The ids that the model has read: all but the last, unless that is [RET]."""
+        return self.ids[number] if number in self.states else self.ids[number][:-1]
+
+    def take(self, number: int, token: int, hidden: Tensor | None) -> None:
+        """What a pass says: the next token, or the states (L, H) at the [RET] it has read."""
+        reply = self.ids[number]
+        if reply and reply[-1] == self._ret:
+            assert hidden is not None
+            self.states[number] = hidden.clone()
+        else:
+            reply.append(token)
 
 
 def _written(
@@ -85,44 +136,40 @@ def _written(
     stop: Collection[int],
     limits: Sequence[int],
     ret: int | None = None,
-) -> tuple[list[list[int]], dict[int, Tensor]]:
+    begun: tuple[int, Any] | None = None,
+    remember: bool = False,
+) -> Written:
+    new, cache = begun or (max(map(len, prompts)), None)
     embeds, mask = pad_left(prompts)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    replies: list[list[int]] = [[] for _ in prompts]
-    states: dict[int, Tensor] = {}
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -new:]
+    embeds = embeds[:, -new:]
+    replies = _Replies(stop, limits, ret, len(prompts))
+    memories: list[Memory | None] = [None] * len(prompts)
     rows = list(range(len(prompts)))  # which prompt each row of the batch belongs to
-    cache = None
-
-    def is_done(row: int) -> bool:
-        reply = replies[row]
-        if reply and reply[-1] == ret:
-            return row in states
-        return len(reply) >= limits[row] or (bool(reply) and reply[-1] in stop)
 
     while True:
         logits, hidden, cache = forward(embeds, mask, positions, cache)
         for place, (row, token) in enumerate(
             zip(rows, logits[:, -1].argmax(-1).tolist(), strict=True)
         ):
-            if is_done(row):
+            if replies.is_done(row):
                 continue
-            if replies[row] and replies[row][-1] == ret:
-                assert hidden is not None
-                states[row] = hidden[place, -1].clone()
-            else:
-                replies[row].append(token)
-        going = [place for place, row in enumerate(rows) if not is_done(row)]
+            replies.take(row, token, None if hidden is None else hidden[place, -1])
+            if remember and replies.is_done(row):
+                said = embed(torch.tensor(replies.read(row), device=embeds.device).long())
+                memories[row] = Memory.of(cache, place, torch.cat([prompts[row], said]))
+        going = [place for place, row in enumerate(rows) if not replies.is_done(row)]
         if not going:
-            return replies, states
+            return Written(replies.ids, replies.states, memories)
         if len(going) < _WORTH_KEEPING * len(rows):
             kept = torch.tensor(going, device=embeds.device)
             cache.batch_select_indices(kept)
             mask, positions = mask[kept], positions[kept]
             rows = [rows[place] for place in going]
         # Those that are done go no further, lest they leave what the model can read.
-        ahead = [[0 if is_done(row) else 1] for row in rows]
+        ahead = [[0 if replies.is_done(row) else 1] for row in rows]
         positions = positions[:, -1:] + torch.tensor(ahead, device=embeds.device)
-        last = [replies[row][-1] for row in rows]
+        last = [replies.ids[row][-1] for row in rows]
         embeds = embed(torch.tensor(last, device=embeds.device))[:, None]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
 

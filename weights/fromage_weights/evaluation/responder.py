@@ -15,6 +15,7 @@ from fromage_weights.evaluation.queries import caption_queries, check_length
 from fromage_weights.grounded import ImageSegment, Segment, TextSegment
 
 if TYPE_CHECKING:
+    from fromage_weights.evaluation.memory import Memory
     from fromage_weights.loading import LoadedBundle
 
 _BATCH = 64
@@ -76,28 +77,77 @@ class Responder:
 
     def replies(self, chats: Sequence[Sequence[Message]]) -> list[Reply]:
         """One reply per chat."""
-        order = sorted(range(len(chats)), key=lambda i: sum(len(m.text) for m in chats[i]))
         found: dict[int, Reply] = {}
-        for start in range(0, len(order), _BATCH):
-            part = order[start : start + _BATCH]
-            prompts = [self._model.embed(self.segments(chats[i])) for i in part]
-            found.update(zip(part, self._answer(prompts), strict=True))
+        for part in _batches(chats):
+            made, _ = self._answer([chats[i] for i in part])
+            found.update(zip(part, made, strict=True))
         return [found[i] for i in range(len(chats))]
 
+    def talks(self, asked: Sequence[Sequence[Message]]) -> list[list[Reply]]:
+        """The replies to each chat's messages, one after another, the model's own replies between
+        them. What it has read and written of a chat is not read again."""
+        found: dict[int, list[Reply]] = {}
+        for part in _batches(asked):
+            found.update(zip(part, self._talk([asked[i] for i in part]), strict=True))
+        return [found[i] for i in range(len(asked))]
+
+    def _talk(self, asked: Sequence[Sequence[Message]]) -> list[list[Reply]]:
+        chats: list[list[Message]] = [[] for _ in asked]
+        given: list[list[Reply]] = [[] for _ in asked]
+        memories: list[Memory | None] = [None] * len(asked)
+        last = max(map(len, asked))
+        for turn in range(last):
+            going = [i for i, messages in enumerate(asked) if turn < len(messages)]
+            for i in going:
+                chats[i].append(asked[i][turn])
+            replies, read = self._answer(
+                [chats[i] for i in going], [memories[i] for i in going], remember=turn + 1 < last
+            )
+            for i, reply, memory in zip(going, replies, read, strict=True):
+                given[i].append(reply)
+                mark = "" if reply.query is None else self._tokenizer.ret_token
+                chats[i].append(Message("assistant", reply.text.strip() + mark))
+                memories[i] = memory
+        return given
+
     @torch.inference_mode()
-    def _answer(self, prompts: list[Tensor]) -> Iterator[Reply]:
+    def _answer(
+        self,
+        chats: Sequence[Sequence[Message]],
+        memories: Sequence[Memory | None] = (),
+        *,
+        remember: bool = False,
+    ) -> tuple[list[Reply], list[Memory | None]]:
         model = self._model
+        prompts = [model.embed(self.segments(chat)) for chat in chats]
         for prompt in prompts:
             check_length(model, len(prompt) + 1, "a chat, with room for a reply,")
-        written, states = greedy_to_ret(model, prompts, stop=self.ends, max_tokens=self._max_tokens)
+        written = greedy_to_ret(
+            model,
+            prompts,
+            stop=self.ends,
+            max_tokens=self._max_tokens,
+            memories=memories,
+            remember=remember,
+        )
         queries: dict[int, Tensor] = {}
-        if states:
-            found = model.mappers.query_embeddings(torch.stack([*states.values()])).float().cpu()
-            queries = dict(zip(states, found, strict=True))
-        for i, ids in enumerate(written):
+        if written.states:
+            states = torch.stack([*written.states.values()])
+            found = model.mappers.query_embeddings(states).float().cpu()
+            queries = dict(zip(written.states, found, strict=True))
+        replies = []
+        for i, ids in enumerate(written.ids):
             said = [t for t in ids if t != model.ret_token_id and t not in self.ends]
-            yield Reply(self._tokenizer.decode(said), queries.get(i))
+            replies.append(Reply(self._tokenizer.decode(said), queries.get(i)))
+        return replies, written.memories
 
     def caption_queries(self, captions: Sequence[str]) -> Tensor:
         """(N, E) for plain captions, [RET] appended (no chat template)."""
         return caption_queries(self._model, captions)
+
+
+def _batches(chats: Sequence[Sequence[Message]]) -> Iterator[list[int]]:
+    """The numbers of chats of like length."""
+    lengths = [sum(len(message.text) for message in chat) for chat in chats]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return (order[at : at + _BATCH] for at in range(0, len(order), _BATCH))

@@ -161,30 +161,20 @@ class StoryRetrieval:
         return [*query_embeddings(self._model, prompts, batch=16)]
 
     def _chat_queries(self, stories: Sequence[Story], setting: Setting) -> list[Tensor | None]:
-        responder = Responder(self._loaded)
-        ret = self._model.tokenizer.ret_token
-        chats: list[list[Message]] = [[] for _ in stories]
-        found: list[Tensor | None] = [None] * len(stories)
-        last = max(len(story.captions) for story in stories)
-        for step in range(last):
-            asked = [
-                i
-                for i, story in enumerate(stories)
-                if step < len(story.captions)
-                and (setting != "1 caption" or step == len(story.captions) - 1)
-            ]
-            if not asked:
-                continue
-            for i in asked:
-                story = stories[i]
-                shown = setting == "5 captions, 4 images" and step > 0
-                features = self._features[story.images[step - 1]] if shown else None
-                chats[i].append(Message("user", story.captions[step], features))
-            for i, reply in zip(asked, responder.replies([chats[i] for i in asked]), strict=True):
-                found[i] = reply.query
-                mark = "" if reply.query is None else ret
-                chats[i].append(Message("assistant", reply.text.strip() + mark))
-        return found
+        talks = Responder(self._loaded).talks([self._told(story, setting) for story in stories])
+        return [replies[-1].query for replies in talks]
+
+    def _told(self, story: Story, setting: Setting) -> list[Message]:
+        """The user's messages: each caption, where pictures are shown with the one before it."""
+        if setting == "1 caption":
+            return [Message("user", story.captions[-1])]
+        pictures: list[Tensor | None] = [None] * len(story.captions)
+        if setting == "5 captions, 4 images":
+            pictures[1:] = [self._features[image] for image in story.images[:-1]]
+        return [
+            Message("user", caption, picture)
+            for caption, picture in zip(story.captions, pictures, strict=True)
+        ]
 
     def scores(self, story: Story, setting: Setting, query: Tensor) -> Tensor:
         """(N,) over the candidates: cosines times the temperature; -inf for pictures of the story
