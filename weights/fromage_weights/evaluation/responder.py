@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from fromage_weights.evaluation.memory import Memory
     from fromage_weights.loading import LoadedBundle
 
-_BATCH = 64
+# So many chats at a time as hold no more keys and values than 64 do in a model of the paper's size
+# (32 layers, 4,096 wide).
+_LARGEST_BATCH, _KEPT = 128, 64 * 32 * 4096
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class Responder:
         self._model, self._template = loaded.model, loaded.bundle.config.chat_template
         self._tokenizer = loaded.model.tokenizer
         self._max_tokens = max_tokens
+        lm = loaded.model.lm.config.get_text_config()
+        rows = _KEPT // (lm.num_hidden_layers * lm.hidden_size)
+        self._batch = max(1, min(rows, _LARGEST_BATCH))
         ends = {text: self._tokenizer.encode(text) for text in loaded.bundle.config.stop}
         several = [text for text, ids in ends.items() if len(ids) != 1]
         if several:
@@ -78,7 +83,7 @@ class Responder:
     def replies(self, chats: Sequence[Sequence[Message]]) -> list[Reply]:
         """One reply per chat."""
         found: dict[int, Reply] = {}
-        for part in _batches(chats):
+        for part in self._batches(chats):
             made, _ = self._answer([chats[i] for i in part])
             found.update(zip(part, made, strict=True))
         return [found[i] for i in range(len(chats))]
@@ -87,7 +92,7 @@ class Responder:
         """The replies to each chat's messages, one after another, the model's own replies between
         them. What it has read and written of a chat is not read again."""
         found: dict[int, list[Reply]] = {}
-        for part in _batches(asked):
+        for part in self._batches(asked):
             found.update(zip(part, self._talk([asked[i] for i in part]), strict=True))
         return [found[i] for i in range(len(asked))]
 
@@ -141,13 +146,12 @@ class Responder:
             replies.append(Reply(self._tokenizer.decode(said), queries.get(i)))
         return replies, written.memories
 
+    def _batches(self, chats: Sequence[Sequence[Message]]) -> Iterator[list[int]]:
+        """The numbers of chats of like length."""
+        lengths = [sum(len(message.text) for message in chat) for chat in chats]
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        return (order[at : at + self._batch] for at in range(0, len(order), self._batch))
+
     def caption_queries(self, captions: Sequence[str]) -> Tensor:
         """(N, E) for plain captions, [RET] appended (no chat template)."""
         return caption_queries(self._model, captions)
-
-
-def _batches(chats: Sequence[Sequence[Message]]) -> Iterator[list[int]]:
-    """The numbers of chats of like length."""
-    lengths = [sum(len(message.text) for message in chat) for chat in chats]
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    return (order[at : at + _BATCH] for at in range(0, len(order), _BATCH))
