@@ -41,13 +41,15 @@ def desk(demo: str, socket: str, tmp_path: Path) -> Iterator[Desk]:
     desk.close()
 
 
-# Followed by `make test-slow`: its commands take half a minute.
-LONGER = {ROOT / "docs" / "photos.md": [pytest.mark.slow]}
+# Followed by `make test-slow`: their commands take half a minute and more.
+LONGER = {ROOT / "README.md", ROOT / "docs" / "collections.md", ROOT / "docs" / "photos.md"}
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=LONGER.get(page, [])) for page in EXECUTED], ids=_name
-)
+def _paced(page: Path) -> object:
+    return pytest.param(page, marks=pytest.mark.slow) if page in LONGER else page
+
+
+@pytest.mark.parametrize("page", [_paced(page) for page in EXECUTED], ids=_name)
 def test_a_page_can_be_followed(page: Path, desk: Desk) -> None:
     for block in shell_blocks(page):
         if not block.unmet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -255,8 +256,15 @@ def _nothing(states: Tensor) -> Tensor:
 
 @contextmanager
 def _input_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """In passes of this thread: another may make its own meanwhile."""
     caught: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+    mine = threading.get_ident()
+
+    def catch(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if threading.get_ident() == mine:
+            caught.append(args[0])
+
+    handle = module.register_forward_pre_hook(catch)
     try:
         yield caught
     finally:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from fromage_weights.errors import UnsupportedModel
 from fromage_weights.evaluation.decoding import greedy_to_ret
 from fromage_weights.evaluation.queries import caption_queries, check_length
+from fromage_weights.evaluation.threads import side_by_side
 from fromage_weights.grounded import ImageSegment, Segment, TextSegment
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ class Reply:
 
     text: str
     query: Tensor | None
+
+
+_Chat: TypeAlias = Sequence[Message]
+T = TypeVar("T")
 
 
 class Responder:
@@ -83,8 +88,7 @@ class Responder:
     def replies(self, chats: Sequence[Sequence[Message]]) -> list[Reply]:
         """One reply per chat."""
         found: dict[int, Reply] = {}
-        for part in self._batches(chats):
-            made, _ = self._answer([chats[i] for i in part])
+        for part, made in self._by_batch(chats, lambda batch: self._answer(batch)[0]):
             found.update(zip(part, made, strict=True))
         return [found[i] for i in range(len(chats))]
 
@@ -92,8 +96,8 @@ class Responder:
         """The replies to each chat's messages, one after another, the model's own replies between
         them. What it has read and written of a chat is not read again."""
         found: dict[int, list[Reply]] = {}
-        for part in self._batches(asked):
-            found.update(zip(part, self._talk([asked[i] for i in part]), strict=True))
+        for part, made in self._by_batch(asked, self._talk):
+            found.update(zip(part, made, strict=True))
         return [found[i] for i in range(len(asked))]
 
     def _talk(self, asked: Sequence[Sequence[Message]]) -> list[list[Reply]]:
@@ -146,11 +150,14 @@ class Responder:
             replies.append(Reply(self._tokenizer.decode(said), queries.get(i)))
         return replies, written.memories
 
-    def _batches(self, chats: Sequence[Sequence[Message]]) -> Iterator[list[int]]:
-        """The numbers of chats of like length."""
+    def _by_batch(
+        self, chats: Sequence[_Chat], work: Callable[[list[_Chat]], list[T]]
+    ) -> Iterator[tuple[list[int], list[T]]]:
+        """The numbers of chats of like length, and what ``work`` makes of them."""
         lengths = [sum(len(message.text) for message in chat) for chat in chats]
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        return (order[at : at + self._batch] for at in range(0, len(order), self._batch))
+        parts = [order[at : at + self._batch] for at in range(0, len(order), self._batch)]
+        return side_by_side(lambda part: work([chats[i] for i in part]), parts, self._model.device)
 
     def caption_queries(self, captions: Sequence[str]) -> Tensor:
         """(N, E) for plain captions, [RET] appended (no chat template)."""
