@@ -38,7 +38,7 @@ $(VENV)/.clients: $(VENV)/.dev tests/server/completions/clients.txt
 
 # Two at a time, of one thread each: with more threads than cores, each operation waits for another.
 test: $(VENV)/.clients
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ]  # 5: none is marked so

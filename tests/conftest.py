@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -14,23 +14,23 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDED_SUBSET = ROOT / "tests" / "data" / "reference_subset"
 
 
-# Fixtures that start a server or a browser for the tests of several files: where these are run by
-# several workers, one of them runs all that share one, or each would start its own.
-SHARED = ("replay", "demo_server", "server", "demo")
+# Files whose tests share a server or a browser: of several workers, one runs all of these.
+TOGETHER = ("tests/clients/web/", "tests/server/completions/", "tests/server/test_reference_")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups for `--dist loadgroup`: a file, or the files of a room that share such a fixture."""
-    groups: dict[Path, str] = {}
-    for item in items:
-        used = getattr(item, "fixturenames", ())
-        for name in SHARED:
-            if name in used:
-                groups.setdefault(item.path, f"{item.path.relative_to(ROOT).parts[1]}-{name}")
-    for item in items:
-        name = groups.get(item.path, str(item.path.relative_to(ROOT)))
-        item.add_marker(pytest.mark.xdist_group(name))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, but for what stays together."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return next((start for start in TOGETHER if file.startswith(start)), file)
+
+    return Scheduling(config, log)
 
 
 def _reference_dir() -> Path:
