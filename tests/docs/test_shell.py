@@ -41,15 +41,9 @@ def desk(demo: str, socket: str, tmp_path: Path) -> Iterator[Desk]:
     desk.close()
 
 
-# Followed by `make test-slow`: their commands take half a minute and more.
-LONGER = {ROOT / "README.md", ROOT / "docs" / "collections.md", ROOT / "docs" / "photos.md"}
-
-
-def _paced(page: Path) -> object:
-    return pytest.param(page, marks=pytest.mark.slow) if page in LONGER else page
-
-
-@pytest.mark.parametrize("page", [_paced(page) for page in EXECUTED], ids=_name)
+# Followed by `make test-slow`: the demo has to be started, and some commands take half a minute.
+@pytest.mark.slow
+@pytest.mark.parametrize("page", EXECUTED, ids=_name)
 def test_a_page_can_be_followed(page: Path, desk: Desk) -> None:
     for block in shell_blocks(page):
         if not block.unmet:
