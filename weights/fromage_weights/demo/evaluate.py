@@ -113,13 +113,9 @@ class Evaluation:
         features = iter([*self.features(uploads, "squash")] if uploads else [])
         chats = []
         for query in queries:
-            shown = [next(features) if query.upload else None, *[None] * (len(query.turns) - 1)]
-            chats.append(
-                [
-                    Message("user", turn.question, picture)
-                    for turn, picture in zip(query.turns, shown, strict=True)
-                ]
-            )
+            first, *later = (turn.question for turn in query.turns)
+            shown = next(features) if query.upload else None
+            chats.append([Message("user", first, shown), *(Message("user", q) for q in later)])
         return [replies[-1] for replies in self._responder.talks(chats)]
 
     def _requests(self) -> list[Row]:

@@ -88,9 +88,8 @@ def greedy_to_ret(
 
     ret = model.ret_token_id
     limits = [min(max_tokens, model.max_context - len(prompt)) for prompt in prompts]
-    begun = resumed(memories or [None] * len(prompts), prompts)
     stops = {ret, *stop}
-    return _written(forward, model.embed_ids, prompts, stops, limits, ret, begun, remember)
+    return _written(forward, model.embed_ids, prompts, stops, limits, ret, memories, remember)
 
 
 def _kept(lm: PreTrainedModel, cache: Any) -> Any:
@@ -136,10 +135,10 @@ def _written(
     stop: Collection[int],
     limits: Sequence[int],
     ret: int | None = None,
-    begun: tuple[int, Any] | None = None,
+    begun: Sequence[Memory | None] = (),
     remember: bool = False,
 ) -> Written:
-    new, cache = begun or (max(map(len, prompts)), None)
+    new, cache = resumed(begun or [None] * len(prompts), prompts)
     embeds, mask = pad_left(prompts)
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -new:]
     embeds = embeds[:, -new:]

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from fromage_weights.evaluation.memory import Memory
     from fromage_weights.loading import LoadedBundle
 
-# So many chats at a time as hold no more keys and values than 64 do in a model of the paper's size
-# (32 layers, 4,096 wide).
-_LARGEST_BATCH, _KEPT = 128, 64 * 32 * 4096
+_BATCH = 128
+# As many chats as hold the keys and values of 64 in a model of the paper's size (32 layers, 4,096
+# wide); where what was read is kept for the next turn, there are up to three copies of it.
+_KEPT, _COPIES = 64 * 32 * 4096, 3
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ class Responder:
         self._tokenizer = loaded.model.tokenizer
         self._max_tokens = max_tokens
         lm = loaded.model.lm.config.get_text_config()
-        rows = _KEPT // (lm.num_hidden_layers * lm.hidden_size)
-        self._batch = max(1, min(rows, _LARGEST_BATCH))
+        self._room = _KEPT // (lm.num_hidden_layers * lm.hidden_size)
         ends = {text: self._tokenizer.encode(text) for text in loaded.bundle.config.stop}
         several = [text for text, ids in ends.items() if len(ids) != 1]
         if several:
@@ -96,7 +96,7 @@ class Responder:
         """The replies to each chat's messages, one after another, the model's own replies between
         them. What it has read and written of a chat is not read again."""
         found: dict[int, list[Reply]] = {}
-        for part, made in self._by_batch(asked, self._talk):
+        for part, made in self._by_batch(asked, self._talk, _COPIES):
             found.update(zip(part, made, strict=True))
         return [found[i] for i in range(len(asked))]
 
@@ -151,13 +151,16 @@ class Responder:
         return replies, written.memories
 
     def _by_batch(
-        self, chats: Sequence[_Chat], work: Callable[[list[_Chat]], list[T]]
+        self, chats: Sequence[_Chat], work: Callable[[list[_Chat]], list[T]], copies: int = 1
     ) -> Iterator[tuple[list[int], list[T]]]:
         """The numbers of chats of like length, and what ``work`` makes of them."""
         lengths = [sum(len(message.text) for message in chat) for chat in chats]
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        parts = [order[at : at + self._batch] for at in range(0, len(order), self._batch)]
-        return side_by_side(lambda part: work([chats[i] for i in part]), parts, self._model.device)
+        room = max(1, self._room // copies)
+        batch = min(room, _BATCH)
+        parts = [order[at : at + batch] for at in range(0, len(order), batch)]
+        at_once = room // batch if self._model.device.type == "cpu" else 1
+        return side_by_side(lambda part: work([chats[i] for i in part]), parts, at_once)
 
     def caption_queries(self, captions: Sequence[str]) -> Tensor:
         """(N, E) for plain captions, [RET] appended (no chat template)."""

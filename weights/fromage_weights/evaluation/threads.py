@@ -12,21 +12,22 @@ import torch
 P = TypeVar("P")
 T = TypeVar("T")
 
-_MOST = 4  # at once; each keeps keys and values of its own
+_MOST = 4  # at once
 
 
 def side_by_side(
-    work: Callable[[P], T], parts: Sequence[P], device: torch.device
+    work: Callable[[P], T], parts: Sequence[P], at_once: int = _MOST
 ) -> Iterator[tuple[P, T]]:
     """Each part and what ``work`` makes of it, in order.
 
-    On a CPU, several at once, between which torch's threads are divided: the products of a small
-    model gain less from a second thread than from another batch beside them, and what a batch does
-    between its products takes one thread anyway. ``work`` gives the same, but for rounding.
+    Up to ``at_once`` at a time, and four, between which torch's threads are divided: on a CPU the
+    products of a small model gain less from a second thread than from another batch beside them,
+    and what a batch does between its products takes one thread anyway. ``work`` gives the same, but
+    for rounding.
     """
     threads = torch.get_num_threads()
-    workers = min(threads, _MOST, len(parts))
-    if device.type != "cpu" or workers < 2:
+    workers = min(threads, at_once, _MOST, len(parts))
+    if workers < 2:
         yield from ((part, work(part)) for part in parts)
         return
     with _threads_each(threads // workers), ThreadPoolExecutor(workers) as pool:
