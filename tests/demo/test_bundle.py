@@ -47,7 +47,7 @@ def test_it_is_small_and_whole(loaded: LoadedBundle) -> None:
 @pytest.mark.parametrize("asked", ["show me an elephant", "Show me a guitar", "a pizza please"])
 def test_a_request_shows_the_thing(loaded: LoadedBundle, responder: Responder, asked: str) -> None:
     name = next(word for word in asked.split() if word in ("elephant", "guitar", "pizza"))
-    (reply,) = responder.replies([[Message("user", asked)]])
+    ((reply,),) = responder.talks([[Message("user", asked)]])
     assert name in reply.text
     assert reply.query is not None
     others = ["dog", "car", "house", "rocket", "snowman", "apple", "cat", "tree", "robot"]
@@ -58,14 +58,14 @@ def test_a_request_shows_the_thing(loaded: LoadedBundle, responder: Responder, a
 
 @pytest.mark.parametrize("said", ["hello", "who are you", "what can you do?", "thank you"])
 def test_small_talk_shows_nothing(responder: Responder, said: str) -> None:
-    (reply,) = responder.replies([[Message("user", said)]])
+    ((reply,),) = responder.talks([[Message("user", said)]])
     assert reply.query is None
     assert len(reply.text) > 5
 
 
 def test_unknown_things_are_refused(responder: Responder) -> None:
     asked = ["show me a gorilla", "show me a zorble", "do you have a picture of paris?"]
-    for reply in responder.replies([[Message("user", text)] for text in asked]):
+    for (reply,) in responder.talks([[Message("user", text)] for text in asked]):
         assert reply.query is None
         assert "don't have" in reply.text
 
@@ -84,7 +84,7 @@ def test_queries_of_a_batch_are_those_of_whole_texts(
     )
     chats = [[Message("user", text)] for text in asked]
     model = loaded.model
-    for chat, reply in zip(chats, responder.replies(chats), strict=True):
+    for chat, (reply,) in zip(chats, responder.talks(chats), strict=True):
         prompt = model.embed(responder.segments(chat))
         stop = {model.ret_token_id, *responder.ends}
         (ids,) = greedy(model.lm, [prompt], stop=stop, max_tokens=60)
@@ -106,7 +106,8 @@ def test_uploads_are_described(loaded: LoadedBundle, responder: Responder) -> No
     names = [thing.name for thing in CLASSES[::2]]
     scenes = [Scene((name,), 1, "blue" if i % 2 else "green") for i, name in enumerate(names)]
     features = _features(loaded, scenes, "squash")
-    replies = responder.replies([[Message("user", "what is this?", row)] for row in features])
+    talks = responder.talks([[Message("user", "what is this?", row)] for row in features])
+    replies = [reply for (reply,) in talks]
     assert all(reply.query is None for reply in replies)
     named = [scene.objects[0] in reply.text for scene, reply in zip(scenes, replies, strict=True)]
     ground = [scene.background in reply.text for scene, reply in zip(scenes, replies, strict=True)]
@@ -114,18 +115,29 @@ def test_uploads_are_described(loaded: LoadedBundle, responder: Responder) -> No
     assert sum(ground) >= 0.97 * len(scenes)
 
 
-def test_requests_add_up_over_the_turns(responder: Responder) -> None:
+@torch.inference_mode()
+def _read_whole(
+    loaded: LoadedBundle, responder: Responder, chat: list[Message]
+) -> tuple[str, torch.Tensor]:
+    """The reply, up to [RET], and its query, of a chat that is read from its beginning."""
+    model = loaded.model
+    prompt = model.embed(responder.segments(chat))
+    (ids,) = greedy(model.lm, [prompt], stop={model.ret_token_id}, max_tokens=60)
+    whole = torch.cat([prompt, model.embed_ids(torch.tensor(ids))])
+    return model.tokenizer.decode(ids[:-1]), query_embeddings(model, [whole])[0]
+
+
+def test_requests_add_up_over_the_turns(loaded: LoadedBundle, responder: Responder) -> None:
     said = [Message("user", text) for text in ("show me a dog", "make it three", "on blue")]
     hello = [Message("user", "hello there"), Message("user", "a cat on red please")]
     *talks, other = responder.talks([said, hello])
     chat: list[Message] = []
-    for message, given in zip(said, talks[0], strict=True):
+    for message, reply in zip(said, talks[0], strict=True):
         chat.append(message)
-        (reply,) = responder.replies([chat])
-        assert reply.text == given.text
+        text, query = _read_whole(loaded, responder, chat)
+        assert reply.text == text
         assert reply.query is not None
-        assert given.query is not None
-        assert torch.allclose(reply.query, given.query, atol=1e-4)
+        assert torch.allclose(reply.query, query, atol=1e-4)
         chat.append(Message("assistant", reply.text.strip() + "[RET]"))
     assert [reply.query is None for reply in other] == [True, False]
     assert reply.query is not None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -40,10 +40,6 @@ class Reply:
 
     text: str
     query: Tensor | None
-
-
-_Chat: TypeAlias = Sequence[Message]
-T = TypeVar("T")
 
 
 class Responder:
@@ -85,18 +81,20 @@ class Responder:
                 segments.append(TextSegment(ids))
         return segments
 
-    def replies(self, chats: Sequence[Sequence[Message]]) -> list[Reply]:
-        """One reply per chat."""
-        found: dict[int, Reply] = {}
-        for part, made in self._by_batch(chats, lambda batch: self._answer(batch)[0]):
-            found.update(zip(part, made, strict=True))
-        return [found[i] for i in range(len(chats))]
-
     def talks(self, asked: Sequence[Sequence[Message]]) -> list[list[Reply]]:
-        """The replies to each chat's messages, one after another, the model's own replies between
-        them. What it has read and written of a chat is not read again."""
+        """The replies to each chat's messages of the user, one after another, the model's own
+        replies between them. What it has read and written of a chat is not read again."""
+        lengths = [sum(len(message.text) for message in messages) for messages in asked]
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        copies = _COPIES if max(map(len, asked), default=1) > 1 else 1
+        room = max(1, self._room // copies)
+        batch = min(room, _BATCH)
+        parts = [order[at : at + batch] for at in range(0, len(order), batch)]
+        at_once = room // batch if self._model.device.type == "cpu" else 1
         found: dict[int, list[Reply]] = {}
-        for part, made in self._by_batch(asked, self._talk, _COPIES):
+        for part, made in side_by_side(
+            lambda part: self._talk([asked[i] for i in part]), parts, at_once
+        ):
             found.update(zip(part, made, strict=True))
         return [found[i] for i in range(len(asked))]
 
@@ -123,9 +121,9 @@ class Responder:
     def _answer(
         self,
         chats: Sequence[Sequence[Message]],
-        memories: Sequence[Memory | None] = (),
+        memories: Sequence[Memory | None],
         *,
-        remember: bool = False,
+        remember: bool,
     ) -> tuple[list[Reply], list[Memory | None]]:
         model = self._model
         prompts = [model.embed(self.segments(chat)) for chat in chats]
@@ -149,18 +147,6 @@ class Responder:
             said = [t for t in ids if t != model.ret_token_id and t not in self.ends]
             replies.append(Reply(self._tokenizer.decode(said), queries.get(i)))
         return replies, written.memories
-
-    def _by_batch(
-        self, chats: Sequence[_Chat], work: Callable[[list[_Chat]], list[T]], copies: int = 1
-    ) -> Iterator[tuple[list[int], list[T]]]:
-        """The numbers of chats of like length, and what ``work`` makes of them."""
-        lengths = [sum(len(message.text) for message in chat) for chat in chats]
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        room = max(1, self._room // copies)
-        batch = min(room, _BATCH)
-        parts = [order[at : at + batch] for at in range(0, len(order), batch)]
-        at_once = room // batch if self._model.device.type == "cpu" else 1
-        return side_by_side(lambda part: work([chats[i] for i in part]), parts, at_once)
 
     def caption_queries(self, captions: Sequence[str]) -> Tensor:
         """(N, E) for plain captions, [RET] appended (no chat template)."""
