@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING
 
 from fromage_server.schema.parts import ImagePart, ImageUrlPart, Part, TextPart
 from fromage_server.schema.requests import Message
+from fromage_weights.chat import ChatTemplate, message_items
 
 if TYPE_CHECKING:
     from fromage_weights.grounded import ImageSegment, Segment
 
 PictureSource = ImageUrlPart | ImagePart
-_CONTENT, _IMAGE = "{content}", "{image}"
-
-
-class ChatTemplate(Protocol):
-    """What a bundle says about turning messages into text."""
-
-    @property
-    def system(self) -> str: ...
-    @property
-    def user(self) -> str: ...
-    @property
-    def assistant(self) -> str: ...
-    @property
-    def image(self) -> str: ...
-    @property
-    def image_position(self) -> Literal["before", "inline"]: ...
 
 
 @dataclass(frozen=True)
@@ -113,15 +98,10 @@ def render_message(
 ) -> list[Item]:
     """One message by the bundle's template. Later text items are tokenised on their own, so a
     message never shares an item with its neighbours."""
-    before, after = _split(getattr(template, message.role), _CONTENT)
     if message.role == "assistant":
-        return [before + assistant_text(message.content, ret_token) + after]
+        return message_items(template, "assistant", [assistant_text(message.content, ret_token)])
     content = render_parts(message.content, f"messages.{index}.content")
-    if template.image_position == "before":
-        images = [item for item in content if isinstance(item, Picture)]
-        text = "".join(item for item in content if isinstance(item, str))
-        return [*_with_frames(images, template.image), before + text + after]
-    return _merge([before, *_with_frames(content, template.image), after])
+    return message_items(template, message.role, content)
 
 
 def assistant_text(parts: Sequence[Part], ret_token: str) -> str:
@@ -173,28 +153,3 @@ def _shows(part: Part) -> bool:
 
 def _text(parts: Sequence[Part]) -> str:
     return "".join(part.text for part in parts if isinstance(part, TextPart))
-
-
-def _split(template: str, slot: str) -> tuple[str, str]:
-    before, _, after = template.partition(slot)
-    return before, after
-
-
-def _with_frames(items: Iterable[Item], frame: str) -> Iterator[Item]:
-    before, after = _split(frame, _IMAGE)
-    for item in items:
-        if isinstance(item, str):
-            yield item
-        else:
-            yield from (piece for piece in (before, item, after) if piece)
-
-
-def _merge(items: Sequence[Item]) -> list[Item]:
-    """Neighbouring texts become one item; empty ones go."""
-    merged: list[Item] = []
-    for is_text, run in groupby(items, lambda item: isinstance(item, str)):
-        if is_text:
-            merged.append("".join(item for item in run if isinstance(item, str)))
-        else:
-            merged.extend(run)
-    return [item for item in merged if item]

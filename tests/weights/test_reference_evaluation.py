@@ -60,7 +60,7 @@ def test_story_retrieval(
     vist, arrays = evaluation["vist"], evaluation["arrays"]
     (tmp_path / "sis.json").write_text(json.dumps(vist["input"]))
     file = StoryFile.read(tmp_path / "sis.json")
-    features = story_features(recording.loaded, file, folder)
+    features = story_features(recording.loaded, file, folder, reference_compat=True)
     retrieval = StoryRetrieval(recording.loaded, features, reference_compat=True)
     assert retrieval.candidates == vist["candidate_image_ids"]
     stories = retrieval.answerable(file.stories)
@@ -114,7 +114,7 @@ def test_answers(
     (tmp_path / "visdial.json").write_text(json.dumps(recorded["input"]))
     (tmp_path / "dense.json").write_text(json.dumps(recorded["dense_annotations"]))
     dialogues = read_dialogues(tmp_path / "visdial.json", tmp_path / "dense.json")
-    features = dialogue_features(recording.loaded, dialogues, folder)
+    features = dialogue_features(recording.loaded, dialogues, folder, reference_compat=True)
     told = [text for dialogue in dialogues for text in contexts(dialogue)]
     assert told == [context["text"] for context in recorded["contexts"]]
     rows = [(d.image, turn) for d in dialogues for turn in d.rounds]
@@ -123,7 +123,7 @@ def test_answers(
     for name, compat in kinds.items():
         ranking = AnswerRanking(recording.loaded, reference_compat=compat)
         for row, (image, turn) in enumerate(rows):
-            found = ranking.losses(features[image], told[row], turn.options)
+            found = ranking.losses(features.shown[image], told[row], turn.options)
             check_close(found, arrays[f"visdial_answers/{name}"][row], SUMMED_LOSSES)
             losses[name].append(found)
     figures = answers_result(dialogues, losses["losses"]).figures
@@ -149,7 +149,7 @@ def test_dialogue_to_image(
     texts = [whole_text(dialogue) + model.tokenizer.ret_token for dialogue in dialogues]
     encoded = [model.tokenizer.encode_prompt([text])[0] for text in texts]
     assert encoded == [tuple(context["ids"]) for context in recorded["contexts"]]
-    features = dialogue_features(recording.loaded, dialogues, folder)
+    features = dialogue_features(recording.loaded, dialogues, folder, reference_compat=True)
     search = ImageSearch(recording.loaded, reference_compat=True)
     images, queries = search.images(dialogues, features), search.queries(dialogues)
     check_close(images, arrays["visdial_t2i/visual_embs"], EMBEDDINGS)

@@ -175,7 +175,9 @@ def run_vist(args: argparse.Namespace) -> int:
     _check_chat(args)
     file, folder = StoryFile.read(args.stories), ImageFolder(args.images)
     loaded = _load(args)
-    features = story_features(loaded, file, folder, progress=True)
+    features = story_features(
+        loaded, file, folder, reference_compat=args.reference_compat, progress=True
+    )
     retrieval = StoryRetrieval(
         loaded, features, reference_compat=args.reference_compat, chat=args.chat
     )
@@ -183,7 +185,7 @@ def run_vist(args: argparse.Namespace) -> int:
     _say_left_out(len(file.stories) - len(stories), "stories", "a picture is missing")
     _need(stories, args.stories)
     stories = stories[: args.limit]
-    print(f"{len(stories):,} stories, {len(features):,} pictures to find them among", flush=True)
+    print(f"{len(stories):,} stories, {len(features.searched):,} pictures to find them among", flush=True)
     return _report(args, loaded, [retrieval.result(stories, setting) for setting in SETTINGS])
 
 
@@ -206,8 +208,10 @@ def run_visdial(args: argparse.Namespace) -> int:
             f"{args.dialogues}: no answers to choose from; --only images works without"
         )
     loaded = _load(args)
-    features = dialogue_features(loaded, found[: args.limit], folder, progress=True)
-    dialogues = [d for d in found[: args.limit] if d.image in features]
+    features = dialogue_features(
+        loaded, found[: args.limit], folder, reference_compat=compat, progress=True
+    )
+    dialogues = [d for d in found[: args.limit] if d.image in features.shown]
     _say_left_out(len(found[: args.limit]) - len(dialogues), "dialogues", "the image is missing")
     _need(dialogues, args.dialogues)
     results = []

@@ -233,6 +233,7 @@ def test_addresses_are_those_that_the_client_reaches(server: httpx.Client) -> No
     assert address(x_forwarded_proto="javascript") == ours
 
 
+@pytest.mark.slow  # a server of its own
 def test_a_servers_own_ways_and_its_end(
     tiny_bundle: Path, tiny_collection: Path, tmp_path: Path
 ) -> None:

@@ -29,9 +29,10 @@ from fromage_weights.evaluation.metrics import (
 )
 from fromage_weights.evaluation.pictures import ImageFolder
 from fromage_weights.evaluation.queries import query_embeddings
-from fromage_weights.evaluation.responder import Message, Reply
+from fromage_weights.evaluation.responder import Message, Reply, Responder
 from fromage_weights.evaluation.stories import SETTINGS, StoryFile, StoryRetrieval, story_features
 from fromage_weights.grounded import ImageSegment, Segment, TextSegment
+from fromage_weights.images import open_image
 from fromage_weights.loading import LoadedBundle, load_grounded_model
 from fromage_weights.training.sources import open_source
 from tests.weights.evaluation.files import write_images, write_visdial, write_vist
@@ -87,7 +88,7 @@ def test_stories_are_read_in_their_order(tmp_path: Path, loaded: LoadedBundle) -
     (tmp_path / "photos" / "p4.png").write_bytes(b"no image")
     folder = ImageFolder(tmp_path / "photos")
     features = story_features(loaded, file, folder)
-    assert set(features) == {f"p{i}" for i in range(10)} - {"p4"}, "not those no story shows"
+    assert set(features.searched) == {f"p{i}" for i in range(10)} - {"p4"}, "not those no story shows"
     kept = StoryRetrieval(loaded, features).answerable(file.stories)
     assert [story.id for story in kept] == ["s5"], "all others show p4"
 
@@ -97,14 +98,14 @@ def test_story_ranks_equal_the_plain_computation(tmp_path: Path, loaded: LoadedB
     features = story_features(loaded, file, ImageFolder(tmp_path / "photos"))
     retrieval = StoryRetrieval(loaded, features)
     model, mappers = loaded.model, loaded.model.mappers
-    matrix = mappers.image_embeddings(torch.stack(list(features.values()))).detach()
+    matrix = mappers.image_embeddings(torch.stack(list(features.searched.values()))).detach()
     for setting in SETTINGS:
         found = retrieval.ranks(file.stories, setting)
         for story, rank in zip(file.stories, found, strict=True):
             embedded = model.embed(retrieval.segments(story, setting))
             hidden = model.forward(embedded[None], logits_to_keep=1).hidden[:, -1]
             cosines = (matrix @ mappers.query_embeddings(hidden)[0].detach()).tolist()
-            by_name = dict(zip(features, cosines, strict=True))
+            by_name = dict(zip(features.searched, cosines, strict=True))
             if setting == SETTINGS[-1]:
                 for image in story.images[:-1]:
                     by_name.pop(image)
@@ -150,11 +151,11 @@ def test_stories_in_a_chat(
     for i in range(1, 5):
         shown = told[i].features
         assert shown is not None
-        assert torch.equal(shown, features[story.images[i - 1]])
+        assert torch.equal(shown, features.shown[story.images[i - 1]])
     chat.queries(file.stories, "5 captions")
     assert [m.text for m in Script.told[0]] == list(story.captions)
     assert all(message.features is None for message in Script.told[0])
-    assert chat.ranks(file.stories, "1 caption")[1] == len(features) + 1
+    assert chat.ranks(file.stories, "1 caption")[1] == len(features.searched) + 1
     assert [[m.text for m in messages] for messages in Script.told] == [
         [s.captions[-1]] for s in file.stories
     ]
@@ -175,6 +176,32 @@ def test_the_same_candidates_for_every_input(tmp_path: Path, loaded: LoadedBundl
     ]
 
 
+def test_images_are_prepared_as_the_server_does_or_as_the_reference(
+    tmp_path: Path, loaded: LoadedBundle
+) -> None:
+    """The pictures are not square: cropped or squashed is not the same."""
+    file = StoryFile.read(write_vist(tmp_path, 2))
+    folder, vision = ImageFolder(tmp_path / "photos"), loaded.vision
+    assert vision is not None
+    image = open_image((tmp_path / "photos" / "p1.png").read_bytes())
+    assert image.width != image.height
+    crop, squash = (
+        vision.encode(vision.preprocess(image, mode)[None])[0] for mode in ("crop", "squash")
+    )
+    for prompt_image, compat, shown, searched in (
+        ("crop", False, crop, crop),
+        ("squash", False, squash, crop),
+        ("crop", True, squash, squash),
+    ):
+        config = loaded.bundle.config.model_copy(update={"prompt_image": prompt_image})
+        asked = replace(loaded, bundle=replace(loaded.bundle, config=config))
+        found = story_features(asked, file, folder, reference_compat=compat)
+        assert list(found.shown) == list(found.searched)
+        assert torch.allclose(found.shown["p1"], shown, atol=1e-5)
+        assert torch.allclose(found.searched["p1"], searched, atol=1e-5)
+    assert not torch.allclose(crop, squash, atol=1e-3)
+
+
 def losses_one_by_one(
     loaded: LoadedBundle, features: torch.Tensor, context: str, answer: str, *, shifted: bool
 ) -> float:
@@ -193,13 +220,13 @@ def test_answers_are_scored_as_one_by_one(tmp_path: Path, loaded: LoadedBundle) 
     file, dense = write_visdial(tmp_path, 3)
     dialogues = read_dialogues(file, dense)
     features = dialogue_features(loaded, dialogues, ImageFolder(tmp_path / "pictures"))
-    assert set(features) == {100, 101, 102}
+    assert set(features.shown) == {100, 101, 102}
     for compat in (False, True):
         ranking = AnswerRanking(loaded, reference_compat=compat)
         for dialogue in dialogues:
             context = contexts(dialogue)[1]
             options = dialogue.rounds[1].options
-            row = features[dialogue.image]
+            row = features.shown[dialogue.image]
             found = ranking.losses(row, context, options)
             wanted = [
                 losses_one_by_one(loaded, row, context, answer, shifted=not compat)
@@ -282,6 +309,28 @@ def test_captions_and_retrieval(tmp_path: Path, loaded: LoadedBundle) -> None:
     assert result.figures["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
 
 
+def test_several_captions_of_one_image(tmp_path: Path, loaded: LoadedBundle) -> None:
+    table = write_tsv(tmp_path / "w", 4)
+    head, *rows = table.read_text().splitlines()
+    others = [f"one more {row}" for row in rows]
+    table.write_text("\n".join([head, *rows, *others, *rows]) + "\n")
+    data = CaptionedImages.read(loaded, open_source(table))
+    assert (len(data.features), data.images) == (4, [0, 1, 2, 3] * 3)
+    assert data.captions_of() == [[i, i + 4, i + 8] for i in range(4)]
+    assert Captioning(loaded, max_tokens=3).result(data).count == 4
+    # Every caption asks for its image exactly: other captions of it, or copies, are no failure.
+    mappers = loaded.model.mappers
+    images = mappers.image_embeddings(data.features).detach()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "fromage_weights.evaluation.captions.caption_queries",
+            lambda model, captions: images[data.images],
+        )
+        to_image, to_caption = retrieval(loaded, data)
+    assert (to_image.count, to_image.figures["R@1"]) == (12, 100)
+    assert (to_caption.count, to_caption.figures["R@1"]) == (4, 100)
+
+
 def test_captions_end_at_a_stop_string_of_several_tokens(
     tmp_path: Path, loaded: LoadedBundle
 ) -> None:
@@ -323,7 +372,7 @@ def test_a_chat_stands_in_the_bundles_template(tmp_path: Path, loaded: LoadedBun
     dialogues = read_dialogues(write_visdial(tmp_path, 2)[0])
     features = dialogue_features(loaded, dialogues, ImageFolder(tmp_path / "pictures"))
     model, dialogue = loaded.model, dialogues[0]
-    row = features[dialogue.image]
+    row = features.shown[dialogue.image]
     asked = [f"Q: {turn.question}?\nA:" for turn in dialogue.rounds]
     parts = ["Q: ", None, asked[0][3:], f" {dialogue.rounds[0].answer}\n", asked[1]]
     head: list[Segment] = [
@@ -342,18 +391,28 @@ def test_a_chat_stands_in_the_bundles_template(tmp_path: Path, loaded: LoadedBun
     segments = [TextSegment(ids or ()) for ids in model.tokenizer.encode_prompt(text)]
     wanted = query_embeddings(model, [model.embed(segments)])
     assert torch.allclose(ImageSearch(loaded, chat=True).queries(dialogues)[:1], wanted, atol=1e-5)
+    template = loaded.bundle.config.chat_template.model_copy(update={"image_position": "before"})
+    config = loaded.bundle.config.model_copy(update={"chat_template": template})
+    before = Responder(replace(loaded, bundle=replace(loaded.bundle, config=config)))
+    image, question = before.segments([Message("user", "what is it?", row)])
+    assert isinstance(image, ImageSegment), "images come first, as the server puts them"
+    assert isinstance(question, TextSegment)
+    assert question.token_ids == model.tokenizer.encode_prompt([None, "Q: what is it?\nA:"])[1]
     for search in (AnswerRanking, ImageSearch):
         with pytest.raises(ValueError, match="knows no chat"):
             search(loaded, chat=True, reference_compat=True)
 
 
 def test_caption_scores() -> None:
-    right = ["a box on red", "a disc on a green ground", "two bars and a box on blue"]
-    perfect = scores(["A box on red.", *right[1:]], right)
+    told = ["a box on red", "a disc on a green ground", "two bars and a box on blue"]
+    right = [[text] for text in told]
+    perfect = scores(["A box on red.", *told[1:]], right)
     assert perfect["BLEU-4"] == pytest.approx(100, abs=0.01)
     worse = scores(["a box on red", "a disc on a gray ground", "nothing"], right)
     assert worse["BLEU-4"] < 80
     assert worse["CIDEr"] < perfect["CIDEr"]
+    either = [["something else entirely here", text] for text in told]
+    assert scores(told, either)["BLEU-4"] == pytest.approx(100, abs=0.01)
 
 
 def test_rounds_come_with_their_relevance(tmp_path: Path) -> None:

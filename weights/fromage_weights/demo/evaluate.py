@@ -29,6 +29,7 @@ from fromage_weights.demo.scenes import Sketch, paint, sketch
 from fromage_weights.demo.splits import Split
 from fromage_weights.demo.sprites import LARGE
 from fromage_weights.demo.world import Scene
+from fromage_weights.evaluation.pictures import Features
 from fromage_weights.evaluation.responder import Message, Reply, Responder
 from fromage_weights.evaluation.stories import SETTINGS, Setting, Story, StoryRetrieval
 
@@ -185,12 +186,13 @@ class Evaluation:
         drawn = [s for q in self.queries for s in q.stories(-(-STORIES // len(self.queries)))]
         scenes = list(dict.fromkeys(scene for story in drawn for scene in story.scenes))
         rows = self.features(scenes, "squash")
-        features = {_name(scene): row for scene, row in zip(scenes, rows, strict=True)}
+        named = {_name(scene): row for scene, row in zip(scenes, rows, strict=True)}
         told = [
             Story(str(i), story.captions, tuple(_name(scene) for scene in story.scenes))
             for i, story in enumerate(drawn)
         ]
-        retrieval = StoryRetrieval(self._loaded, features, chat=True, always_exclude=True)
+        pictures = Features(named, named)
+        retrieval = StoryRetrieval(self._loaded, pictures, chat=True, always_exclude=True)
         return {s: [rank == 1 for rank in retrieval.ranks(told, s)] for s in SETTINGS}
 
     def _stories(self) -> list[Row]:

@@ -8,6 +8,7 @@ in a bundle whose chat template frames images, the framed image.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import io
 import logging
@@ -40,11 +41,13 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """`features` (N, vision_dim) of the readable images, their `captions`, and how many were left
-    out."""
+    """`features` (M, vision_dim) of the readable images, N `captions`, which image each of these
+    belongs to, and how many pairs were left out. Pairs with the same image, byte by byte, are captions
+    of one."""
 
     features: Tensor
     captions: list[str]
+    images: list[int]
     left_out: int
 
     @classmethod
@@ -55,21 +58,26 @@ class CaptionedImages:
         assert loaded.vision is not None
         rows: list[Tensor] = []
         captions: list[str] = []
+        images: list[int] = []
         waiting: list[Tensor] = []
-        left_out = 0
+        places: dict[bytes, int] = {}
         count = len(source) if limit is None else min(limit, len(source))
         for index in tqdm(range(count), desc="images", unit=" images"):
             caption = source.caption(index).strip()
             try:
                 if not caption:
                     raise ValueError("its caption is empty")
-                image = open_for_crop(source.image(index))
+                data = source.image(index)
+                digest = hashlib.sha256(data).digest()
+                if digest not in places:
+                    pixels = loaded.vision.preprocess(open_for_crop(data), "crop")
+                    waiting.append(pixels)
+                    places[digest] = len(places)
             except (OSError, ValueError) as error:
                 _log.warning("left out: %s (%s)", source.key(index), error)
-                left_out += 1
                 continue
             captions.append(caption)
-            waiting.append(loaded.vision.preprocess(image, "crop"))
+            images.append(places[digest])
             if len(waiting) == _BATCH:
                 rows.append(loaded.vision.encode(torch.stack(waiting)))
                 waiting = []
@@ -77,7 +85,14 @@ class CaptionedImages:
             rows.append(loaded.vision.encode(torch.stack(waiting)))
         if not rows:
             raise EvaluationDataInvalid("no image with a caption could be read")
-        return cls(torch.cat(rows), captions, left_out)
+        return cls(torch.cat(rows), captions, images, count - len(captions))
+
+    def captions_of(self) -> list[list[int]]:
+        """For each image, which captions are its own."""
+        found: list[list[int]] = [[] for _ in self.features]
+        for caption, image in enumerate(self.images):
+            found[image].append(caption)
+        return found
 
 
 class Captioning:
@@ -132,8 +147,9 @@ class Captioning:
     def result(self, data: CaptionedImages) -> Result:
         check_scorers()
         made = self.captions(data.features)
-        figures = {"perplexity": self.perplexity(data.features, data.captions)}
-        return Result("image to caption", figures | scores(made, data.captions), len(made))
+        figures = {"perplexity": self.perplexity(data.features[data.images], data.captions)}
+        right = [[data.captions[i] for i in own] for own in data.captions_of()]
+        return Result("image to caption", figures | scores(made, right), len(made))
 
 
 def check_scorers() -> None:
@@ -144,13 +160,13 @@ def check_scorers() -> None:
         )
 
 
-def scores(made: Sequence[str], right: Sequence[str]) -> dict[str, float]:
-    """BLEU-4 and CIDEr, times a hundred, of one reference each."""
+def scores(made: Sequence[str], right: Sequence[Sequence[str]]) -> dict[str, float]:
+    """BLEU-4 and CIDEr, times a hundred, against all captions that each image has."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
 
     found = {i: [_words(text)] for i, text in enumerate(made)}
-    wanted = {i: [_words(text)] for i, text in enumerate(right)}
+    wanted = {i: [_words(text) for text in texts] for i, texts in enumerate(right)}
     with contextlib.redirect_stdout(io.StringIO()):  # Bleu prints its counts
         bleu, _ = Bleu(4).compute_score(wanted, found)
         cider, _ = Cider().compute_score(wanted, found)
@@ -162,12 +178,26 @@ def _words(text: str) -> str:
 
 
 def retrieval(loaded: LoadedBundle, data: CaptionedImages) -> list[Result]:
-    """Caption to image by [RET] after the caption, and image to caption, over all of `data`."""
+    """Caption to image by [RET] after the caption, and image to caption, over all of `data`. Of an
+    image's captions the one that comes first counts (Karpathy and Fei-Fei, CVPR 2015, section
+    4.1)."""
     model = loaded.model
     queries = caption_queries(model, data.captions)
     images = model.mappers.image_embeddings(data.features).detach().cpu()
     cosines = queries @ images.T
-    return [
-        Result(name, recalls([rank_of(row, i) for i, row in enumerate(table)]), len(table))
-        for name, table in (("caption to image", cosines), ("image to caption", cosines.T))
+    to_image = [rank_of(row, image) for row, image in zip(cosines, data.images, strict=True)]
+    to_caption = [
+        _best_rank(row, own) for row, own in zip(cosines.T, data.captions_of(), strict=True)
     ]
+    return [
+        Result("caption to image", recalls(to_image), len(to_image)),
+        Result("image to caption", recalls(to_caption), len(to_caption)),
+    ]
+
+
+def _best_rank(scores: Tensor, own: Sequence[int]) -> int:
+    """Where the first of `own` comes among all but the others of `own`."""
+    best = own[int(scores[list(own)].argmax())]
+    left = scores.clone()
+    left[[i for i in own if i != best]] = -math.inf
+    return rank_of(left, best)

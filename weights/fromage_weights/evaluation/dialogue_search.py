@@ -16,6 +16,7 @@ from fromage_weights.evaluation.responder import Responder
 from fromage_weights.grounded import TextSegment
 
 if TYPE_CHECKING:
+    from fromage_weights.evaluation.pictures import Features
     from fromage_weights.loading import LoadedBundle
 
 # Koh et al. 2023, Table 2, FROMAGe over OPT-6.7B.
@@ -54,9 +55,9 @@ class ImageSearch:
         end = reply.token_ids.index(self._model.ret_token_id) + 1
         return self._model.embed([*front, TextSegment(reply.token_ids[:end])])
 
-    def images(self, dialogues: Sequence[Dialogue], features: dict[int, Tensor]) -> Tensor:
+    def images(self, dialogues: Sequence[Dialogue], features: Features[int]) -> Tensor:
         """(N, shared_dim)."""
-        rows = torch.stack([features[dialogue.image] for dialogue in dialogues])
+        rows = torch.stack([features.searched[dialogue.image] for dialogue in dialogues])
         mappers = self._model.mappers
         if not self._compat:
             return mappers.image_embeddings(rows).cpu()
@@ -64,7 +65,7 @@ class ImageSearch:
             mapped: Tensor = mappers.visual_fc(rows.to(mappers.device))
         return mapped.cpu()
 
-    def result(self, dialogues: Sequence[Dialogue], features: dict[int, Tensor]) -> Result:
+    def result(self, dialogues: Sequence[Dialogue], features: Features[int]) -> Result:
         scores = self.images(dialogues, features) @ self.queries(dialogues).T
         if not self._compat:
             scores = scores.T

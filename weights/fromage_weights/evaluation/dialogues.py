@@ -28,9 +28,9 @@ from fromage_weights.evaluation.metrics import (
     recalls,
 )
 from fromage_weights.evaluation.pictures import (
+    Features,
     ImageFolder,
     expecting,
-    image_features,
     present,
     read_json,
 )
@@ -142,12 +142,12 @@ def dialogue_features(
     dialogues: Sequence[Dialogue],
     folder: ImageFolder,
     *,
+    reference_compat: bool = False,
     progress: bool = False,
-) -> dict[int, Tensor]:
-    """Features (vision_dim,) by image id, of the images that are in `folder` and readable."""
-    assert loaded.vision is not None
+) -> Features[int]:
+    """By image id, of the images that are in `folder` and readable."""
     files = present((d.image, folder.numbered(d.image)) for d in dialogues)
-    return image_features(loaded.vision, files, progress="images" if progress else None)
+    return Features.of(loaded, files, reference_compat=reference_compat, progress=progress)
 
 
 def contexts(dialogue: Dialogue) -> list[str]:
@@ -256,14 +256,14 @@ class AnswerRanking:
         return -(chosen * real).sum(1).cpu()
 
     def result(
-        self, dialogues: Sequence[Dialogue], features: dict[int, Tensor], *, progress: bool = False
+        self, dialogues: Sequence[Dialogue], features: Features[int], *, progress: bool = False
     ) -> Result:
         from tqdm import tqdm
 
         losses = [
             row
             for dialogue in tqdm(dialogues, desc="answers", unit=" dialogues", disable=not progress)
-            for row in self.rounds(dialogue, features[dialogue.image])
+            for row in self.rounds(dialogue, features.shown[dialogue.image])
         ]
         return answers_result(dialogues, losses)
 

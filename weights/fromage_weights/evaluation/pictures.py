@@ -7,16 +7,18 @@ import logging
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from fromage_weights.errors import EvaluationDataInvalid
-from fromage_weights.images import IMAGE_SUFFIXES, open_image
+from fromage_weights.images import IMAGE_SUFFIXES, open_for_crop, open_image
 
 if TYPE_CHECKING:
+    from fromage_weights.loading import LoadedBundle
     from fromage_weights.vision import PreprocessMode, VisionEncoder
 
 _log = logging.getLogger(__name__)
@@ -57,15 +59,42 @@ class ImageFolder:
         return found[0] if found else None
 
 
-def image_features(
-    vision: VisionEncoder,
-    files: Mapping[Key, Path],
-    *,
-    mode: PreprocessMode = "squash",
-    progress: str | None = None,
+@dataclass(frozen=True)
+class Features(Generic[Key]):
+    """(vision_dim,) of every image that can be read: as it is ``shown`` in a prompt, and as it lies
+    in an index that is ``searched``; both in the same order."""
+
+    shown: dict[Key, Tensor]
+    searched: dict[Key, Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        loaded: LoadedBundle,
+        files: Mapping[Key, Path],
+        *,
+        reference_compat: bool = False,
+        progress: bool = False,
+    ) -> Features[Key]:
+        """Prepared as the server and `fromage index build` do; `reference_compat`: as the
+        reference's scripts do, which squash every image. Those that cannot be read are logged by
+        name and left out."""
+        assert loaded.vision is not None
+        bar = "images" if progress else None
+        shown: PreprocessMode = loaded.bundle.config.prompt_image
+        if reference_compat:
+            shown = "squash"
+        searched: PreprocessMode = "squash" if reference_compat else "crop"
+        found = _encoded(loaded.vision, files, searched, bar)
+        if shown == searched:
+            return cls(found, found)
+        readable = {key: files[key] for key in found}
+        return cls(_encoded(loaded.vision, readable, shown, bar), found)
+
+
+def _encoded(
+    vision: VisionEncoder, files: Mapping[Key, Path], mode: PreprocessMode, progress: str | None
 ) -> dict[Key, Tensor]:
-    """(vision_dim,) of every image that can be read, in the order of `files`; the others are
-    logged by name. "squash" is what the reference's scripts do."""
     from tqdm import tqdm
 
     found: dict[Key, Tensor] = {}
@@ -77,14 +106,15 @@ def image_features(
             found.update(zip((key for key, _ in waiting), rows, strict=True))
             waiting.clear()
 
+    read = open_for_crop if mode == "crop" else open_image
     bar = tqdm(files.items(), desc=progress, unit=" images", disable=progress is None)
     for key, file in bar:
         try:
-            image = open_image(file.read_bytes())
+            pixels = vision.preprocess(read(file.read_bytes()), mode)
         except (OSError, ValueError) as error:
             _log.warning("left out: %s (%s)", file, error)
             continue
-        waiting.append((key, vision.preprocess(image, mode)))
+        waiting.append((key, pixels))
         if len(waiting) == _BATCH:
             encode()
     encode()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fromage_weights.chat import Role, message_items
 from fromage_weights.errors import UnsupportedModel
 from fromage_weights.evaluation.decoding import greedy_to_ret
 from fromage_weights.evaluation.queries import caption_queries, check_length
@@ -29,7 +30,7 @@ _KEPT, _COPIES = 64 * 32 * 4096, 3
 class Message:
     """One message of a chat; a user's `features` (Dv,) stand before the words."""
 
-    role: str
+    role: Role
     text: str
     features: Tensor | None = None
 
@@ -62,15 +63,11 @@ class Responder:
         self.ends = {ids[0] for ids in ends.values()} | set(self._model.eos_token_ids)
 
     def segments(self, messages: Sequence[Message]) -> list[Segment]:
-        """A chat in the bundle's template, tokenised item by item."""
+        """A chat in the bundle's template, tokenised item by item, as the server does."""
         items: list[str | Tensor] = []
         for message in messages:
-            before, _, after = str(getattr(self._template, message.role)).partition("{content}")
-            if message.features is None:
-                items.append(before + message.text + after)
-            else:
-                opening, closing = self._template.image_frame
-                items += [before + opening, message.features, closing + message.text + after]
+            shown = [] if message.features is None else [message.features]
+            items += message_items(self._template, message.role, [*shown, message.text])
         texts = [item if isinstance(item, str) else None for item in items]
         encoded = self._tokenizer.encode_prompt(texts)
         segments: list[Segment] = []

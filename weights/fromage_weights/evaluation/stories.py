@@ -20,9 +20,9 @@ from torch import Tensor
 from fromage_weights.errors import EvaluationDataInvalid
 from fromage_weights.evaluation.metrics import Result, rank_of, recalls
 from fromage_weights.evaluation.pictures import (
+    Features,
     ImageFolder,
     expecting,
-    image_features,
     present,
     read_json,
 )
@@ -91,20 +91,23 @@ def _text(value: object) -> str:
 
 
 def story_features(
-    loaded: LoadedBundle, file: StoryFile, folder: ImageFolder, *, progress: bool = False
-) -> dict[str, Tensor]:
-    """Features (vision_dim,) of the stories' images that are in `folder` and readable."""
-    assert loaded.vision is not None
+    loaded: LoadedBundle,
+    file: StoryFile,
+    folder: ImageFolder,
+    *,
+    reference_compat: bool = False,
+    progress: bool = False,
+) -> Features[str]:
+    """Of the stories' images that are in `folder` and readable."""
     used = {image for story in file.stories for image in story.images}
     files = present((i, folder.named(i, url)) for i, url in file.urls.items() if i in used)
-    return image_features(loaded.vision, files, progress="images" if progress else None)
+    return Features.of(loaded, files, reference_compat=reference_compat, progress=progress)
 
 
 class StoryRetrieval:
     """One bundle and one file's pictures.
 
-    `features` (vision_dim,) by image id are the candidates, in that order. With
-    `reference_compat` every caption starts with its own begin token, as in the reference's
+    The candidates are those of `features`, in that order. With `reference_compat` every caption starts with its own begin token, as in the reference's
     script; otherwise only the first one does. With `chat` each caption is a message in the
     bundle's chat template, with the picture before it, and the model's own replies stand between
     them: the way a chat model is asked. A reply without [RET] then finds nothing. A story's own
@@ -115,7 +118,7 @@ class StoryRetrieval:
     def __init__(
         self,
         loaded: LoadedBundle,
-        features: dict[str, Tensor],
+        features: Features[str],
         *,
         reference_compat: bool = False,
         chat: bool = False,
@@ -126,12 +129,12 @@ class StoryRetrieval:
         self._always_exclude = always_exclude
         self._loaded, self._model, self._features = loaded, loaded.model, features
         self._compat, self._chat = reference_compat, chat
-        self.candidates = list(features)
+        self.candidates = list(features.searched)
         self._places = {image: place for place, image in enumerate(self.candidates)}
 
     @cached_property
     def _matrix(self) -> Tensor:
-        rows = torch.stack([self._features[image] for image in self.candidates])
+        rows = torch.stack([self._features.searched[image] for image in self.candidates])
         return self._model.mappers.image_embeddings(rows).cpu()
 
     def answerable(self, stories: Sequence[Story]) -> list[Story]:
@@ -150,7 +153,7 @@ class StoryRetrieval:
             ids = tokenizer.encode(" " + text if spaced else text)
             made.append(TextSegment((*begin, *ids) if i == 0 or self._compat else ids))
             if setting == "5 captions, 4 images" and i + 1 < len(texts):
-                made.append(ImageSegment(self._features[story.images[i]]))
+                made.append(ImageSegment(self._features.shown[story.images[i]]))
         return made
 
     def queries(self, stories: Sequence[Story], setting: Setting) -> list[Tensor | None]:
@@ -170,7 +173,7 @@ class StoryRetrieval:
             return [Message("user", story.captions[-1])]
         pictures: list[Tensor | None] = [None] * len(story.captions)
         if setting == "5 captions, 4 images":
-            pictures[1:] = [self._features[image] for image in story.images[:-1]]
+            pictures[1:] = [self._features.shown[image] for image in story.images[:-1]]
         return [
             Message("user", caption, picture)
             for caption, picture in zip(story.captions, pictures, strict=True)

@@ -12,8 +12,10 @@ broke off goes on with the first one missing, and several processes can each mak
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -35,9 +37,13 @@ if TYPE_CHECKING:
 
     from fromage_weights.vision import VisionEncoder
 
-SHARD_PAIRS = 8192
+# Of a large source; a smaller one is cut into smaller ones, so that each of several ranks has a
+# share, but not so small that a rank loads its tower for next to nothing.
+SHARD_PAIRS, _SMALL_SHARD, _SHARDS = 8192, 512, 64
 DTYPES = {"float32": np.float32, "float16": np.float16}
 _WHAT = {"source": "the hash of the pairs, and of where they are,", "vision": "the tower's hash"}
+# Of the disk or the process, not of the image.
+_OUTAGE = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN}
 Progress = Callable[[int, int], None]
 """Pairs done, and pairs in all."""
 
@@ -78,15 +84,23 @@ def build_cache(
     workers: int = 4,
     rank: int = 0,
     ranks: int = 1,
-    shard_pairs: int = SHARD_PAIRS,
+    shard_pairs: int | None = None,
     progress: Progress | None = None,
 ) -> CacheInfo:
     """Make what is missing of the shards rank, rank + ranks, …; images are centre-cropped, as the
-    reference does in training. Raises TrainingDataInvalid where the cache is another source's."""
-    info = CacheInfo(
-        source.fingerprint, encoder.fingerprint, encoder.dim, len(source), dtype, shard_pairs
-    )
+    reference does in training. Raises TrainingDataInvalid where the cache is another source's, or
+    where the first images cannot be read, none of them."""
     directory.mkdir(parents=True, exist_ok=True)
+    info = CacheInfo(
+        source.fingerprint,
+        encoder.fingerprint,
+        encoder.dim,
+        len(source),
+        dtype,
+        shard_pairs or _shard_pairs(directory, len(source)),
+    )
+    if not (directory / "cache.json").exists():
+        _try_some(source)
     _claim(directory, info)
     say = progress or (lambda done, total: None)
     with ThreadPoolExecutor(workers) as pool:
@@ -100,6 +114,36 @@ def build_cache(
                 )  # fmt: skip
             say(span.stop, len(source))
     return info
+
+
+def _shard_pairs(directory: Path, pairs: int) -> int:
+    """Of the features that are there; of new ones so that there are several shards."""
+    if (file := directory / "cache.json").exists():
+        return _info(file).shard_pairs
+    return min(SHARD_PAIRS, max(_SMALL_SHARD, -(-pairs // _SHARDS)))
+
+
+def _try_some(source: CaptionSource) -> None:
+    """A wrong folder of images would else make a whole cache of nothing."""
+    tried = range(min(len(source), 32))
+    reason = ""
+    for index in tried:
+        try:
+            open_for_crop(source.image(index))
+            return
+        except (OSError, ValueError) as error:
+            reason = reason or f"{source.key(index)}: {error}"
+    raise TrainingDataInvalid(
+        f"none of the first {len(tried)} images can be read ({reason}); is it the right folder?"
+    )
+
+
+def wait_for_features(directory: Path, info: CacheInfo) -> None:
+    """Until every rank has made its share. On the files, not on a collective: those give up after
+    some minutes, and a tower may need hours."""
+    for shard in range(info.shards):
+        while not (directory / f"{_name(shard)}.jsonl").exists():
+            time.sleep(0.2)
 
 
 def _name(shard: int) -> str:
@@ -137,6 +181,11 @@ def _pixels(source: CaptionSource, encoder: VisionEncoder, index: int) -> Tensor
     try:
         return encoder.preprocess(open_for_crop(source.image(index)), "crop")
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in _OUTAGE:
+            # Kept as broken it would be missing for ever.
+            raise TrainingDataInvalid(
+                f"{source.key(index)}: {error}; the same command goes on once this is mended"
+            ) from error
         return Broken(index, source.key(index), str(error))
 
 
@@ -220,23 +269,29 @@ def _read(file: Path) -> list[dict[str, Any]]:
 class FeatureCache:
     """A whole cache, read by row; features stay on disk until they are asked for.
 
-    ``broken``: the images that were left out.
+    ``images`` (N,): which image a row shows; rows of one image have the same number, counted from 0
+    in the order of the rows. ``broken``: the images that were left out.
     """
 
     def __init__(self, directory: Path) -> None:
         file = directory / "cache.json"
         if not file.exists():
             raise TrainingDataInvalid(f"{directory}: no features here (cache.json is missing)")
-        self.info = _info(file)
+        self.directory, self.info = directory, _info(file)
         self.captions: list[str] = []
         self.indices: list[int] = []
         self.broken: list[Broken] = []
         self._parts: list[NDArray[Any]] = []
+        numbers: dict[str, int] = {}
+        images: list[int] = []
         for shard in range(self.info.shards):
-            self._open(directory / _name(shard))
+            for key in self._open(directory / _name(shard)):
+                images.append(numbers.setdefault(key, len(numbers)))
+        self.images = np.array(images, dtype=np.int64)
         self._starts = np.cumsum([0, *(len(part) for part in self._parts)])
 
-    def _open(self, stem: Path) -> None:
+    def _open(self, stem: Path) -> list[str]:
+        """The keys of its rows."""
         if not stem.with_suffix(".jsonl").exists():
             raise TrainingDataInvalid(f"{stem}.jsonl is missing: the features are not complete")
         try:
@@ -245,17 +300,18 @@ class FeatureCache:
             expected = (len(lines), self.info.vision_dim)
             if part.shape != expected:
                 raise ValueError(f"shape {part.shape}, expected {expected}")
-        except (OSError, EOFError, ValueError) as error:
+            left_out = stem.with_suffix(".broken")
+            broken = [Broken(**line) for line in _read(left_out)] if left_out.exists() else []
+        except (OSError, EOFError, ValueError, TypeError) as error:
             raise TrainingDataInvalid(
-                f"{stem}.npy or .jsonl: damaged or missing ({error}); remove both, and the same "
-                "command makes them again"
+                f"{stem}.npy, .jsonl or .broken: damaged or missing ({error}); remove them, and the "
+                "same command makes them again"
             ) from error
         self._parts.append(part)
         self.captions += [line["caption"] for line in lines]
         self.indices += [line["index"] for line in lines]
-        left_out = stem.with_suffix(".broken")
-        if left_out.exists():
-            self.broken += [Broken(**line) for line in _read(left_out)]
+        self.broken += broken
+        return [line["key"] for line in lines]
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -281,12 +281,16 @@ def _hidden_layers(model: GroundedModel) -> list[int | None]:
 
 
 @torch.no_grad()
-def renormalise_ret(model: GroundedModel) -> None:
-    """Scale the [RET] input row to the mean norm of all other rows, as after every step of the
-    reference."""
+def mean_length(model: GroundedModel) -> Tensor:
+    """(): the mean norm of the input embedding's rows but [RET]'s. They are frozen: so is it."""
     table = weight_of(input_embedding(model.lm))
-    ret = model.ret_token_id
     norms = table.float().norm(dim=1)
-    others = (norms.sum() - norms[ret]) / (len(norms) - 1)
+    return (norms.sum() - norms[model.ret_token_id]) / (len(norms) - 1)
+
+
+@torch.no_grad()
+def renormalise_ret(model: GroundedModel, length: Tensor) -> None:
+    """Scale the [RET] input row to ``length``, the mean of all other rows', as after every step of
+    the reference."""
     row = model.mappers.ret_embedding
-    row.mul_(others / row.norm())
+    row.mul_(length / row.norm())

@@ -17,7 +17,7 @@ from fromage_weights.errors import TrainingInvalid
 from fromage_weights.grounded import GroundedModel
 from fromage_weights.loading import bundle_directory
 from fromage_weights.training.board import Board
-from fromage_weights.training.cache import FeatureCache, build_cache
+from fromage_weights.training.cache import FeatureCache, build_cache, wait_for_features
 from fromage_weights.training.parallel import Alone, ProcessGroup, Ranks
 from fromage_weights.training.setup import Setup, load_encoder, load_model, write_bundle
 from fromage_weights.training.sources import CaptionSource
@@ -34,7 +34,7 @@ def train(setup: Setup, source: CaptionSource) -> Bundle | None:
     full_float32_precision()
     with _ranks(choose_device(setup.device)) as (ranks, device):
         _check_place(setup)
-        check_batch(setup.recipe.batch, len(source), ranks.size)
+        check_batch(setup.recipe.batch, len(source), ranks.size, _held_out(setup, len(source)))
         start = Bundle.load(bundle_directory(setup.start)) if setup.start else None
         encoder = load_encoder(setup, start).to(device)
         model, lm_hash = load_model(setup, start, encoder.dim, device)
@@ -82,7 +82,7 @@ def _features(
     directory = _cache_directory(setup)
     started = time.monotonic()
     with tqdm(total=len(source), unit=" images", desc="features", disable=ranks.rank != 0) as bar:
-        build_cache(
+        info = build_cache(
             directory,
             source,
             encoder,
@@ -92,7 +92,7 @@ def _features(
             ranks=ranks.size,
             progress=lambda done, _: bar.update(done - bar.n),
         )
-    ranks.total(torch.zeros(1))  # nobody reads before everybody has written
+    wait_for_features(directory, info)
     if ranks.rank == 0:
         _say(
             f"features of {len(source):,} pairs in {directory} ({time.monotonic() - started:.0f} s)"
@@ -117,8 +117,8 @@ def _steps(
 ) -> None:
     from tqdm import tqdm
 
-    held_out = min(setup.validation, len(cache) // 5)
-    rows, judged = split(len(cache), held_out, setup.recipe.seed)
+    rows, judged = split(cache.images, _held_out(setup, len(cache)), setup.recipe.seed)
+    held_out = len(judged)
     setup.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
         model, cache, setup.recipe, out=setup.out, rows=rows, ranks=ranks, origin=origin
@@ -153,9 +153,15 @@ def _steps(
                 bar.write(f"step {made.number:,}: {_validated(found, held_out)}", file=sys.stderr)
 
 
+def _held_out(setup: Setup, pairs: int) -> int:
+    return min(setup.validation, pairs // 5)
+
+
 def _say_begin(setup: Setup, step: int, held_out: int) -> None:
     if held_out < setup.validation:
         _say(f"{held_out:,} pairs are held out: a fifth of all, not {setup.validation:,}")
+    if setup.tensorboard and not held_out:
+        _say("no pairs are held out: without --validation N, TensorBoard shows no retrieved images")
     if step >= setup.recipe.steps:
         _say(f"was at step {step:,} already; nothing to do up to {setup.recipe.steps:,}")
     elif step:

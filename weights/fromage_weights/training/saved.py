@@ -42,7 +42,7 @@ class HubDataset:
         return len(self._rows)
 
     def key(self, index: int) -> str:
-        return f"{self._directory.name}:{self._value(index).get('path') or index}"
+        return f"{self._directory.name}:{index}"  # paths in it may be missing, or all the same
 
     def caption(self, index: int) -> str:
         found = self._captions[index][self._caption]

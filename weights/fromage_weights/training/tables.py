@@ -15,6 +15,8 @@ class TsvFolder:
 
     def __init__(self, table: Path, images: Path) -> None:
         self._root = images
+        if not images.is_dir():
+            raise TrainingDataInvalid(f"{images}: no such folder of images")
         try:
             # Excel begins UTF-8 files with a byte order mark.
             with table.open(encoding="utf-8-sig", newline="") as file:

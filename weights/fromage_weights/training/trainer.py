@@ -21,7 +21,7 @@ from torch import nn
 from fromage_weights.errors import TrainingInvalid, one_line
 from fromage_weights.training.cache import FeatureCache
 from fromage_weights.training.examples import ExampleMaker
-from fromage_weights.training.objective import Example, Losses, Objective, Weights, renormalise_ret
+from fromage_weights.training.objective import Example, Losses, Objective, Weights, mean_length, renormalise_ret
 from fromage_weights.training.parallel import Alone, Ranks
 from fromage_weights.training.recipe import TrainingRecipe
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "losses.jsonl"
+# What depends on more than what was typed: "auto" is another dtype on another device.
+_OPTIONS = {"dtype": "dtype (--dtype)"}
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Trainer:
             weight_decay=recipe.weight_decay,
         )
         self._order: tuple[int, NDArray[np.int64]] | None = None
+        self._length_of_ret = mean_length(model)
         if out is not None:
             if (out / CHECKPOINT).exists():
                 self._load(out / CHECKPOINT)
@@ -118,7 +121,9 @@ class Trainer:
                     self.save()
                 yield made
         finally:
-            if self._whole_step:  # an interrupt can fall between the optimizer and [RET]'s row
+            # An interrupt can fall between the optimizer and [RET]'s row; and of a run that has not
+            # learnt anything no checkpoint shall refuse other settings.
+            if self._whole_step and self.step:
                 self.save()
             self.model.mappers.requires_grad_(False)
             self.model.write_ret_row()
@@ -130,6 +135,10 @@ class Trainer:
         captions = (self._cache.captions[row] for row in rows.tolist())
         pairs = zip(self._cache.features(rows), captions, strict=True)
         return [plain(feature, caption, nothing) for feature, caption in pairs]
+
+    def images(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which image each row shows."""
+        return self._cache.images[rows]
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """This rank's share of a step's rows: a run of them, so that pairs stay together."""
@@ -171,7 +180,7 @@ class Trainer:
             group["lr"] = rate
         self._whole_step = False
         self._optimizer.step()
-        renormalise_ret(self.model)
+        renormalise_ret(self.model, self._length_of_ret)
         if recipe.max_scale is not None:
             with torch.no_grad():
                 self.model.mappers.logit_scale.clamp_(max=float(np.log(recipe.max_scale)))
@@ -213,13 +222,14 @@ class Trainer:
             # A run may be made longer, if its rates don't depend on its length.
             free = ("steps",) if self.recipe.schedule == "constant" else ()
             changed += [
-                f"{name} was {state[part].get(name)}, now {value}"
+                f"{_OPTIONS.get(name, name)} was {state[part].get(name)}, now {value}"
                 for name, value in now.items()
                 if name not in free and state[part].get(name) != value
             ]
         if changed:
             raise TrainingInvalid(
-                f"{file}: a run with other settings ({', '.join(changed)}); name another --out"
+                f"{file}: a run with other settings ({', '.join(changed)}); say the old ones, or name "
+                f"another --out (with --cache {self._cache.directory} the features are not made again)"
             )
         self.model.mappers.load_state_dict(state["mappers"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -237,23 +247,28 @@ class Trainer:
         partial.replace(log)
 
 
-def check_batch(batch: int, pairs: int, ranks: int) -> None:
-    """Raises TrainingInvalid for a batch that so many pairs don't fill, or that so many ranks
-    cannot share in pairs of examples."""
-    unit = 2 * ranks
+def check_batch(batch: int, pairs: int, ranks: int, held_out: int = 0) -> None:
+    """Raises TrainingInvalid for a batch that so many pairs, less those ``held_out``, don't fill, or
+    that so many ranks cannot share in pairs of examples."""
+    unit, pairs = 2 * ranks, pairs - held_out
+    there_are = f"there are {pairs}"
+    if held_out:
+        there_are += f" beside the {held_out} held out (--validation)"
     if pairs < unit:
         raise TrainingInvalid(
-            f"training takes {unit} readable pairs at least (two on each rank); there are {pairs}"
+            f"training takes {unit} readable pairs at least (two on each rank); {there_are}"
         )
     if batch > pairs:
         raise TrainingInvalid(
-            f"a batch of {batch} needs as many pairs; there are {pairs}: "
+            f"a batch of {batch} needs as many pairs; {there_are}: "
             f"try --batch {pairs - pairs % unit}"
         )
     if batch < 2 or batch % unit:
+        below = batch - batch % unit
+        would = [b for b in (below, below + unit) if 0 < b <= pairs]
         raise TrainingInvalid(
-            f"the batch is {batch}; expected a multiple of {unit} "
-            f"(pairs of examples on each of {ranks} ranks)"
+            f"the batch is {batch}; expected a multiple of {unit} (pairs of examples on each of "
+            f"{ranks} ranks): try --batch {' or '.join(map(str, would))}"
         )
 
 

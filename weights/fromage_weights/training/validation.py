@@ -17,16 +17,24 @@ RANKS = (1, 5, 10)
 _BATCH = 64
 
 
-def split(pairs: int, held_out: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to learn from and rows to validate on; the same for the same seed."""
-    order = np.random.default_rng([seed, 0xA11D]).permutation(pairs)
-    return np.sort(order[held_out:]), np.sort(order[:held_out])
+def split(
+    images: NDArray[np.int64], held_out: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to learn from and rows to validate on; the same for the same seed.
+
+    ``images`` (N,): which image each row shows, numbered from 0. All rows of an image are on the
+    same side, so there may be a few more than ``held_out``."""
+    rows = np.bincount(images) if len(images) else np.zeros(0, dtype=np.int64)
+    order = np.random.default_rng([seed, 0xA11D]).permutation(len(rows))
+    enough = int(np.searchsorted(np.cumsum(rows[order]), held_out)) + 1 if held_out else 0
+    judged = np.isin(images, order[:enough])
+    return np.flatnonzero(~judged), np.flatnonzero(judged)
 
 
 @dataclass(frozen=True)
 class Validation:
-    """`recall`: share of captions whose image is among the first 1, 5, 10 of all that were held
-    out. `ranked` (N, 10): rows into the validation set, best first."""
+    """`recall`: share of captions whose image is among the first 1, 5, 10 of all images that were
+    held out. `ranked` (N, 10): rows into the validation set, one of each image, best first."""
 
     caption: float
     retrieval: float
@@ -51,10 +59,11 @@ def validate(trainer: Trainer, rows: NDArray[np.int64]) -> Validation:
         text, image = objective.embeddings(batch)
         texts.append(text)
         images.append(image)
-    scores = torch.cat(texts) @ torch.cat(images).T
-    own = scores.diagonal()[:, None]
+    _, firsts, own = np.unique(trainer.images(rows), return_index=True, return_inverse=True)
+    scores = torch.cat(texts) @ torch.cat(images)[firsts].T
+    right = scores.gather(1, torch.from_numpy(own)[:, None])
     # Images that score as high count as better: equal features must not look like success.
-    place = (scores >= own).sum(1) - 1
+    place = (scores >= right).sum(1) - 1
     recall = {k: float((place < k).float().mean()) for k in RANKS}
-    ranked = scores.topk(min(max(RANKS), len(rows)), dim=1).indices
-    return Validation(caption, retrieval, recall, ranked)
+    best = scores.topk(min(max(RANKS), len(firsts)), dim=1).indices
+    return Validation(caption, retrieval, recall, torch.from_numpy(firsts)[best])
