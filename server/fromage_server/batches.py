@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
+_log = logging.getLogger(__name__)
 
 
 class Batches(Generic[Job]):
     """One thread, started for the first job. It hands ``work`` what has gathered meanwhile, in its
     order and as long as ``room`` says that the batch takes one more. Any thread may call.
 
-    ``begin`` is called in the thread before anything else. ``work`` doesn't raise; if it does all
-    the same, its batch is lost, and the next job starts another thread.
+    ``begin`` is called in the thread before anything else, and does no more than prepare it: where
+    it fails, that is logged. ``work`` doesn't raise; if it does all the same, its batch is lost, and
+    what waits starts another thread.
     """
 
     def __init__(
@@ -35,15 +38,15 @@ class Batches(Generic[Job]):
     def closed(self) -> bool:
         return self._closed
 
-    def put(self, job: Job) -> bool:
-        """False where it will not be done: after ``close``."""
+    def put(self, *jobs: Job) -> bool:
+        """At once, so that they can be one batch. False where they will not be done: after
+        ``close``."""
         with self._changed:
             if self._closed:
                 return False
-            self._jobs.append(job)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+            self._jobs += jobs
+            if self._thread is None:
+                self._start()
             self._changed.notify()
             return True
 
@@ -57,11 +60,24 @@ class Batches(Generic[Job]):
         if thread is not None:
             thread.join(timeout)
 
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+
     def _run(self) -> None:
-        self._begin()
-        while batch := self._next():
-            self._work(batch)
-            del batch  # what it holds is not kept until there is another
+        try:
+            self._begin()
+        except Exception:
+            _log.exception("%s: could not be prepared", self._name)
+        try:
+            while batch := self._next():
+                self._work(batch)
+                del batch  # what it holds is not kept until there is another
+        finally:
+            with self._changed:
+                self._thread = None
+                if self._jobs:  # it failed, and others came meanwhile
+                    self._start()
 
     def _next(self) -> list[Job]:
         """Empty at the end."""

@@ -16,6 +16,7 @@ from fromage_server.prompt import Item, Picture, Prompt
 from fromage_server.schema.options import DEFAULT_MAX_TOKENS
 from fromage_server.schema.parts import Part
 from fromage_server.schema.requests import ChatRequest, Message
+from fromage_server.workers import Preparing
 
 if TYPE_CHECKING:
     from fromage_weights.bundle import BundleConfig
@@ -75,8 +76,9 @@ class Composer:
             )
         return tokens
 
-    def segments(self, prompt: Prompt) -> tuple[Segment, ...]:
-        return prompt.segments(self._encoder.encode(self._media.read(prompt.pictures)))
+    def segments(self, prompt: Prompt) -> Preparing[tuple[Segment, ...]]:
+        images = yield from self._encoder.encode(self._media.read(prompt.pictures))
+        return prompt.segments(images)
 
     def continuation(self, text: str, *, begin: bool, param: str) -> Segment:
         """Text that goes on after a prompt; ``begin`` puts the begin token in front."""

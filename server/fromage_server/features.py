@@ -1,7 +1,7 @@
 """Pooled vision features of the requests' images, remembered by content.
 
-Requests decode their images each in its own thread; the tower then takes what has gathered in one
-pass, whoever it is from.
+Requests decode their images in the workers' threads; the tower has its own, and takes what has
+gathered in one pass, whoever it is from.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from fromage_index.decode import decode_image
 from fromage_index.errors import UnreadableImage
+from fromage_server.batches import Batches
 from fromage_server.errors import ApiError
 from fromage_server.media import SourceImage
+from fromage_server.threads import compute_alone
+from fromage_server.workers import Preparing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,27 +27,19 @@ if TYPE_CHECKING:
     from fromage_weights.grounded import ImageSegment
     from fromage_weights.vision import PreprocessMode, VisionEncoder
 
-_BATCH: Final = 16
+BATCH: Final = 16
+_BACKLOG: Final = 8 * BATCH
 REMEMBERED_BYTES: Final = 16 << 20
+_STOP_S: Final = 5.0
 
 
-@dataclass(eq=False)
-class _Pending:
+@dataclass(frozen=True, eq=False)
+class _Coming:
     """An image on its way through the tower."""
 
+    digest: str
     pixels: Tensor
-    feature: Tensor | None = None
-    error: Exception | None = None
-
-    @property
-    def is_done(self) -> bool:
-        return self.feature is not None or self.error is not None
-
-    def result(self) -> Tensor:
-        if self.error is not None:
-            raise self.error
-        assert self.feature is not None
-        return self.feature
+    feature: Future[Tensor] = field(default_factory=Future)
 
 
 class _Remembered:
@@ -76,21 +72,25 @@ class _Remembered:
 
 
 class FeatureEncoder:
-    """Encodes what the cache doesn't hold. Heavy: call it in a worker thread; several may."""
+    """Encodes what the cache doesn't hold. ``encode`` is heavy: call it in worker threads."""
 
-    def __init__(self, vision: VisionEncoder, mode: PreprocessMode) -> None:
+    def __init__(self, vision: VisionEncoder, mode: PreprocessMode, *, batch: int = BATCH) -> None:
+        """``batch``: most images of one pass. What a pass of one computes depends on no other."""
         import torch
 
         self._vision = vision
         self._mode: PreprocessMode = mode
+        self._batch = batch
         # Of its own on a GPU: the language model's steps need not wait for pictures.
         on_gpu = vision.device.type == "cuda"
         make_stream: Any = torch.cuda.Stream
         self._stream = make_stream(vision.device) if on_gpu else None
-        self._tower = threading.Lock()  # held by the thread whose turn it is to run the tower
-        self._lock = threading.Lock()  # guards the two below
-        self._pending: OrderedDict[str, _Pending] = OrderedDict()  # by digest, not yet encoded
+        self._changed = threading.Condition()  # guards the two below
+        self._coming: dict[str, _Coming] = {}  # by digest, not yet encoded
         self._cache = _Remembered(max(1, REMEMBERED_BYTES // (4 * vision.dim)))
+        self._tower = Batches[_Coming](
+            "fromage-vision", self._run, lambda batch: len(batch) < self._batch, compute_alone
+        )
 
     def warm_up(self) -> None:
         """Run the tower for the first time, alone and with a whole batch."""
@@ -98,13 +98,13 @@ class FeatureEncoder:
         from PIL import Image
 
         pixels = self._vision.preprocess(Image.new("RGB", (64, 64)), self._mode)
-        for count in (1, _BATCH) if self._vision.device.type == "cuda" else (1,):
+        for count in (1, self._batch) if self._vision.device.type == "cuda" else (1,):
             with torch.cuda.stream(self._stream):
                 self._vision.encode(torch.stack([pixels] * count))
 
-    def encode(self, images: Sequence[SourceImage]) -> list[ImageSegment]:
+    def encode(self, images: Sequence[SourceImage]) -> Preparing[list[ImageSegment]]:
         """One (Dv,) float32 feature per image, keyed by the image's content. Raises ApiError for
-        what is no picture."""
+        what is no picture; none of its request's images is encoded then."""
         from fromage_weights.grounded import ImageSegment
 
         unique = {image.digest: image for image in images}
@@ -112,46 +112,65 @@ class FeatureEncoder:
             digest: feature for digest in unique if (feature := self._recall(digest)) is not None
         }
         missing = [image for digest, image in unique.items() if digest not in found]
-        waiting = {image.digest: self._enqueue(image) for image in missing}
-        self._work_off(list(waiting.values()))
-        found |= {digest: pending.result() for digest, pending in waiting.items()}
+        decoded = [
+            self._coming.get(image.digest) or _Coming(image.digest, self._pixels(image))
+            for image in missing
+        ]
+        for coming in self._enqueued(decoded):
+            yield coming.feature
+            found[coming.digest] = coming.feature.result()
         return [ImageSegment(found[i.digest], key=bytes.fromhex(i.digest)) for i in images]
 
-    def _enqueue(self, image: SourceImage) -> _Pending:
-        pixels = self._pixels(image)
-        with self._lock:
-            return self._pending.setdefault(image.digest, _Pending(pixels))
+    def close(self) -> None:
+        """What has been asked for is done first, unless it takes very long."""
+        self._tower.close(_STOP_S)
 
-    def _work_off(self, own: Sequence[_Pending]) -> None:
-        """Run the tower until ``own`` are done, others' images along with them."""
-        while not all(pending.is_done for pending in own):
-            with self._tower:
-                with self._lock:
-                    count = min(_BATCH, len(self._pending))
-                    batch = dict(self._pending.popitem(last=False) for _ in range(count))
-                if batch:
-                    self._run(batch)
+    def _enqueued(self, images: Sequence[_Coming]) -> list[_Coming]:
+        """Each of ``images``, or the same one that came before it. Waits where very many are on
+        their way: their pixels are large."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._coming) < _BACKLOG)
+            fresh = [
+                image
+                for image in images
+                if image.digest not in self._coming and not image.feature.done()
+            ]
+            if fresh and not self._tower.put(*fresh):
+                raise RuntimeError("the server is stopping")
+            self._coming |= {image.digest: image for image in fresh}
+            return [self._coming.get(image.digest, image) for image in images]
 
-    def _run(self, batch: dict[str, _Pending]) -> None:
+    def _run(self, batch: Sequence[_Coming]) -> None:
+        """One pass; where it fails, each half by itself, so that nobody fails for others."""
         import torch
 
         try:
             with torch.cuda.stream(self._stream):
-                features = self._vision.encode(torch.stack([p.pixels for p in batch.values()]))
+                features = self._vision.encode(torch.stack([image.pixels for image in batch]))
         except Exception as error:
-            for pending in batch.values():
-                pending.error = error
+            if len(batch) > 1:
+                self._run(batch[: len(batch) // 2])
+                self._run(batch[len(batch) // 2 :])
+            else:
+                self._take_out(batch)
+                batch[0].feature.set_exception(error)
             return
         # Copies: a view would keep its whole batch alive.
         rows = [row.clone() for row in features.unbind()]
-        for pending, row in zip(batch.values(), rows, strict=True):
-            pending.feature = row
-        with self._lock:
-            for digest, row in zip(batch, rows, strict=True):
-                self._cache.put(digest, row)
+        self._take_out(batch, rows)
+        for image, row in zip(batch, rows, strict=True):
+            image.feature.set_result(row)
+
+    def _take_out(self, batch: Sequence[_Coming], rows: Sequence[Tensor] = ()) -> None:
+        with self._changed:
+            for image, row in zip(batch, rows, strict=False):
+                self._cache.put(image.digest, row)
+            for image in batch:
+                del self._coming[image.digest]
+            self._changed.notify_all()
 
     def _recall(self, digest: str) -> Tensor | None:
-        with self._lock:
+        with self._changed:
             return self._cache.get(digest)
 
     def _pixels(self, image: SourceImage) -> Tensor:

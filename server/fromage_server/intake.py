@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from fromage_server.engine_stream import Arrivals, EngineStream, queue_full
 from fromage_server.errors import ApiError
-from fromage_server.workers import Workers
+from fromage_server.workers import Preparing, Workers
 
 if TYPE_CHECKING:
     from fromage_server.engine import Engine, EngineConfig, EngineStats
@@ -42,7 +42,7 @@ class Intake:
         return EngineStream(self._engine, id, self._arrivals)
 
     async def prepared(
-        self, prefix: str, start: Callable[[Body, EngineStream], Started], body: Body
+        self, prefix: str, start: Callable[[Body, EngineStream], Preparing[Started]], body: Body
     ) -> Started:
         """Prepare a request and hand it to the engine; a caller who leaves takes it along."""
         return await self.prepared_together(
@@ -53,14 +53,14 @@ class Intake:
         self,
         prefix: str,
         n: int,
-        start: Callable[[Body, list[EngineStream]], Started],
+        start: Callable[[Body, list[EngineStream]], Preparing[Started]],
         body: Body,
     ) -> Started:
         """The same for one prompt's ``n`` replies: all of them, or none."""
         with self.place(n):
             streams = [self.stream(new_id(prefix)) for _ in range(n)]
             try:
-                return await self._workers.prepare(start, body, streams)
+                return await self._workers.compose(start, body, streams)
             except BaseException:
                 for stream in streams:
                     stream.cancel()

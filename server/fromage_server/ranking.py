@@ -13,7 +13,7 @@ from fromage_server.gallery import Gallery, Scope
 from fromage_server.intake import Intake
 from fromage_server.schema.requests import RetrieveRequest
 from fromage_server.searches import Query, Searching
-from fromage_server.workers import Workers
+from fromage_server.workers import Preparing, Workers
 
 if TYPE_CHECKING:
     from fromage_weights.tokenizer import FromageTokenizer
@@ -43,7 +43,9 @@ class Ranker:
         embedding = {"query_embedding": query.tolist()} if body.return_query_embedding else {}
         return {"images": images, **embedding}
 
-    def _start(self, body: RetrieveRequest, stream: EngineStream) -> tuple[Scope, EngineStream]:
+    def _start(
+        self, body: RetrieveRequest, stream: EngineStream
+    ) -> Preparing[tuple[Scope, EngineStream]]:
         scope = self._gallery.scope(body)
         if scope is None:
             raise ApiError(
@@ -55,7 +57,7 @@ class Ranker:
         prompt = self._composer.query(body.prompt)
         self._composer.max_tokens(prompt, 0)
         last = prompt.positions_of(self._tokenizer.ret_token_id)[-1]
-        segments = self._composer.segments(prompt)
+        segments = yield from self._composer.segments(prompt)
         stream.submit(ScoringRequest(stream.id, segments, query_positions=(last,)))
         return scope, stream
 

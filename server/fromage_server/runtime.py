@@ -15,7 +15,7 @@ from fromage_server.engine import Engine, EngineConfig
 from fromage_server.engine.memory import spare_bytes
 from fromage_server.engine.packing import pack_linears
 from fromage_server.engine.ranks import Leader
-from fromage_server.features import FeatureEncoder
+from fromage_server.features import BATCH, FeatureEncoder
 from fromage_server.followers import Followers
 from fromage_server.gallery import Gallery
 from fromage_server.ingest import Ingest
@@ -67,7 +67,9 @@ def load(
             config.shared_dim,
             faiss_build.nearest_device(str(model.device)),
         )
-        encoder = FeatureEncoder(loaded.vision, config.prompt_image)
+        # A picture's numbers, too, shall not depend on what it is encoded with.
+        images = 1 if settings.deterministic else BATCH
+        encoder = FeatureEncoder(loaded.vision, config.prompt_image, batch=images)
         report("warming up")
         warm_up(engine, encoder, gallery)
         # Not before: a device that waits for a lost one would let nobody hear of it.
@@ -87,7 +89,7 @@ def load(
             workers=workers,
         )
         return Loaded(
-            service, _running(engine, held.pop_all()), partial(_stop, engine, ingest, gallery)
+            service, _running(engine, held.pop_all()), partial(_stop, engine, ingest, encoder, gallery)
         )
 
 
@@ -153,7 +155,8 @@ def _running(engine: Engine, held: ExitStack) -> Callable[[], None]:
     return run
 
 
-def _stop(engine: Engine, ingest: Ingest, gallery: Gallery) -> None:
+def _stop(engine: Engine, ingest: Ingest, encoder: FeatureEncoder, gallery: Gallery) -> None:
     engine.stop()
     ingest.close()
+    encoder.close()
     gallery.close()

@@ -11,7 +11,7 @@ from fromage_server.engine.request import ScoringRequest
 from fromage_server.errors import ApiError
 from fromage_server.intake import Intake, new_id
 from fromage_server.schema.requests import ScoreRequest
-from fromage_server.workers import Workers
+from fromage_server.workers import Preparing, Workers
 
 Json = dict[str, Any]
 
@@ -24,16 +24,16 @@ class Scorer:
 
     async def score(self, body: ScoreRequest) -> Json:
         with self._intake.place():
-            jobs = await self._workers.prepare(self._jobs, body)
+            jobs = await self._workers.compose(self._jobs, body)
         # One at a time: a long list of candidates leaves room for others in the queue.
         return {"scores": [await self._score(*job) for job in jobs]}
 
-    def _jobs(self, body: ScoreRequest) -> list[tuple[ScoringRequest, str]]:
+    def _jobs(self, body: ScoreRequest) -> Preparing[list[tuple[ScoringRequest, str]]]:
         """What to score, each with the field it comes from."""
         prompt = self._composer.raw(body.prompt)
         reference.check_prompt(body, prompt)
         self._composer.max_tokens(prompt, 0)
-        segments = self._composer.segments(prompt)
+        segments = yield from self._composer.segments(prompt)
         if body.candidates is None:
             return [(ScoringRequest(new_id("score"), segments, score_from=0), "prompt")]
         compat = body.reference_compat

@@ -30,7 +30,7 @@ from fromage_server.schema.requests import (
     parts_of,
 )
 from fromage_server.scoring import Scorer
-from fromage_server.workers import Workers
+from fromage_server.workers import Preparing, Workers
 
 if TYPE_CHECKING:
     from fromage_server.engine import Engine, EngineConfig, EngineStats
@@ -98,12 +98,14 @@ class Service:
     async def score(self, body: ScoreRequest) -> Json:
         return await self._scorer.score(body)
 
-    def _start_chat(self, body: ChatRequest, streams: Sequence[EngineStream]) -> list[Reply]:
+    def _start_chat(
+        self, body: ChatRequest, streams: Sequence[EngineStream]
+    ) -> Preparing[list[Reply]]:
         scope = self.gallery.scope(body)
         prompt = self._composer.chat(body)
         params = self._params(body, self._composer.max_tokens(prompt, body.max_tokens), scope)
         shown = shown_ids(parts_of(body.messages), scope) if body.exclude_shown else set()
-        segments = self._composer.segments(prompt)
+        segments = yield from self._composer.segments(prompt)
         replies: list[Reply] = []
         for i, stream in enumerate(streams):
             plan = self._plan(body, stream, prompt, _finder(body, scope, shown))
@@ -112,13 +114,14 @@ class Service:
             replies.append(LiveReply(plan, stream, trim_start=True))
         return replies
 
-    def _start_generation(self, body: GenerateRequest, stream: EngineStream) -> Reply:
+    def _start_generation(self, body: GenerateRequest, stream: EngineStream) -> Preparing[Reply]:
         prompt, scope, plan = self._generation(body, stream)
         params = self._params(body, self._composer.max_tokens(prompt, body.max_tokens), scope)
-        stream.submit(GenerationRequest(stream.id, self._composer.segments(prompt), params))
+        segments = yield from self._composer.segments(prompt)
+        stream.submit(GenerationRequest(stream.id, segments, params))
         return ReferenceReply(plan, stream) if body.reference_compat else LiveReply(plan, stream)
 
-    def _start_prompt_scan(self, body: GenerateRequest, stream: EngineStream) -> Reply:
+    def _start_prompt_scan(self, body: GenerateRequest, stream: EngineStream) -> Preparing[Reply]:
         """`max_tokens: 0`. The reference counts a [RET]'s position over the text alone, although
         its embeddings include the images' rows."""
         prompt, _, plan = self._generation(body, stream)
@@ -127,7 +130,7 @@ class Service:
         places = tuple(i for i, id in enumerate(prompt.text_ids) if id == ret)
         positions = places if body.reference_compat else prompt.positions_of(ret)
         used = body.max_num_rets
-        segments = self._composer.segments(prompt)
+        segments = yield from self._composer.segments(prompt)
         stream.submit(ScoringRequest(stream.id, segments, query_positions=positions[:used]))
         return PromptReply(plan, stream, places[:used])
 

@@ -3,6 +3,8 @@
 import threading
 import weakref
 
+import pytest
+
 from fromage_server.batches import Batches
 
 
@@ -110,3 +112,46 @@ def test_the_end_waits_no_longer_than_it_is_told() -> None:
     slow.go_on.set()
     batches.close()
     assert slow.seen == [[1]]
+
+
+def test_several_at_once_are_one_batch() -> None:
+    seen: list[list[int]] = []
+    batches = Batches[int]("batches", seen.append, lambda jobs: len(jobs) < 3)
+    assert batches.put(1, 2, 3, 4)
+    batches.close()
+    assert seen == [[1, 2, 3], [4]]
+
+
+def test_a_thread_that_could_not_be_prepared_works_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def begin() -> None:
+        raise ImportError("a broken library")
+
+    seen: list[list[int]] = []
+    batches = Batches[int]("searching", seen.append, lambda jobs: True, begin)
+    assert batches.put(1)
+    batches.close()
+    assert seen == [[1]]
+    assert "searching: could not be prepared" in caplog.text
+
+
+def test_what_waited_while_it_failed_is_done() -> None:
+    failing, done = threading.Event(), threading.Event()
+
+    def work(jobs: list[int]) -> None:
+        if jobs == [0]:
+            assert failing.wait(60)
+            raise RuntimeError("on purpose")
+        done.set()
+
+    before, threading.excepthook = threading.excepthook, lambda told: None
+    try:
+        batches = Batches[int]("failing", work, lambda jobs: False)
+        batches.put(0)
+        batches.put(1)
+        failing.set()
+        assert done.wait(60), "without another put"
+        batches.close()
+    finally:
+        threading.excepthook = before

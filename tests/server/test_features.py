@@ -2,7 +2,9 @@
 
 import hashlib
 import threading
-from typing import Any
+import time
+from concurrent.futures import wait
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from fromage_server import features
 from fromage_server.errors import ApiError
 from fromage_server.features import FeatureEncoder
 from fromage_server.media import SourceImage
+from fromage_weights.grounded import ImageSegment
 from tests.server.pictures import encoded
 
 
@@ -50,8 +53,18 @@ def encoder_of(tower: Any) -> FeatureEncoder:
     return FeatureEncoder(tower, "squash")
 
 
+def encoded_by(encoder: FeatureEncoder, *images: SourceImage) -> list[ImageSegment]:
+    going = encoder.encode(images)
+    try:
+        while True:
+            wait([next(going)], 30)
+    except StopIteration as end:
+        found: list[ImageSegment] = end.value
+        return found
+
+
 def shades(encoder: FeatureEncoder, *wanted: int) -> list[int]:
-    return [int(s.features[0]) for s in encoder.encode([picture(shade) for shade in wanted])]
+    return [int(s.features[0]) for s in encoded_by(encoder, *map(picture, wanted))]
 
 
 def test_the_same_image_is_encoded_once() -> None:
@@ -60,7 +73,7 @@ def test_the_same_image_is_encoded_once() -> None:
     assert shades(encoder, 1, 2, 1) == [1, 2, 1]
     assert shades(encoder, 2, 3) == [2, 3]
     assert tower.batches == [2, 1]
-    first, second = encoder.encode([picture(1), picture(2)])
+    first, second = encoded_by(encoder, picture(1), picture(2))
     assert first.key != second.key
 
 
@@ -77,13 +90,13 @@ def test_what_gathers_while_the_tower_runs_is_encoded_together() -> None:
     assert tower.entered.wait(30)
     for thread in threads[1:]:
         thread.start()
-    while len(encoder._pending) < 5:  # four of their own, and the one they share
-        pass
+    while len(encoder._coming) < 6:  # the first one's two, one of which all share, and four more
+        time.sleep(0.001)
     tower.gate.set()
     for thread in threads:
         thread.join(30)
     assert found == {i: [i, 9] for i in range(5)}
-    assert tower.batches == [2, 5]
+    assert tower.batches == [2, 4]
 
 
 def test_a_failing_tower_fails_those_who_wait_and_nobody_else() -> None:
@@ -96,22 +109,70 @@ def test_a_failing_tower_fails_those_who_wait_and_nobody_else() -> None:
     assert shades(encoder, 1) == [1]
 
 
+def test_nobody_fails_for_others() -> None:
+    """A pass that fails is taken apart: an image that the tower cannot take, or too many at once."""
+
+    class Picky(Tower):
+        def encode(self, pixels: Tensor) -> Tensor:
+            found = super().encode(pixels)
+            if len(pixels) > 2 or 3.0 in pixels[:, 0].tolist():
+                raise RuntimeError("no memory")
+            return found
+
+    tower = Picky()
+    encoder = encoder_of(tower)
+    going = encoder.encode([picture(shade) for shade in range(6)])
+    with pytest.raises(RuntimeError, match="no memory"):
+        while True:
+            wait([next(going)], 30)
+    assert shades(encoder, 0, 1, 2, 4, 5) == [0, 1, 2, 4, 5]
+    encoder.close()
+    assert max(tower.batches) == 6
+
+
+def test_one_at_a_time_where_that_is_asked_for() -> None:
+    tower = Tower()
+    encoder = FeatureEncoder(cast(Any, tower), "squash", batch=1)
+    assert shades(encoder, 1, 2, 3) == [1, 2, 3]
+    assert tower.batches == [1, 1, 1]
+
+
+def test_many_wait_with_little_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_BACKLOG", 2)
+    tower = Tower()
+    encoder = encoder_of(tower)
+    tower.gate.clear()
+    threads = [threading.Thread(target=shades, args=(encoder, i, i + 100)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    assert tower.entered.wait(30)
+    time.sleep(0.05)
+    assert len(encoder._coming) == 2
+    tower.gate.set()
+    for thread in threads:
+        thread.join(30)
+    assert sum(tower.batches) == 8
+
+
 def test_what_is_no_picture_is_refused_by_name() -> None:
-    encoder = encoder_of(Tower())
+    tower = Tower()
+    encoder = encoder_of(tower)
     with pytest.raises(ApiError) as caught:
-        encoder.encode([picture(1), SourceImage(b"no picture", "00", "messages.0.content.1")])
+        encoded_by(encoder, picture(1), SourceImage(b"no picture", "00", "messages.0.content.1"))
     assert caught.value.param == "messages.0.content.1"
+    assert not encoder._coming, "nothing of a refused request is left"
     assert shades(encoder, 2) == [2]
+    assert tower.batches == [1]
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "REMEMBERED_BYTES", 10 * 4 * Tower.dim)
     encoder = encoder_of(Tower())
     shades(encoder, 0)
-    (first,) = encoder.encode([picture(0)])  # out of the memory
+    (first,) = encoded_by(encoder, picture(0))  # out of the memory
     kept = first.features.clone()
     assert shades(encoder, *range(1, 50)) == list(range(1, 50))
     assert len(encoder._cache) == 10
-    assert not encoder._pending
+    assert not encoder._coming
     assert shades(encoder, *range(30, 50)) == list(range(30, 50))
     assert torch.equal(first.features, kept), "its place is another's now"
