@@ -17,8 +17,8 @@ class Batches(Generic[Job]):
     order and as long as ``room`` says that the batch takes one more. Any thread may call.
 
     ``begin`` is called in the thread before anything else, and does no more than prepare it: where
-    it fails, that is logged. ``work`` doesn't raise; if it does all the same, its batch is lost, and
-    what waits starts another thread.
+    it fails, that is logged. ``work`` doesn't raise; if it does all the same, its batch is lost,
+    and what waits starts another thread.
     """
 
     def __init__(

@@ -89,7 +89,9 @@ def load(
             workers=workers,
         )
         return Loaded(
-            service, _running(engine, held.pop_all()), partial(_stop, engine, ingest, encoder, gallery)
+            service,
+            _running(engine, held.pop_all()),
+            partial(_stop, engine, ingest, encoder, gallery),
         )
 
 

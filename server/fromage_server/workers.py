@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -19,9 +19,9 @@ Preparing: TypeAlias = Generator[Future[Any], None, T]
 
 
 class Workers:
-    """``prepare`` and ``compose`` read and decode prompts, ``search`` ranks, ``files`` serves images:
-    each has its own threads, so that none waits for another. Two at most: image decoders hold the
-    interpreter's lock, and more of them made it slower."""
+    """``prepare`` and ``compose`` read and decode prompts, ``search`` ranks, ``files`` serves
+    images: each has its own threads, so that none waits for another. Two at most: image decoders
+    hold the interpreter's lock, and more of them made it slower."""
 
     def __init__(self) -> None:
         self._prepare = ThreadPoolExecutor(2, "fromage-prepare", compute_alone)
@@ -31,7 +31,9 @@ class Workers:
     async def prepare(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await _run(self._prepare, partial(work, *args, **kwargs))
 
-    async def compose(self, work: Callable[P, Preparing[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def compose(
+        self, work: Callable[P, Preparing[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         going = work(*args, **kwargs)
         while isinstance(waited := await _run(self._prepare, partial(_advance, going)), Future):
             # What went wrong the work hears itself; and others may wait for the same.
@@ -53,6 +55,13 @@ class Workers:
 
 async def _run(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+def completed(going: Preparing[T]) -> T:
+    """What comes of it, for a caller that has a thread to wait in."""
+    while isinstance(waited := _advance(going), Future):
+        wait([waited])
+    return waited[0]
 
 
 def _advance(going: Preparing[T]) -> Future[Any] | tuple[T]:

@@ -22,6 +22,7 @@ from fromage_server.engine.memory import spare_bytes
 from fromage_server.engine.packing import pack_linears
 from fromage_server.features import FeatureEncoder
 from fromage_server.media import SourceImage
+from fromage_server.workers import completed
 from fromage_weights.cpu import keep_freed_blocks
 from fromage_weights.grounded import TextSegment
 from fromage_weights.loading import load_grounded_model
@@ -55,7 +56,7 @@ def measure(table: Table, requests: int) -> None:
     early = 0
     for done in range(0, requests, _BATCH):
         for i in range(_BATCH):
-            (image,) = encoder.encode([unique_image(rng)])
+            (image,) = completed(encoder.encode([unique_image(rng)]))
             request = GenerationRequest(str(done + i), (image, tokens), SamplingParams(8))
             engine.submit(request, lambda event: None)
         while engine.step():

@@ -43,7 +43,10 @@ def test_two_hundred_pictures_to_a_chat(
     assert "R@10" in told.err
     losses = [json.loads(line) for line in (out / "losses.jsonl").read_text().splitlines()]
     assert [row["step"] for row in losses] == list(range(1, 41))
-    assert losses[-1]["caption"] < losses[0]["caption"]
+    # What can be learnt so soon: a language model of random weights has little use for an image.
+    for name in ("text_to_image", "image_to_text"):
+        first, last = (sum(row[name] for row in part) for part in (losses[:10], losses[-10:]))
+        assert last < 0.97 * first
     events = (out / "tensorboard").glob("events*")
     assert b"retrieval/0" in b"".join(file.read_bytes() for file in events)
 

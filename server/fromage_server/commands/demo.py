@@ -15,7 +15,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "train",
         help="train language model, tower and mappers from nothing",
         description="Runs the stages in order; what is already in the output directory is kept, "
-        "so an interrupted run goes on. About three hours on two CPU cores with AMX, three "
+        "so an interrupted run goes on; one with another recipe, or from another bundle, takes "
+        "another directory. About three hours on two CPU cores with AMX, three "
         "times as long where they do not multiply bfloat16; minutes on a GPU.",
     )
     train.add_argument(

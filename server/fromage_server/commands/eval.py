@@ -185,7 +185,8 @@ def run_vist(args: argparse.Namespace) -> int:
     _say_left_out(len(file.stories) - len(stories), "stories", "a picture is missing")
     _need(stories, args.stories)
     stories = stories[: args.limit]
-    print(f"{len(stories):,} stories, {len(features.searched):,} pictures to find them among", flush=True)
+    searched = len(features.searched)
+    print(f"{len(stories):,} stories, {searched:,} pictures to find them among", flush=True)
     return _report(args, loaded, [retrieval.result(stories, setting) for setting in SETTINGS])
 
 

@@ -134,8 +134,9 @@ class Delivery:
     def _count(self, chunk: Chunk) -> None:
         job = chunk.job
         self._counts.prompt_tokens += max(0, min(chunk.stop, job.prompt_tokens) - chunk.start)
-        if chunk.start == job.cached_tokens:
+        if chunk.start == job.cached_tokens and not job.counted:
             self._counts.cached_tokens += chunk.start
+        job.counted = True  # begun again, it may find the same beginning
 
     def _finish(self, job: Job, reason: FinishReason) -> None:
         self._counts.finished += 1

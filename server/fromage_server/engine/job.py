@@ -49,6 +49,7 @@ class Job(ABC):
         self.taken_over = 0
         self.embedded: Tensor | None = None  # (length, D), while it is being prefilled
         self.cached_tokens: int | None = None
+        self.counted = False  # whether they are in the engine's statistics
         self.chain = PrefixCache.ROOT  # of the blocks that the prefix cache knows already
         self.known_blocks = 0
         self._contents = _contents_of(request.segments, n_visual_tokens)
@@ -82,6 +83,10 @@ class Job(ABC):
     @abstractmethod
     def reads(self, start: int, stop: int) -> Reads:
         """What has to be read at the positions from ``start`` to ``stop``."""
+
+    def cut(self, start: int, stop: int, logits: int) -> int:
+        """Where a chunk from ``start`` ends that reads no more than so many logits."""
+        return stop
 
     def content(self, block: int, size: int) -> BlockContent:
         return tuple(self._contents[block * size : (block + 1) * size])

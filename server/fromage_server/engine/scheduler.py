@@ -28,10 +28,13 @@ class Chunk:
 
 @dataclass
 class Plan:
-    """One step. ``preempted``: sequences that had to give their blocks up for others."""
+    """One step. ``preempted``: sequences that had to give their blocks up for others.
+    ``scored_room``: for so many more logits of texts that are scored. Of a large vocabulary a
+    thousand rows of logits take gigabytes, and the memory left is for the pass itself."""
 
     chunks: list[Chunk] = field(default_factory=list)
     preempted: list[Job] = field(default_factory=list)
+    scored_room: int = 256
 
     @property
     def is_empty(self) -> bool:
@@ -232,7 +235,10 @@ class Scheduler:
             # What a preempted reply had said already comes back token by token, as it was made.
             size = min(self._piece, job.prompt_tokens - job.computed) if in_prompt else 1
             stop = job.computed + size
-        return self._plan_chunk(job, stop, plan)
+        elif not job.needs_slot:
+            stop = job.cut(job.computed, stop, plan.scored_room)
+            plan.scored_room -= len(job.reads(job.computed, stop).logits)
+        return self._plan_chunk(job, stop, plan) if stop > job.computed else 0
 
     def _plan_chunk(self, job: Job, stop: int, plan: Plan) -> int:
         chunk = Chunk(job, job.computed, stop)

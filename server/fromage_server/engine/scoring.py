@@ -42,6 +42,10 @@ class ScoringJob(Job):
             tuple(p for p in dict.fromkeys(self.request.query_positions) if start <= p < stop),
         )
 
+    def cut(self, start: int, stop: int, logits: int) -> int:
+        read = self.reads(start, stop).logits
+        return stop if len(read) <= logits else read[logits]
+
     def tokens_at(self, positions: Seq[int]) -> list[int]:
         return [self._targets[position] for position in positions]
 

@@ -1,6 +1,7 @@
 """The engine on CUDA: recorded passes, paged kernels, steps launched ahead."""
 
 import copy
+import logging
 import random
 from functools import cache
 
@@ -46,9 +47,11 @@ def test_the_same_tokens_as_on_the_cpu(family: str, tied: bool) -> None:
 
 @pytest.mark.parametrize("family", ["opt", "llama", "gpt2"])
 def test_steps_are_recorded(family: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     engine = Engine(on_gpu(family, True), EngineConfig(max_batch=5))
     engine.warm_up()
     assert "not recorded" not in caplog.text
+    assert "own modules" not in caplog.text, "one stream's steps have kernels of their own"
 
 
 @pytest.mark.parametrize("family", ["opt", "llama", "mistral", "gemma2"])

@@ -59,6 +59,21 @@ def step(scheduler: Scheduler, *, generate: bool = True) -> list[tuple[str, int,
     return [(chunk.job.id, chunk.start, chunk.stop) for chunk in chunks]
 
 
+def scoring(name: str, tokens: int, score_from: int) -> ScoringJob:
+    request = ScoringRequest(name, (TextSegment((7,) * tokens),), (), score_from)
+    return ScoringJob(request, tokens, Heard(), 1)
+
+
+def test_logits_of_scored_texts_have_room_in_a_step() -> None:
+    """Of all such texts together; what stands before them takes none."""
+    tested = scheduler(4, prefill_tokens=1000)
+    tested.add(scoring("a", 700, 400))
+    tested.add(scoring("b", 100, 0))
+    tested.add(sequence("c", 30))
+    assert step(tested) == [("a", 0, 655), ("c", 0, 30)], "399 to 654 are read"
+    assert step(tested) == [("c", 30, 31), ("a", 655, 700), ("b", 0, 100)]
+
+
 def test_first_come_first_served_into_free_slots() -> None:
     tested = scheduler(max_batch=2)
     jobs = {name: sequence(name) for name in "abcd"}

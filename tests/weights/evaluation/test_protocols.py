@@ -88,7 +88,9 @@ def test_stories_are_read_in_their_order(tmp_path: Path, loaded: LoadedBundle) -
     (tmp_path / "photos" / "p4.png").write_bytes(b"no image")
     folder = ImageFolder(tmp_path / "photos")
     features = story_features(loaded, file, folder)
-    assert set(features.searched) == {f"p{i}" for i in range(10)} - {"p4"}, "not those no story shows"
+    assert set(features.searched) == {f"p{i}" for i in range(10)} - {"p4"}, (
+        "not those no story shows"
+    )
     kept = StoryRetrieval(loaded, features).answerable(file.stories)
     assert [story.id for story in kept] == ["s5"], "all others show p4"
 

@@ -1,7 +1,9 @@
 """Features computed once: right, resumable, refused where they belong to something else."""
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,3 +145,36 @@ def test_names_that_are_no_utf8(tmp_path: Path, encoder: VisionEncoder) -> None:
 
     build_cache(tmp_path / "c", Renamed(), encoder)
     assert len(FeatureCache(tmp_path / "c")) == 2
+
+
+def test_the_wrong_folder_of_images_makes_no_features(
+    tmp_path: Path, encoder: VisionEncoder
+) -> None:
+    table = write_tsv(tmp_path / "w", 5)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainingDataInvalid, match=r"first 5 images can be read .*right folder"):
+        build_cache(tmp_path / "c", open_source(table, tmp_path / "empty"), encoder)
+    assert not list((tmp_path / "c").iterdir())
+    with pytest.raises(TrainingDataInvalid, match="no such folder of images"):
+        open_source(table, tmp_path / "none")
+
+
+def test_a_failing_disk_breaks_no_image(
+    tmp_path: Path, encoder: VisionEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(write_tsv(tmp_path / "w", 12))
+    read = type(source).image
+
+    def failing(self: Any, index: int) -> bytes:
+        if index == 7:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(self, index)
+
+    monkeypatch.setattr(type(source), "image", failing)
+    with pytest.raises(TrainingDataInvalid, match=r"7\.png.*Input/output error.*goes on"):
+        build_cache(tmp_path / "c", source, encoder, shard_pairs=4)
+    assert (tmp_path / "c" / "shard-00000.jsonl").exists()
+    monkeypatch.undo()
+    build_cache(tmp_path / "c", source, encoder)
+    cache = FeatureCache(tmp_path / "c")
+    assert (len(cache), cache.broken, cache.info.shard_pairs) == (12, [], 4)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fromage_weights.grounded import GroundedModel
 from fromage_weights.language import input_embedding, output_head, weight_of
-from fromage_weights.training.objective import Example, Objective, renormalise_ret
+from fromage_weights.training.objective import Example, Objective, mean_length, renormalise_ret
 from tests.weights.tiny import FAMILIES, VISION_DIM, VOCABULARY, grounded, with_mappers
 
 CASES = [(family, tied) for family in FAMILIES for tied in (True, False)]
@@ -162,7 +162,7 @@ def test_the_ret_row_gets_the_mean_norm_of_the_others() -> None:
     model = grounded("gpt2", tied=True)
     with torch.no_grad():
         model.mappers.ret_embedding.mul_(17.0)
-    renormalise_ret(model)
+    renormalise_ret(model, mean_length(model))
     table = weight_of(input_embedding(model.lm))
     others = torch.cat([table[: model.ret_token_id], table[model.ret_token_id + 1 :]])
     assert float(model.mappers.ret_embedding.detach().norm()) == pytest.approx(

@@ -1,15 +1,20 @@
 """The training losses against the recorded reference and against the obvious computation."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fromage_weights.training.objective import Example, Losses, Objective, renormalise_ret
+from fromage_weights.training.cache import CacheInfo, FeatureCache
+from fromage_weights.training.objective import Example, Losses, Objective
+from fromage_weights.training.recipe import TrainingRecipe
+from fromage_weights.training.trainer import Trainer
 from tests.weights.recording import Recording
 
 NAMES = {
@@ -99,22 +104,40 @@ def test_concatenated_captions_give_the_references_loss(run: RecordedRun) -> Non
     assert found.caption == pytest.approx(expected, abs=1e-4)
 
 
+class Recorded(Trainer):
+    """`fromage train`'s own steps, over the recorded batch again and again."""
+
+    def __init__(self, run: RecordedRun, cache: Path, recipe: TrainingRecipe) -> None:
+        info = CacheInfo(
+            "recorded", "recorded", len(run.batch[0].features), len(run.batch), "float32"
+        )
+        (cache / "cache.json").write_text(json.dumps(asdict(info)))
+        np.save(cache / "shard-00000.npy", torch.stack([e.features for e in run.batch]).numpy())
+        rows = [{"index": i, "key": str(i), "caption": "-"} for i in range(len(run.batch))]
+        (cache / "shard-00000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self._recorded = run.batch
+        super().__init__(run.model, FeatureCache(cache), recipe)
+
+    def batch(self, step: int) -> list[Example]:
+        return self._recorded
+
+
 @pytest.mark.parametrize("kind", ["after", "warmup_after"])
-def test_three_steps_leave_the_references_tensors(run: RecordedRun, kind: str) -> None:
+def test_three_steps_leave_the_references_tensors(
+    run: RecordedRun, kind: str, tmp_path: Path
+) -> None:
     told = run.told if kind == "after" else run.told["warmup_variant"]
+    usual = TrainingRecipe()
+    warmup = 0 if kind == "after" else usual.warmup
+    recipe = replace(usual, steps=3, batch=len(run.batch), warmup=warmup, concatenate=0.0)
+    trainer = Recorded(run, tmp_path, recipe)
     rates = [3e-4] * 3 if kind == "after" else told["lrs"]
-    parameters = list(run.named().values())
-    optimizer = torch.optim.AdamW(parameters, 3e-4, betas=(0.9, 0.95), weight_decay=0.0)
+    found = trainer.run()
     for rate, expected in zip(rates, told["steps"], strict=True):
-        losses = Objective(run.model).losses(run.batch, concatenate=False)
-        check_losses(losses, expected)
-        optimizer.zero_grad()
-        losses.total.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        assert float(norm) == pytest.approx(expected["total_grad_norm_before_clip"], rel=1e-3)
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
-        renormalise_ret(run.model)
+        made = next(found)
+        check_losses(made.losses, expected)
+        assert made.norm == pytest.approx(expected["total_grad_norm_before_clip"], rel=1e-3)
+        assert made.rate == pytest.approx(rate)
     for name, parameter in run.named().items():
         expected_tensor = run.tensors[f"{kind}/{NAMES[name]}"]
         torch.testing.assert_close(

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from fromage_weights.bundle import ChatTemplate
 from fromage_weights.errors import TrainingInvalid
 from fromage_weights.grounded import GroundedModel
 from fromage_weights.language import input_embedding, load_language_model, weight_of
 from fromage_weights.tokenizer import load_tokenizer
+from fromage_weights.training import examples
 from fromage_weights.training.cache import FeatureCache, build_cache
+from fromage_weights.training.examples import ExampleMaker
 from fromage_weights.training.objective import Example, renormalise_ret
 from fromage_weights.training.recipe import TrainingRecipe
 from fromage_weights.training.setup import Setup, new_mappers
@@ -139,10 +142,10 @@ def test_an_interrupt_within_a_step_keeps_no_half_of_it(
     whole = losses(trainer(world))
     run = trainer(world, tmp_path)
 
-    def interrupted(model: GroundedModel) -> None:
+    def interrupted(model: GroundedModel, length: torch.Tensor) -> None:
         if run.step == 6:
             raise KeyboardInterrupt
-        renormalise_ret(model)
+        renormalise_ret(model, length)
 
     monkeypatch.setattr("fromage_weights.training.trainer.renormalise_ret", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -202,7 +205,12 @@ def test_a_damaged_checkpoint_is_named(
 
 @pytest.mark.parametrize(
     ("batch", "pairs", "ranks", "told"),
-    [(58, 58, 2, "multiple of 4"), (60, 58, 2, "try --batch 56"), (2, 1, 1, "there are 1")],
+    [
+        (58, 58, 2, "multiple of 4.*try --batch 56$"),
+        (180, 999, 4, "--batch 176 or 184"),
+        (60, 58, 2, "try --batch 56"),
+        (2, 1, 1, "there are 1"),
+    ],
 )
 def test_what_is_offered_would_do(batch: int, pairs: int, ranks: int, told: str) -> None:
     with pytest.raises(TrainingInvalid, match=told):
@@ -252,20 +260,80 @@ def test_dialogue_gives_turns_that_end_in_ret(world: dict[str, Path]) -> None:
     batch = run.batch(0)
     assert {decode(e.query)[:2] for e in batch} == {"Q:"}
     assert all(e.query[-1] == run.model.ret_token_id for e in batch)
-    assert all(decode(e.prompt).startswith("\nQ: ") for e in batch)
+    assert all(decode(e.prompt).startswith("Q: ") for e in batch), "as the server sends it"
+    assert not any(e.before for e in batch)
     assert all(decode(e.words).startswith(" a ") and decode(e.words)[-1] == "\n" for e in batch)
     assert losses(run)[-1] > 0
 
 
+@pytest.mark.parametrize(
+    ("template", "before", "behind"),
+    [
+        (ChatTemplate(image_position="before"), "", ["Q: what is this?\nA:"]),
+        (ChatTemplate(image="({image}) "), "Q: (", [") what is this?\nA:"]),
+        (
+            ChatTemplate(image="({image}) ", image_position="before"),
+            "(",
+            [") ", "Q: what is this?\nA:"],
+        ),
+    ],
+)
+def test_turns_stand_in_the_bundles_template(
+    world: dict[str, Path],
+    template: ChatTemplate,
+    before: str,
+    behind: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(examples, "QUESTIONS", ("what is this?",))
+    tokenizer = load_tokenizer(str(world["lm"]))
+    make = ExampleMaker(tokenizer, max_length=24, dialogue=1.0, template=template)
+    made = [make(torch.zeros(3), "a box on red", np.random.default_rng(i)) for i in range(20)]
+    encode = tokenizer.encode
+    for example in made:
+        assert example.before == encode(before)
+        assert example.prompt == tuple(i for text in behind for i in encode(text))
+        assert example.words == (*encode(" a box on red"), *encode("\n"))
+        texts = len(example.before) + len(example.prompt) + len(example.words)
+        assert max(texts, len(example.query)) <= make.longest
+    assert {tokenizer.decode(example.query) for example in made} >= {
+        "Q: show me a box on red\nA: Here it is.[RET]",
+        "Q: a box on red\nA:[RET]",
+    }
+    plain = ExampleMaker(tokenizer, max_length=24, dialogue=0.0, template=template)
+    example = plain(torch.zeros(3), "a box on red", np.random.default_rng(0))
+    framed = template.image != "{image}"
+    assert (example.before, example.prompt) == ((encode("("), encode(")")) if framed else ((), ()))
+    assert example.words == encode(" a box on red" if framed else "a box on red")
+
+
 def test_validation_is_on_other_pairs(world: dict[str, Path]) -> None:
     run = trainer(world)
-    learnt, judged = split(39, 9, seed=0)
+    learnt, judged = split(np.arange(39), 9, seed=0)
     assert (len(learnt), len(judged), len(set(learnt) | set(judged))) == (30, 9, 39)
     found = validate(run, judged)
     assert found.ranked.shape == (9, 9)
     assert 0 <= found.recall[1] <= found.recall[5] <= found.recall[10] == 1
     whole = run.objective.losses(run.examples(judged), concatenate=False)
     assert found.caption == pytest.approx(whole.caption, rel=1e-4)
+
+
+def test_an_image_is_held_out_with_all_its_captions(world: dict[str, Path], tmp_path: Path) -> None:
+    table = Path(world["data"])
+    head, *rows = table.read_text().splitlines()
+    others = [f"one more {row}" for row in rows]
+    twice = table.with_name("twice.tsv")
+    twice.write_text("\n".join([head, *rows, *others]) + "\n")
+    encoder = VisionEncoder.load(str(world["vision"]))
+    build_cache(tmp_path, open_source(twice), encoder)
+    cache = FeatureCache(tmp_path)
+    assert cache.images.tolist() == [*range(39)] * 2
+    learnt, judged = split(cache.images, 9, seed=0)
+    assert (len(learnt), len(judged)) == (68, 10)
+    assert not set(cache.images[learnt]) & set(cache.images[judged])
+    found = validate(Trainer(model_of(world), cache, RECIPE), judged)
+    assert found.ranked.shape == (10, 5), "an image is found once"
+    assert found.recall[5] == 1
 
 
 RANKED = """

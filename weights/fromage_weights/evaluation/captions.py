@@ -42,8 +42,8 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 @dataclass(frozen=True)
 class CaptionedImages:
     """`features` (M, vision_dim) of the readable images, N `captions`, which image each of these
-    belongs to, and how many pairs were left out. Pairs with the same image, byte by byte, are captions
-    of one."""
+    belongs to, and how many pairs were left out. Pairs with the same image, byte by byte, are
+    captions of one."""
 
     features: Tensor
     captions: list[str]

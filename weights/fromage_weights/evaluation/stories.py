@@ -107,12 +107,13 @@ def story_features(
 class StoryRetrieval:
     """One bundle and one file's pictures.
 
-    The candidates are those of `features`, in that order. With `reference_compat` every caption starts with its own begin token, as in the reference's
-    script; otherwise only the first one does. With `chat` each caption is a message in the
-    bundle's chat template, with the picture before it, and the model's own replies stand between
-    them: the way a chat model is asked. A reply without [RET] then finds nothing. A story's own
-    pictures are left out of the search where they were shown, as in the paper; with
-    `always_exclude` in every setting, so that only the input differs.
+    The candidates are those of `features`, in that order. With `reference_compat` every caption
+    starts with its own begin token, as in the reference's script; otherwise only the first one
+    does. With `chat` each caption is a message in the bundle's chat template, with the picture
+    before it, and the model's own replies stand between them: the way a chat model is asked. A
+    reply without [RET] then finds nothing. A story's own pictures are left out of the search where
+    they were shown, as in the paper; with `always_exclude` in every setting, so that only the input
+    differs.
     """
 
     def __init__(

@@ -91,13 +91,9 @@ def build_cache(
     reference does in training. Raises TrainingDataInvalid where the cache is another source's, or
     where the first images cannot be read, none of them."""
     directory.mkdir(parents=True, exist_ok=True)
+    shard_pairs = shard_pairs or _shard_pairs(directory, len(source))
     info = CacheInfo(
-        source.fingerprint,
-        encoder.fingerprint,
-        encoder.dim,
-        len(source),
-        dtype,
-        shard_pairs or _shard_pairs(directory, len(source)),
+        source.fingerprint, encoder.fingerprint, encoder.dim, len(source), dtype, shard_pairs
     )
     if not (directory / "cache.json").exists():
         _try_some(source)
@@ -304,8 +300,8 @@ class FeatureCache:
             broken = [Broken(**line) for line in _read(left_out)] if left_out.exists() else []
         except (OSError, EOFError, ValueError, TypeError) as error:
             raise TrainingDataInvalid(
-                f"{stem}.npy, .jsonl or .broken: damaged or missing ({error}); remove them, and the "
-                "same command makes them again"
+                f"{stem}.npy, .jsonl or .broken: damaged or missing ({error}); remove them, and "
+                "the same command makes them again"
             ) from error
         self._parts.append(part)
         self.captions += [line["caption"] for line in lines]

@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Example:
-    """One pair. ``words`` are the ids that captioning writes after the image; ``prompt``, if any,
-    stands between the image and them and isn't learnt. ``query`` ends in [RET]."""
+    """One pair. ``words`` are the ids that captioning writes after the image; ``before`` stands in
+    front of the image, ``prompt`` between it and them, and neither is learnt. ``query`` ends in
+    [RET]."""
 
     features: Tensor
     words: tuple[int, ...]
     query: tuple[int, ...]
     prompt: tuple[int, ...] = ()
+    before: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,10 @@ class Objective:
         ids = [_ids((*e.prompt, *e.words), soft.device) for e in batch]
         rows, targets = [], []
         for i, (example, own) in enumerate(zip(batch, ids, strict=True)):
-            rows.append(torch.cat([soft[i], self._model.embed_ids(own)]))
-            unlearnt = torch.full((soft.shape[1] + len(example.prompt),), -100, device=soft.device)
+            before = self._model.embed_ids(_ids(example.before, soft.device))
+            rows.append(torch.cat([before, soft[i], self._model.embed_ids(own)]))
+            given = len(before) + soft.shape[1] + len(example.prompt)
+            unlearnt = torch.full((given,), -100, device=soft.device)
             targets.append(torch.cat([unlearnt, own[len(example.prompt) :]]))
         if concatenate:
             last = len(rows) - len(rows) % 2
@@ -285,7 +289,8 @@ def mean_length(model: GroundedModel) -> Tensor:
     """(): the mean norm of the input embedding's rows but [RET]'s. They are frozen: so is it."""
     table = weight_of(input_embedding(model.lm))
     norms = table.float().norm(dim=1)
-    return (norms.sum() - norms[model.ret_token_id]) / (len(norms) - 1)
+    mean: Tensor = (norms.sum() - norms[model.ret_token_id]) / (len(norms) - 1)
+    return mean
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from fromage_weights.bundle import CONFIG_NAME, Bundle
+from fromage_weights.bundle import CONFIG_NAME, Bundle, ChatTemplate
 from fromage_weights.devices import choose_device, full_float32_precision
 from fromage_weights.errors import TrainingInvalid
 from fromage_weights.grounded import GroundedModel
@@ -19,7 +19,13 @@ from fromage_weights.loading import bundle_directory
 from fromage_weights.training.board import Board
 from fromage_weights.training.cache import FeatureCache, build_cache, wait_for_features
 from fromage_weights.training.parallel import Alone, ProcessGroup, Ranks
-from fromage_weights.training.setup import Setup, load_encoder, load_model, write_bundle
+from fromage_weights.training.setup import (
+    Setup,
+    load_encoder,
+    load_model,
+    template_of,
+    write_bundle,
+)
 from fromage_weights.training.sources import CaptionSource
 from fromage_weights.training.trainer import CHECKPOINT, Step, Trainer, check_batch
 from fromage_weights.training.validation import Validation, split, validate
@@ -40,7 +46,7 @@ def train(setup: Setup, source: CaptionSource) -> Bundle | None:
         model, lm_hash = load_model(setup, start, encoder.dim, device)
         cache = _features(setup, source, encoder, ranks)
         origin = {"language model": lm_hash, "bundle gone on from": start.hash if start else "none"}
-        _steps(setup, source, cache, model, ranks, origin)
+        _steps(setup, source, cache, model, ranks, origin, template_of(start))
         return write_bundle(setup, start, model, lm_hash, encoder) if ranks.rank == 0 else None
 
 
@@ -114,6 +120,7 @@ def _steps(
     model: GroundedModel,
     ranks: Ranks,
     origin: Mapping[str, str],
+    template: ChatTemplate,
 ) -> None:
     from tqdm import tqdm
 
@@ -121,7 +128,14 @@ def _steps(
     held_out = len(judged)
     setup.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
-        model, cache, setup.recipe, out=setup.out, rows=rows, ranks=ranks, origin=origin
+        model,
+        cache,
+        setup.recipe,
+        out=setup.out,
+        rows=rows,
+        ranks=ranks,
+        origin=origin,
+        template=template,
     )
     shown = ranks.rank == 0
     if shown:

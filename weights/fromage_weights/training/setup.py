@@ -24,11 +24,14 @@ from fromage_weights.language import (
 from fromage_weights.mappers import Mappers
 from fromage_weights.tokenizer import load_tokenizer
 from fromage_weights.towers import canonical_name
+from fromage_weights.training.examples import ExampleMaker
 from fromage_weights.training.recipe import TrainingRecipe
 from fromage_weights.vision import VisionEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from fromage_weights.tokenizer import FromageTokenizer
 
 CHAT = ChatTemplate(image_position="before")
 # What a bundle says that training does not change.
@@ -115,18 +118,31 @@ def load_model(
             f"the tower gives features of {vision_dim} numbers, the bundle's mappers read "
             f"{mappers.vision_dim}"
         )
-    _check_room(lm, mappers, setup.recipe)
+    _check_room(lm, tokenizer, mappers, setup.recipe, template_of(start))
     torch.nn.Module.to(lm, device)
     return GroundedModel(lm, mappers, tokenizer), lm_hash
 
 
-def _check_room(lm: PreTrainedModel, mappers: Mappers, recipe: TrainingRecipe) -> None:
+def template_of(start: Bundle | None) -> ChatTemplate:
+    return CHAT if start is None else start.config.chat_template
+
+
+def _check_room(
+    lm: PreTrainedModel,
+    tokenizer: FromageTokenizer,
+    mappers: Mappers,
+    recipe: TrainingRecipe,
+    template: ChatTemplate,
+) -> None:
     together = 2 if recipe.concatenate > 0 else 1
-    longest = together * (mappers.n_visual_tokens + recipe.max_length)
+    texts = ExampleMaker(
+        tokenizer, max_length=recipe.max_length, dialogue=recipe.dialogue, template=template
+    ).longest
+    longest = together * (mappers.n_visual_tokens + texts)
     if longest > (most := context_length(lm.config)):
         raise TrainingInvalid(
-            f"{together} x ({mappers.n_visual_tokens} soft tokens and {recipe.max_length} of a "
-            f"caption) are more than the {most:,} positions of the language model: lower "
+            f"{together} x ({mappers.n_visual_tokens} soft tokens and {texts} of a caption and its "
+            f"dialogue) are more than the {most:,} positions of the language model: lower "
             "--max-length or --visual-tokens"
         )
 

@@ -21,11 +21,20 @@ from torch import nn
 from fromage_weights.errors import TrainingInvalid, one_line
 from fromage_weights.training.cache import FeatureCache
 from fromage_weights.training.examples import ExampleMaker
-from fromage_weights.training.objective import Example, Losses, Objective, Weights, mean_length, renormalise_ret
+from fromage_weights.training.objective import (
+    Example,
+    Losses,
+    Objective,
+    Weights,
+    mean_length,
+    renormalise_ret,
+)
 from fromage_weights.training.parallel import Alone, Ranks
 from fromage_weights.training.recipe import TrainingRecipe
+from fromage_weights.training.setup import CHAT
 
 if TYPE_CHECKING:
+    from fromage_weights.chat import ChatTemplate
     from fromage_weights.grounded import GroundedModel
 
 CHECKPOINT = "checkpoint.pt"
@@ -60,7 +69,8 @@ class Step:
 
 class Trainer:
     """One run over one cache. ``rows`` are those it may learn from (default: all); ``origin`` says
-    what the model was made of (hashes), and a run goes on from the same only."""
+    what the model was made of (hashes), and a run goes on from the same only. ``template``: the
+    bundle's."""
 
     def __init__(
         self,
@@ -72,6 +82,7 @@ class Trainer:
         rows: NDArray[np.int64] | None = None,
         ranks: Ranks | None = None,
         origin: Mapping[str, str] | None = None,
+        template: ChatTemplate = CHAT,
     ) -> None:
         # Said outright, MKL keeps to it; else it may take fewer for small products, and how a sum
         # is shared out decides its last bit.
@@ -83,9 +94,8 @@ class Trainer:
         check_batch(recipe.batch, len(self._rows), self._ranks.size)
         self._model_facts = {**_facts(model), **(origin or {})}
         self._whole_step = True
-        self._make = ExampleMaker(
-            model.tokenizer, max_length=recipe.max_length, dialogue=recipe.dialogue
-        )
+        self._template = template
+        self._make = self._maker(recipe.dialogue)
         weights = Weights(recipe.caption_weight, recipe.retrieval_weight)
         self.objective = Objective(model, ranks=self._ranks, weights=weights)
         model.mappers.requires_grad_(True)
@@ -130,11 +140,19 @@ class Trainer:
 
     def examples(self, rows: NDArray[np.int64]) -> list[Example]:
         """Rows of the cache as plain pairs, for validation."""
-        plain = ExampleMaker(self.model.tokenizer, max_length=self.recipe.max_length, dialogue=0.0)
+        plain = self._maker(0.0)
         nothing = np.random.default_rng(0)
         captions = (self._cache.captions[row] for row in rows.tolist())
         pairs = zip(self._cache.features(rows), captions, strict=True)
         return [plain(feature, caption, nothing) for feature, caption in pairs]
+
+    def _maker(self, dialogue: float) -> ExampleMaker:
+        return ExampleMaker(
+            self.model.tokenizer,
+            max_length=self.recipe.max_length,
+            dialogue=dialogue,
+            template=self._template,
+        )
 
     def images(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which image each row shows."""
@@ -228,8 +246,8 @@ class Trainer:
             ]
         if changed:
             raise TrainingInvalid(
-                f"{file}: a run with other settings ({', '.join(changed)}); say the old ones, or name "
-                f"another --out (with --cache {self._cache.directory} the features are not made again)"
+                f"{file}: a run with other settings ({', '.join(changed)}); say the old ones, or "
+                f"name another --out (--cache {self._cache.directory} keeps the features)"
             )
         self.model.mappers.load_state_dict(state["mappers"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -248,8 +266,8 @@ class Trainer:
 
 
 def check_batch(batch: int, pairs: int, ranks: int, held_out: int = 0) -> None:
-    """Raises TrainingInvalid for a batch that so many pairs, less those ``held_out``, don't fill, or
-    that so many ranks cannot share in pairs of examples."""
+    """Raises TrainingInvalid for a batch that so many pairs, less those ``held_out``, don't fill,
+    or that so many ranks cannot share in pairs of examples."""
     unit, pairs = 2 * ranks, pairs - held_out
     there_are = f"there are {pairs}"
     if held_out:
