@@ -14,6 +14,8 @@ from fromage_weights.evaluation.decoding import greedy, greedy_to_ret
 from fromage_weights.evaluation.queries import query_embeddings
 from fromage_weights.evaluation.responder import Message, Responder
 from fromage_weights.loading import LoadedBundle, bundle_directory, load_grounded_model
+from fromage_weights.publishing import CARD
+from tests.conftest import ROOT
 
 LIMIT = 40 * 1024 * 1024
 
@@ -142,3 +144,13 @@ def test_requests_add_up_over_the_turns(loaded: LoadedBundle, responder: Respond
     assert [reply.query is None for reply in other] == [True, False]
     assert reply.query is not None
     assert {"three", "dogs", "blue"} <= set(reply.text.strip(" !.").replace(".", "").split())
+
+
+def test_it_is_published_with_its_card() -> None:
+    """The licence and whose pictures they are go with it: the card stands in the bundle, behind
+    what the hub wants to be told."""
+    card = (bundle_directory("demo") / CARD).read_text()
+    facts, text = card.removeprefix("---\n").split("---\n\n", 1)
+    assert text == (ROOT / "weights" / "MODEL_CARD.md").read_text()
+    assert "license: apache-2.0" in facts.splitlines()
+    assert "CC BY-SA 4.0" in text

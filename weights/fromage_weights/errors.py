@@ -12,7 +12,10 @@ WeightsError
 ├── QuantizationUnavailable  a package that quantizes is not installed
 ├── ParallelUnavailable  a language model cannot be divided among so many processes
 ├── TrainingDataInvalid  pairs of images and captions that cannot be read
-└── TrainingInvalid      a run that cannot start, or go on, as it was asked to
+├── TrainingInvalid      a run that cannot start, or go on, as it was asked to
+├── EvaluationDataInvalid    files of an evaluation that cannot be read
+├── EvaluationUnavailable    a package that scores is not installed
+└── HubFailed            the hub refuses, or cannot be reached
 """
 
 import re

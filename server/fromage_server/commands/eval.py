@@ -30,10 +30,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _register_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     demo = verbs.add_parser(
         "demo",
-        help="the demo model on held-out scenes and unseen wordings",
+        help="the demo model on held-out scenes and wordings",
         description="Chats with the demo bundle about scenes that no training stage has seen, in "
-        "wordings kept from training, over a pool of 5,000 pictures; prints every "
-        "figure with its 95 % interval and its target.",
+        "wordings kept from training (plain captions are in its sentences), over a pool of 5,000 "
+        "pictures; prints every figure with its 95 % interval and its target.",
     )
     demo.add_argument(
         "--bundle", default="demo", metavar="BUNDLE", help="demo or a directory (default: demo)"
@@ -150,7 +150,7 @@ def _writable(text: str) -> Path:
 
 def run_demo(args: argparse.Namespace) -> int:
     from fromage_weights.cpu import keep_freed_blocks
-    from fromage_weights.demo.evaluate import Evaluation
+    from fromage_weights.demo.evaluate import OTHER_HAND, Evaluation
     from fromage_weights.demo.measures import table
 
     print("Drawing the pool and loading the model …", flush=True)
@@ -159,6 +159,8 @@ def run_demo(args: argparse.Namespace) -> int:
         keep_freed_blocks()
     rows = Evaluation(loaded, split=args.split).rows()
     print(table(rows))
+    if all(row.name != OTHER_HAND for row in rows):
+        print(f"{OTHER_HAND}: not measured, the font Noto Color Emoji is not installed")
     _write_json(args, loaded, [row.as_dict() for row in rows])
     return 0
 

@@ -18,8 +18,16 @@ def names_right(scene: Scene, words: set[str]) -> bool:
 
 def counts_right(scene: Scene, words: set[str]) -> bool:
     """The count word and no other; no count word at all means one."""
-    said = {n for n, word in _NUMBERS.items() if word in words}
-    return said == {scene.count} if said else scene.count == 1
+    return _counts(words) == {scene.count} if _counts(words) else scene.count == 1
+
+
+def counted_right(scene: Scene, words: set[str]) -> bool:
+    """The same of an answer to "how many", which has to say it."""
+    return _counts(words) == {scene.count}
+
+
+def _counts(words: set[str]) -> set[int]:
+    return {n for n, word in _NUMBERS.items() if word in words}
 
 
 def ground_right(scene: Scene, words: set[str]) -> bool:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from fromage_weights.demo.answers import (
+    counted_right,
     counts_right,
     ground_right,
     names_right,
@@ -234,7 +235,7 @@ class Evaluation:
         yes = ["yes" in words for _, words in there]
         no = ["no" in words for _, words in absent]
         return [
-            _row("question: how many", [counts_right(s, w) for s, w in counts], 80, 92),
+            _row("question: how many", [counted_right(s, w) for s, w in counts], 80, 92),
             _row("question: which background", [ground_right(s, w) for s, w in grounds], 95, 99),
             _row("question: is there a … (balanced)", [*yes, *no], None, 80),
             _row("  … where there is one", yes),
@@ -254,7 +255,10 @@ class Evaluation:
             any(wish.admits(scene) for scene in pool.best(query, 10))
             for (_, wish), query in zip(captions, queries, strict=True)
         ]
-        return [_row("unseen vendor (Noto), single: R@10", right)]
+        return [_row(OTHER_HAND, right)]
+
+
+OTHER_HAND = "unseen vendor (Noto), single: R@10"
 
 
 def _row(
