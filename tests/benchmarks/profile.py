@@ -1,4 +1,4 @@
-"""What a decode step spends where.
+"""What a decode step spends where, and what the wait for a first token.
 
 python -m tests.benchmarks.profile [--shape opt-125m] [--dtype float32]
 """
@@ -35,17 +35,47 @@ _KINDS = {
 
 def measure(models: Models, table: Table) -> None:
     for streams in (1, STREAMS):
-        shares = _shares(models, streams)
-        told = ", ".join(f"{name} {share:.0%}" for name, share in shares.most_common())
+        told = _told(_decode_step(models, streams))
         table.note(f"A decode step of {streams} streams of about 200 tokens: {told}.")
+    told = _told(_first_tokens(models))
+    table.note(f"{STREAMS} prompts of mixed lengths at once, to the last one's first token: {told}.")
 
 
-def _shares(models: Models, streams: int) -> Counter[str]:
-    """Of a step's time; "Python and the rest" is what no operation accounts for."""
+def _told(shares: Counter[str]) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.most_common())
+
+
+def _decode_step(models: Models, streams: int) -> Counter[str]:
     engine, prompts = OurEngine(models.ours, streams), Prompts(models.ours)
     running = [engine.submit(prompts.one(192), 64) for _ in range(streams)]
     while min(len(stream.times) for stream in running) < 4:
         engine.engine.step()
+
+    def steps() -> None:
+        for _ in range(_STEPS):
+            engine.engine.step()
+
+    shares = _shares(models, steps)
+    engine.drain()
+    return shares
+
+
+def _first_tokens(models: Models) -> Counter[str]:
+    engine, prompts = OurEngine(models.ours, STREAMS), Prompts(models.ours)
+    engine.run(prompts.mixed(STREAMS), [4] * STREAMS)
+    running = [engine.submit(prompt, 64) for prompt in prompts.mixed(STREAMS)]
+
+    def steps() -> None:
+        while not all(stream.times for stream in running):
+            engine.engine.step()
+
+    shares = _shares(models, steps)
+    engine.drain()
+    return shares
+
+
+def _shares(models: Models, steps: Callable[[], None]) -> Counter[str]:
+    """Of the time of ``steps``; "Python and the rest" is what no operation accounts for."""
     on_gpu = models.ours.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     multiply, many, choose = few_rows._call(), panels._call(), greedy_head._call()
@@ -57,9 +87,7 @@ def _shares(models: Models, streams: int) -> Counter[str]:
         profile(activities=activities) as profiled,
         torch.profiler.record_function("steps"),
     ):
-        for _ in range(_STEPS):
-            engine.engine.step()
-    engine.drain()
+        steps()
     spent: Counter[str] = Counter()
     for event in profiled.key_averages():
         if event.key == "steps":

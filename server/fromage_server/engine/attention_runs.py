@@ -37,8 +37,18 @@ class RunsBackend:
         return torch.zeros(size, dtype=shape.dtype, device=device)
 
     def store(self, layout: Layout, stored: Tensor, key: Tensor, value: Tensor) -> None:
+        self._store(layout, stored, key, value, with_singles=True)
+
+    def _store(
+        self, layout: Layout, stored: Tensor, key: Tensor, value: Tensor, *, with_singles: bool
+    ) -> None:
+        """Neighbouring places at a time: one by one, as ``index_copy_`` does it, takes longer."""
+        pieces, tokens, places = _written(layout)
         for states, kept in zip((key, value), stored.unbind(0), strict=True):
-            kept.index_copy_(1, layout.places, states[:, : len(layout.places)].to(stored.dtype))
+            for token, place, count in pieces:
+                kept[:, place : place + count].copy_(states[:, token : token + count])
+            if with_singles and len(tokens):
+                kept.index_copy_(1, places, states[:, tokens].to(stored.dtype))
 
     def attend(
         self,
@@ -49,18 +59,20 @@ class RunsBackend:
         value: Tensor,
         scores: Scores,
     ) -> Tensor:
-        out = query.new_zeros(query.shape[1], query.shape[0], query.shape[2])
+        count = len(layout.places)  # what is behind them is padding
+        out = query.new_empty(query.shape[1], query.shape[0], query.shape[2])
+        out[count:] = 0.0
         spans = list(zip(layout.spans, _runs(layout), strict=True))
-        if self._kernel is not None and self._kernel.takes(stored, query, key, value):
+        apart = self._kernel is not None and self._kernel.takes(stored, query, key, value)
+        if self._kernel is not None and apart:
             singles = _singles(layout, scores.window)
             self._kernel(singles, stored, query, key, value, out, scores.scale, scores.softcap)
             spans = [(span, runs) for span, runs in spans if span.count > 1]
             if not spans:
                 return out
         keys, values = stored.unbind(0)
-        count = len(layout.places)  # what is behind them is padding
         query, key, value = (states[:, :count].to(stored.dtype) for states in (query, key, value))
-        self.store(layout, stored, key, value)
+        self._store(layout, stored, key, value, with_singles=not apart)
         attend = _Attend(scores)
         for span, runs in spans:
             rows = slice(span.start, span.stop)
@@ -101,6 +113,29 @@ def _runs(layout: Layout) -> list[Runs]:
             for span in layout.spans
         ]
     found: list[Runs] = layout.scratch["runs"]
+    return found
+
+
+def _written(layout: Layout) -> tuple[list[tuple[int, int, int]], Tensor, Tensor]:
+    """Where new keys and values go: (first token, first place, count) of those that are neighbours,
+    and tokens and places of sequences that have a single one."""
+    if "written" not in layout.scratch:
+        pieces: list[tuple[int, int, int]] = []
+        singles: list[int] = []
+        for span in layout.spans:
+            if span.count == 1:
+                singles.append(span.start)
+                continue
+            at = 0  # position in the sequence
+            for first, last in places_of(span.blocks, span.length):
+                new = max(span.past - at, 0)
+                if first + new < last:
+                    token = span.start + at + new - span.past
+                    pieces.append((token, first + new, last - first - new))
+                at += last - first
+        tokens = torch.tensor(singles, dtype=torch.long)
+        layout.scratch["written"] = pieces, tokens, layout.places[tokens]
+    found: tuple[list[tuple[int, int, int]], Tensor, Tensor] = layout.scratch["written"]
     return found
 
 
