@@ -18,6 +18,8 @@ from fromage_weights.demo.mapping import MapperTraining, MappingRecipe
 from fromage_weights.demo.samples import Draft, chat_draft
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fromage_weights.demo.corpus import SceneSource
     from fromage_weights.demo.features import FeatureBank
     from fromage_weights.demo.hardware import Hardware
@@ -70,10 +72,13 @@ def train_describing(
     bank: FeatureBank,
     recipe: MappingRecipe,
     hardware: Hardware | None = None,
+    checkpoint: Path | None = None,
 ) -> None:
-    start = time.monotonic()
-    for step, numbers in DescribingTraining(model, bank, recipe, hardware).run():
-        pace = (time.monotonic() - start) / step
+    """Train, or go on from ``checkpoint``, printing the progress."""
+    training = DescribingTraining(model, bank, recipe, hardware, checkpoint)
+    start, first = time.monotonic(), training.step
+    for step, numbers in training.run():
+        pace = (time.monotonic() - start) / (step - first)
         print(
             f"describing {step}/{recipe.steps} text {numbers['text']:.4f} {pace:.3f} s/step",
             flush=True,

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -95,26 +96,23 @@ class LanguageTraining:
         table.register_hook(  # type: ignore[no-untyped-call]
             lambda grad: grad.index_fill(0, keep, 0.0)
         )
-        self._noise = SlotNoise(
-            table.detach()[keep].clone(), recipe.noise, torch.Generator().manual_seed(1)
-        )
-        self._chance = torch.Generator().manual_seed(2)
+        noise, self._chance = (torch.Generator().manual_seed(seed) for seed in (1, 2))
+        self._chances = (noise, self._chance)
+        self._noise = SlotNoise(table.detach()[keep].clone(), recipe.noise, noise)
         # One token a question decides yes or no, among many easy ones.
         self._token_weights = torch.ones(len(tokenizer))
         self._token_weights[tokenizer.convert_tokens_to_ids(["ĠYes", "ĠNo"])] = 4.0
         self._hardware = hardware
         self._learn = LanguageStep(self.lm, self._noise, recipe, hardware)
         self.step = 0
+        # A row at a time: of a chunk, whose rows fill no whole number of batches, it is known how
+        # many were read.
         self._streams = [
-            TextStream(
-                tokenizer, seed=recipe.seed, batch=batch, length=length, long=long,
-                hardware=hardware,
-            )
-            for batch, length, long in (
-                (recipe.batch, recipe.length, False),
-                (recipe.long_batch, recipe.context - 1, True),
-            )
+            TextStream(tokenizer, seed=recipe.seed, batch=1, length=length, long=long,
+                       hardware=hardware)
+            for length, long in ((recipe.length, False), (recipe.context - 1, True))
         ]  # fmt: skip
+        self._read = [0, 0]
         self._streams[0].seek(recipe.first_chunk)
         if self._path.exists():
             self._load()
@@ -137,7 +135,10 @@ class LanguageTraining:
         """What the step learns from, on the CPU."""
         long = self.step >= self.recipe.steps
         self._streams[not long].rest()
-        ids, weights, slots = (torch.from_numpy(a) for a in self._streams[long].next())
+        rows = [self._row(long) for _ in range((self.recipe.batch, self.recipe.long_batch)[long])]
+        ids, weights, slots = (
+            torch.from_numpy(np.concatenate(parts)) for parts in zip(*rows, strict=True)
+        )
         pace = self.recipe.pace(self.step)
         rates = [rate * pace for rate in (self.recipe.matrix_rate, self.recipe.learning_rate)]
         self._learn.set_rates(rates)
@@ -146,6 +147,12 @@ class LanguageTraining:
         ids, drawn = ids[:, :-1], self._noise.drawn(slots[:, :-1])
         fill_up = self._hardware.replays
         return Given.of(ids, self._positions(ids), asked, drawn, rates, fill_up=fill_up)
+
+    def _row(self, long: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        stream = self._streams[long]
+        chunk, row = stream.chunk, stream.next()
+        self._read[long] = 1 + (self._read[long] if stream.chunk == chunk else 0)
+        return row
 
     def _asked(self, targets: Tensor, weights: Tensor) -> Asked:
         """Whose loss is taken, of all (N,). A weight below one is the chance of being learnt from:
@@ -172,6 +179,8 @@ class LanguageTraining:
         state = {
             "step": self.step,
             "chunks": [stream.chunk for stream in self._streams],
+            "read": self._read,
+            "chances": [chance.get_state() for chance in self._chances],
             "model": self.lm.state_dict(),
             "optimizers": [state_of(optimizer) for optimizer in self._learn.optimizers],
         }
@@ -182,11 +191,20 @@ class LanguageTraining:
     def _load(self) -> None:
         state = torch.load(self._path, map_location="cpu", weights_only=True)
         self.step = state["step"]
-        for stream, chunk in zip(self._streams, state["chunks"], strict=True):
-            stream.seek(chunk)
+        self._seek(state["chunks"], state.get("read", [0, 0]))
+        for chance, saved in zip(self._chances, state.get("chances", ()), strict=False):
+            chance.set_state(saved)
         self.lm.load_state_dict(state["model"])
         for optimizer, saved in zip(self._learn.optimizers, state["optimizers"], strict=True):
             load_state(optimizer, saved)
+
+    def _seek(self, chunks: Sequence[int], read: Sequence[int]) -> None:
+        """To where so many rows of the last chunk were read. Where that is not known, as in older
+        checkpoints, to the next one."""
+        for long, (chunk, rows) in enumerate(zip(chunks, read, strict=True)):
+            self._streams[long].seek(chunk - bool(rows))
+            for _ in range(rows):
+                self._row(bool(long))
 
 
 def train_language_model(

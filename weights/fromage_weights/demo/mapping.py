@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from fromage_weights.demo.features import FeatureBank, admitted, codes, unjudged
 from fromage_weights.demo.grammar import COLOURS, COUNT_WORDS, NAMES, PAIR_WORD, slot_words
 from fromage_weights.demo.hardware import Hardware
 from fromage_weights.demo.reader import Reader, filled_up
+from fromage_weights.demo.results import Checkpoint
 from fromage_weights.demo.samples import Batch, Collator, Draft, random_draft
 from fromage_weights.demo.vocabulary import token_id
 from fromage_weights.language import input_embedding, weight_of
@@ -149,7 +151,7 @@ class Prepared(NamedTuple):
 
 class MapperTraining:
     """The joint stage: every mapper, every loss, through the frozen LM, whose device everything
-    else comes to."""
+    else comes to. Goes on from the file `checkpoint` if that exists."""
 
     def __init__(
         self,
@@ -157,6 +159,7 @@ class MapperTraining:
         bank: FeatureBank,
         recipe: MappingRecipe,
         hardware: Hardware | None = None,
+        checkpoint: Path | None = None,
     ) -> None:
         self.model, self.bank, self.recipe = model, bank, recipe
         self._hardware = hardware or Hardware.cpu()
@@ -165,6 +168,10 @@ class MapperTraining:
         self._features = bank.features.to(model.device)
         self._groups = self._learnt()
         self._optimizer = torch.optim.AdamW(self._groups, betas=(0.9, 0.95), weight_decay=0.0)
+        self._checkpoint = Checkpoint(checkpoint) if checkpoint else None
+        self.step = 0
+        if self._checkpoint:
+            self.step = self._checkpoint.load(model.mappers, self._optimizer)
 
     def _learnt(self) -> list[dict[str, Any]]:
         """The [RET] rows are single vectors and learn faster than the layers."""
@@ -180,16 +187,21 @@ class MapperTraining:
             {"params": single, "factor": 5.0},
         ]
 
-    def run(self, log_every: int = 50) -> Iterator[tuple[int, dict[str, float]]]:
+    def run(
+        self, log_every: int = 50, save_every: int = 100
+    ) -> Iterator[tuple[int, dict[str, float]]]:
         sums: dict[str, float] = {}
-        prepared = self._hardware.made(self._prepared, 0, self.recipe.steps)
-        for step, given in enumerate(prepared):
+        for given in self._hardware.made(self._prepared, self.step, self.recipe.steps):
             for group in self._optimizer.param_groups:
-                group["lr"] = group["factor"] * self.recipe.rate(step)
+                group["lr"] = group["factor"] * self.recipe.rate(self.step)
             for name, value in self._step(given).items():
                 sums[name] = sums.get(name, 0.0) + value / log_every
-            if (step + 1) % log_every == 0:
-                yield step + 1, sums
+            self.step += 1
+            due = self.step % save_every == 0 or self.step == self.recipe.steps
+            if self._checkpoint and due:
+                self._checkpoint.save(self.step, self.model.mappers, self._optimizer)
+            if self.step % log_every == 0:
+                yield self.step, sums
                 sums = {}
 
     def _prepared(self, step: int) -> Prepared:
@@ -265,16 +277,20 @@ def train_mappers(
     *,
     begun: bool = False,
     hardware: Hardware | None = None,
+    checkpoint: Path | None = None,
 ) -> None:
-    """Both stages, printing the progress; the second one alone where the mappers have ``begun``."""
-    if not begun:
+    """Both stages, printing the progress; the second one alone where the mappers have ``begun``, or
+    where it has: then it goes on from ``checkpoint``."""
+    training = MapperTraining(model, bank, recipe, hardware, checkpoint)
+    first = training.step
+    if not begun and not first:
         accuracy = fit_slots(model, bank, steps=recipe.probe_steps, seed=recipe.seed)
         print("slots, nearest word right:", " ".join(f"{a:.3f}" for a in accuracy), flush=True)
         start_ret(model, model.tokenizer)
     start = time.monotonic()
-    for step, numbers in MapperTraining(model, bank, recipe, hardware).run():
+    for step, numbers in training.run():
         line = " ".join(f"{name} {value:.4f}" for name, value in numbers.items())
-        pace = (time.monotonic() - start) / step
+        pace = (time.monotonic() - start) / (step - first)
         print(f"mappers {step}/{recipe.steps} {line} {pace:.3f} s/step", flush=True)
     model.mappers.requires_grad_(False)
     model.write_ret_row()

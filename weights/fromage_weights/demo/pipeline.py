@@ -1,5 +1,5 @@
-"""Everything that makes the demo bundle, stage by stage; each stage leaves a file and is skipped
-when it is there, so a run that broke off goes on where it was.
+"""Everything that makes the demo bundle, stage by stage, seeded. Each stage leaves a result, which
+is there whole or not at all, and is skipped when it is.
 
     language   OUT/lm        the LM, from text alone; then frozen
     tower      OUT/vision    the vision tower, contrastively; then frozen
@@ -7,6 +7,12 @@ when it is there, so a run that broke off goes on where it was.
     mappers    OUT/mappers-joint.safetensors   all mappers through the frozen pair
     heads      OUT/mappers.safetensors   the two retrieval heads once more
     bundle     OUT/bundle    what ships
+
+A run that broke off goes on where it was: the language model, the tower and the mappers' steps
+through the LM from checkpoints (OUT/*-training), to the numbers of a run without a break.
+Features, the slots that the mappers start from, and heads take minutes and are made in one go: what
+broke off begins again. OUT/run.json says what a run is made by; another recipe, or another bundle
+to go on from, is refused there.
 """
 
 from __future__ import annotations
@@ -27,6 +33,8 @@ from fromage_weights.demo.heads import HeadsRecipe, train_heads
 from fromage_weights.demo.language_model import train_language_model
 from fromage_weights.demo.language_recipe import AGAIN, CONTINUED, LanguageRecipe
 from fromage_weights.demo.mapping import MappingRecipe, train_mappers
+from fromage_weights.demo.results import claim, identity, whole
+from fromage_weights.demo.tower import TowerRecipe, train_tower
 from fromage_weights.demo.world import Scene
 from fromage_weights.devices import choose_device
 from fromage_weights.errors import UnsupportedModel
@@ -35,7 +43,6 @@ if TYPE_CHECKING:
     import torch
 
     from fromage_weights.demo.features import FeatureBank
-    from fromage_weights.demo.tower import TowerRecipe
     from fromage_weights.grounded import GroundedModel
 
 STAGES = ("language", "tower", "features", "mappers", "heads", "bundle")
@@ -52,7 +59,7 @@ class Recipe:
     mappers: MappingRecipe = field(default_factory=MappingRecipe)
     describing: MappingRecipe = DESCRIBING
     heads: HeadsRecipe = field(default_factory=HeadsRecipe)
-    tower: TowerRecipe | None = None
+    tower: TowerRecipe = field(default_factory=TowerRecipe)
     pictures: int = 120_000
     pairs: float = 0.45
     seed: int = 0
@@ -90,16 +97,18 @@ class Pipeline:
         self.bundle = out / "bundle"
 
     def run(self, stages: tuple[str, ...] = STAGES) -> None:
+        """TrainingInvalid where the directory holds a run by another recipe."""
         import torch
 
+        claim(self.out, {"from": identity(self._start), "recipe": asdict(self.recipe)})
         avoid_hidden_amx()  # every stage trains in bfloat16 where the CPU has it
         keep_freed_memory()
         self._hardware = Hardware.of(self._device)
         if self._hardware.workers:
             torch.set_num_threads(1)  # the cores are theirs
-        self.out.mkdir(parents=True, exist_ok=True)
+        # Of a directory, what is written last: earlier versions did not write them whole.
         steps: dict[str, tuple[Path, Callable[[], None]]] = {
-            "language": (self.lm / "config.json", self._language),
+            "language": (self.lm / "tokenizer_config.json", self._language),
             "tower": (self.vision / "open_clip_config.json", self._tower),
             "features": (self._features, self._draw),
             "mappers": (self._joint, self._map),
@@ -130,28 +139,29 @@ class Pipeline:
         else:
             # Kept beside the checkpoint: one trained again might give other ids.
             kept = training / "tokenizer"
-            if not (kept / "tokenizer.json").exists():
-                train_tokenizer(self.recipe.seed).save_pretrained(kept)
+            if not (kept / "tokenizer_config.json").exists():  # what is written last
+                with whole(kept) as directory:
+                    train_tokenizer(self.recipe.seed).save_pretrained(directory)
             tokenizer = PreTrainedTokenizerFast.from_pretrained(kept)
         recipes, hardware = self.recipe.language, self._hardware
         lm = train_language_model(recipes, tokenizer, training, start, hardware)
-        export_language_model(lm, tokenizer, self.lm)
+        with whole(self.lm) as directory:
+            export_language_model(lm, tokenizer, directory)
         print("language: of validation queries right, in percent", flush=True)
         written = load_language_model(str(self.lm), torch.float32)
         torch.nn.Module.to(written, self._device)
         print("\n".join(gate(written, tokenizer)), flush=True)
 
     def _tower(self) -> None:
-        from fromage_weights.demo.tower import train_tower
-
         training = self.out / "tower-training"
         if self._start is not None:
             training = self._start / "vision"
         else:
             train_tower(training, recipe=self.recipe.tower, hardware=self._hardware)
-        self.vision.mkdir(parents=True, exist_ok=True)
-        for name in ("open_clip_model.safetensors", "open_clip_config.json"):
-            shutil.copyfile(training / name, self.vision / name)
+        with whole(self.vision) as directory:
+            directory.mkdir()
+            for name in ("open_clip_model.safetensors", "open_clip_config.json"):
+                shutil.copyfile(training / name, directory / name)
 
     def _draw(self) -> None:
         from safetensors.torch import save_file
@@ -164,17 +174,29 @@ class Pipeline:
         seed = self.recipe.seed
         bank = make_features(encoder, scenes, seed=seed, hardware=self._hardware)
         told = json.dumps([asdict(scene) for scene in scenes])
-        save_file({"features": bank.features}, self._features, metadata={"scenes": told})
+        with whole(self._features) as file:
+            save_file({"features": bank.features}, file, metadata={"scenes": told})
 
     def _map(self) -> None:
         bank = self.feature_bank()
         model = self._new_model(bank.features.shape[1])
         if self._start is not None:
             model.mappers.load(self._start / "mappers.safetensors")
-        hardware, begun = self._hardware, self._start is not None
-        train_mappers(model, bank, self.recipe.mappers, begun=begun, hardware=hardware)
-        train_describing(model, bank, self.recipe.describing, hardware)
-        model.mappers.save(self._joint)
+        training = self.out / "mappers-training"
+        train_mappers(
+            model,
+            bank,
+            self.recipe.mappers,
+            begun=self._start is not None,
+            hardware=self._hardware,
+            checkpoint=training / "joint.pt",
+        )
+        checkpoint = training / "describing.pt"
+        train_describing(model, bank, self.recipe.describing, self._hardware, checkpoint)
+        with whole(self._joint) as file:
+            model.mappers.save(file)
+        # Mappers made again may be for another language model or other features.
+        shutil.rmtree(training, ignore_errors=True)
 
     def _head(self) -> None:
         bank = self.feature_bank()
@@ -182,10 +204,12 @@ class Pipeline:
         model.mappers.load(self._joint)
         model.write_ret_row()
         train_heads(model, bank, self.recipe.heads, self._hardware)
-        model.mappers.save(self._final)
+        with whole(self._final) as file:
+            model.mappers.save(file)
 
     def _assemble(self) -> None:
-        assemble(self.lm, self.vision, self._final, self.bundle)
+        with whole(self.bundle) as directory:
+            assemble(self.lm, self.vision, self._final, directory)
 
     def feature_bank(self) -> FeatureBank:
         from safetensors import safe_open
