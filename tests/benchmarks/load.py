@@ -39,14 +39,16 @@ Ask = Callable[[httpx.AsyncClient, str, int], AsyncIterator[tuple[bool, int]]]
 
 
 async def ask_fromage(
-    client: httpx.AsyncClient, prompt: str, tokens: int
+    client: httpx.AsyncClient, prompt: str, tokens: int, *, rets: int = 0, words: int = 0
 ) -> AsyncIterator[tuple[bool, int]]:
-    """(whether text came, the reply's tokens where it is told) for each event."""
+    """(whether text came, the reply's tokens where it is told) for each event. ``words``: that come
+    before the first [RET]."""
     body = {
         "prompt": [{"type": "text", "text": prompt}],
         "max_tokens": tokens,
         "ignore_eos": True,
-        "max_num_rets": 0,
+        "max_num_rets": rets,
+        "min_word_tokens": words,
         "stream": True,
     }
     async with client.stream("POST", "/v1/generate", json=body) as response:
@@ -59,7 +61,18 @@ async def ask_fromage(
                 yield True, 0
             elif line.startswith("data: ") and event == "message.end":
                 usage = json.loads(line.removeprefix("data: "))["usage"]
+                assert usage["images_out"] == rets
                 yield False, usage["completion_tokens"]
+
+
+async def ask_with_ret(
+    client: httpx.AsyncClient, prompt: str, tokens: int, *, rets: int
+) -> AsyncIterator[tuple[bool, int]]:
+    """Of a server where [RET]s are ``forced``: each reply's in another place of its first half.
+    ``rets`` 0: the same without; the prompt's beginning differs, for the prefix cache."""
+    words = 1 + len(prompt) % (tokens // 2)
+    async for event in ask_fromage(client, f"{rets}{prompt}", tokens, rets=rets, words=words):
+        yield event
 
 
 async def ask_openai(

@@ -12,16 +12,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
-from fromage_server.engine import engine as engine_module
-from fromage_server.engine.sampling import Samples, SamplingRow
-from fromage_server.engine.step_output import StepOutput
 from fromage_server.finder import DistinctFinder
 from fromage_server.searches import Searches
 from fromage_weights.grounded import ImageSegment
 from tests.benchmarks import peers
 from tests.benchmarks.collections import large_collection
+from tests.benchmarks.forced import rets_forced
 from tests.benchmarks.measure import Row, Table, median_ratio, percentile, rates, timed
 from tests.benchmarks.ours import Models, OurEngine, Prompts
 from tests.benchmarks.shapes import SHAPES, SHARED_DIM, VISION_DIM
@@ -72,7 +69,7 @@ def many_streams(models: Models, table: Table, rounds: int) -> None:
     found = rates(
         {
             "engine": lambda: engine.run(prompts.mixed(STREAMS), tokens),
-            "generate": lambda: peers.generate(model, prompts.one(128), 64),
+            "generate": lambda: sum(peers.generate(model, one, 64) for one in prompts.latest),
         },
         rounds,
     )
@@ -95,7 +92,7 @@ def many_streams(models: Models, table: Table, rounds: int) -> None:
         found = rates(
             {
                 "engine": lambda: engine.run(prompts.mixed(STREAMS), tokens),
-                "batching": lambda: batching.run(prompts.mixed(STREAMS), max(tokens)),
+                "batching": lambda: batching.run(prompts.latest, max(tokens)),
             },
             rounds,
         )
@@ -135,12 +132,14 @@ def long_prompt(models: Models, table: Table, rounds: int) -> None:
         streams = [engine.submit(prompts.one(64), 200) for _ in range(7)]
         while min(len(stream.times) for stream in streams) < 40:
             engine.engine.step()
-        usual = statistics.median(g for stream in streams for g in _gaps(stream.times))
         since = time.perf_counter()
         long = engine.submit(prompts.one(1500), 1)
         while not long.times:
             engine.engine.step()
-        meanwhile = [g for s in streams for g in _gaps([t for t in s.times if t >= since])]
+        gaps = [gap for stream in streams for gap in pairwise(stream.times)]
+        usual = statistics.median(b - a for a, b in gaps if b <= since)
+        # That of the step which takes the prompt up began before it came.
+        meanwhile = [b - a for a, b in gaps if b > since]
         engine.drain()
         if i:
             worst.append(percentile(meanwhile, 0.99) / usual)
@@ -150,32 +149,15 @@ def long_prompt(models: Models, table: Table, rounds: int) -> None:
     table.add(Row(f"{name}: the prefill, against alone", statistics.median(slower), 2, below=True))
 
 
-def _gaps(times: Sequence[float]) -> list[float]:
-    return [b - a for a, b in pairwise(times)]
-
-
 def ret_cost(models: Models, table: Table, rounds: int) -> None:
-    """One [RET] forced in the first half of each reply, searched for among 50,000 vectors."""
-    engine, prompts = OurEngine(models.ours, STREAMS), Prompts(models.ours)
-    ret = models.ours.ret_token_id
-    plain = vars(engine_module)["samples_of"]
+    """One [RET] in the first half of each reply, every one in a step of its own, searched for among
+    50,000 vectors."""
+    engine, prompts, searches = OurEngine(models.ours, STREAMS), Prompts(models.ours), Searches()
 
-    def forced(
-        outputs: Sequence[StepOutput],
-        rows: Sequence[SamplingRow],
-        ret_token_id: int,
-        before: Tensor | None,
-    ) -> Samples:
-        # The sampled token of every stream's 25th step becomes [RET].
-        calls[0] += 1
-        found: Samples = plain(outputs, rows, ret_token_id, before)
-        if calls[0] != 25:
-            return found
-        return Samples(None, torch.full_like(found.tokens, ret), rows)
-
-    def run(with_rets: bool) -> float:
-        calls[0] = 0 if with_rets else 1000
-        streams = [engine.submit(prompts.one(32), 64, rets=1) for _ in range(STREAMS)]
+    def run(rets: int) -> float:
+        streams = [
+            engine.submit(prompts.one(32), 64, rets, words=2 * i + 1) for i in range(STREAMS)
+        ]
         found = []
         while engine.engine.step():
             for stream in streams:
@@ -183,16 +165,13 @@ def ret_cost(models: Models, table: Table, rounds: int) -> None:
                     finder = DistinctFinder(scope, 1, ())
                     found.append(searches.submit(finder.find(event.query)))
                 stream.rets.clear()
-        assert sum(len(one.result().shown) for one in found) == (STREAMS if with_rets else 0)
+        assert sum(len(one.result().shown) for one in found) == rets * STREAMS
         return sum(stream.done or 0 for stream in streams)
 
-    calls, searches = [0], Searches()
-    vars(engine_module)["samples_of"] = forced
     try:
-        with large_collection(50_000, SHARED_DIM) as scope:
-            found = rates({"with": lambda: run(True), "without": lambda: run(False)}, rounds)
+        with large_collection(50_000, SHARED_DIM) as scope, rets_forced():
+            found = rates({"with": lambda: run(1), "without": lambda: run(0)}, rounds)
     finally:
-        vars(engine_module)["samples_of"] = plain
         searches.close()
     ratio = median_ratio(found["with"], found["without"])
     table.add(Row("[RET] in every reply, against none", ratio, 0.98, detail=_speeds(found)))

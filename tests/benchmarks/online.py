@@ -31,8 +31,9 @@ from fromage_weights.bundle import ChatTemplate, FrozenModel, save_bundle
 from fromage_weights.fingerprint import fingerprint
 from fromage_weights.grounded import TextSegment
 from fromage_weights.vision import VisionEncoder
-from tests.benchmarks.load import Load, Reply, ask_fromage, ask_openai
-from tests.benchmarks.measure import Row, Table, percentile
+from tests.benchmarks.collections import write_collection
+from tests.benchmarks.load import Load, Reply, ask_fromage, ask_openai, ask_with_ret
+from tests.benchmarks.measure import Row, Table, median_ratio, percentile
 from tests.benchmarks.ours import Models, OurEngine, prompt_products
 from tests.benchmarks.shapes import SHAPES, VISION_DIM, build
 from tests.server.process import COMMAND, free_port
@@ -143,16 +144,21 @@ def against_transformers_serve(
     """One after the other in every round: two servers at once would share the cores."""
     ours, theirs = Measured(), Measured()
     ask_theirs = partial(ask_openai, model=str(bundle / "lm"))
-    for name, (command, url), ready, ask, measured in (
-        ("ours", fromage(bundle, dtype, load.clients), "/readyz", ask_fromage, ours),
-        ("theirs", transformers_serve(bundle, dtype), "/health", ask_theirs, theirs),
+    here, there = fromage(bundle, dtype, load.clients), transformers_serve(bundle, dtype)
+    with (
+        process(*here, "/readyz", HF_HUB_OFFLINE="1"),
+        process(*there, "/health", HF_HUB_OFFLINE="1"),
     ):
-        with process(command, url, ready, HF_HUB_OFFLINE="1"):
-            asyncio.run(load.run(url, ask, seed=0))
-            for i in range(rounds):
-                replies, seconds = asyncio.run(load.run(url, ask, seed=i + 1))
-                measured.add(replies, seconds)
-        print(name, [round(v, 1) for v in measured.speed], [round(v, 2) for v in measured.first])
+        for i in range(rounds + 1):
+            for url, ask, measured in (
+                (here[1], ask_fromage, ours),
+                (there[1], ask_theirs, theirs),
+            ):
+                replies, seconds = asyncio.run(load.run(url, ask, seed=i))
+                if i:
+                    measured.add(replies, seconds)
+    for name, found in (("ours", ours), ("theirs", theirs)):
+        print(name, [round(v, 1) for v in found.speed], [round(v, 2) for v in found.first])
     median = statistics.median
     if load.rate is None:
         name = f"{load.clients} clients over SSE, transformers serve"
@@ -188,7 +194,7 @@ def against_engine(
     """The same clients over HTTP and without it, in turn."""
     engine = OurEngine(models.ours, load.clients)
     encode = models.ours.tokenizer.encode
-    ratios = []
+    ratios, frames, texts = [], 0, 0
     command, url = fromage(bundle, dtype, load.clients)
     with process(command, url, "/readyz", HF_HUB_OFFLINE="1"):
         for i in range(rounds + 1):
@@ -198,13 +204,36 @@ def against_engine(
                 for part in load.parts(seed=i)
             ]
             start = time.perf_counter()
-            tokens = engine.converse(clients)
+            streams = engine.converse(clients)
             alone = time.perf_counter() - start
-            assert sum(reply.tokens for reply in replies) == tokens
+            assert sum(reply.tokens for reply in replies) == sum(s.done or 0 for s in streams)
+            frames += sum(len(reply.arrivals) for reply in replies)
+            texts += sum(stream.texts for stream in streams)
             if i:
                 ratios.append(alone / seconds)
     name = f"{load.clients} clients over SSE, the engine alone: tokens/s"
-    table.add(Row(name, statistics.median(ratios), 0.95))
+    detail = f"{frames:,} frames with text, of {texts:,} steps"
+    table.add(Row(name, statistics.median(ratios), 0.95, detail=detail))
+
+
+def with_rets(bundle: Path, dtype: str, load: Load, rounds: int, table: Table) -> None:
+    """A [RET] and its picture in every reply, searched for among 50,000 vectors, and none."""
+    (_, *options), url = fromage(bundle, dtype, load.clients)
+    options += ["--collection", f"bench={write_collection(bundle, 50_000)}"]
+    command = [sys.executable, "-m", "tests.benchmarks.forced", *options]
+    found: list[list[float]] = [[], []]
+    checkout = str(Path(__file__).parents[2])
+    with process(command, url, "/readyz", HF_HUB_OFFLINE="1", PYTHONPATH=checkout):
+        for i in range(rounds + 1):
+            for rets, speeds in enumerate(found):
+                ask = partial(ask_with_ret, rets=rets)
+                replies, seconds = asyncio.run(load.run(url, ask, seed=i))
+                if i:
+                    speeds.append(sum(reply.tokens for reply in replies) / seconds)
+    without, with_one = found
+    detail = "tokens/s: {:.0f}, {:.0f}".format(*map(statistics.median, (with_one, without)))
+    name = f"{load.clients} clients over SSE, [RET] in every reply, against none: tokens/s"
+    table.add(Row(name, median_ratio(with_one, without), 0.98, detail=detail))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -224,6 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         models = Models.of(args.shape, getattr(torch, args.dtype))
         if args.rate is None:  # arrivals decide how long it takes, not the server
             against_engine(bundle, models, args.dtype, load, args.rounds, table)
+            with_rets(bundle, args.dtype, load, args.rounds, table)
         against_transformers_serve(bundle, models, args.dtype, load, args.rounds, table)
     print(table.markdown())
 

@@ -40,12 +40,14 @@ class Stream:
 
     asked: float = field(default_factory=time.perf_counter)
     times: list[float] = field(default_factory=list)
+    texts: int = 0  # tokens that brought some
     rets: list[RetEvent] = field(default_factory=list)
     done: int | None = None
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, TokenEvent):
             self.times.append(time.perf_counter())
+            self.texts += event.text != ""
         elif isinstance(event, RetEvent):
             self.rets.append(event)
         elif isinstance(event, FinishEvent):
@@ -66,9 +68,12 @@ class OurEngine:
         self.engine.warm_up()
         self._count = 0
 
-    def submit(self, prompt: Sequence[Segment], tokens: int, rets: int = 0) -> Stream:
+    def submit(
+        self, prompt: Sequence[Segment], tokens: int, rets: int = 0, words: int = 0
+    ) -> Stream:
+        """``words``: that come before the first [RET]."""
         self._count += 1
-        params = SamplingParams(tokens, ignore_eos=True, max_num_rets=rets)
+        params = SamplingParams(tokens, ignore_eos=True, max_num_rets=rets, min_word_tokens=words)
         stream = Stream()
         self.engine.submit(GenerationRequest(str(self._count), tuple(prompt), params), stream)
         return stream
@@ -84,18 +89,18 @@ class OurEngine:
         self.drain()
         return sum(stream.done or 0 for stream in streams)
 
-    def converse(self, clients: Sequence[Sequence[Asked]]) -> int:
-        """Every client's requests, its next one when the reply has ended. Tokens generated."""
+    def converse(self, clients: Sequence[Sequence[Asked]]) -> list[Stream]:
+        """Every client's requests, its next one when the reply has ended. All replies."""
         turns = [iter(client) for client in clients]
         streams = [self._next(turn) for turn in turns]
-        tokens = 0
+        done = []
         while any(streams):
             self.engine.step()
             for i, stream in enumerate(streams):
                 if stream and stream.done is not None:
-                    tokens += stream.done
+                    done.append(stream)
                     streams[i] = self._next(turns[i])
-        return tokens
+        return done
 
     def _next(self, turn: Iterator[Asked]) -> Stream | None:
         asked = next(turn, None)
@@ -116,18 +121,21 @@ class OurEngine:
 
 
 class Prompts:
-    """Never the same twice, so that no prefix cache flatters."""
+    """Never the same twice, so that no prefix cache flatters. ``latest``: what ``mixed`` has made
+    last, for another to be asked the same."""
 
     def __init__(self, model: GroundedModel) -> None:
         self._random = random.Random(0)
         self._size = model.vocab_size - 2
+        self.latest: list[tuple[Segment, ...]] = []
 
     def one(self, length: int) -> tuple[Segment, ...]:
         return (TextSegment(tuple(self._random.randrange(self._size) for _ in range(length))),)
 
     def mixed(self, count: int) -> list[tuple[Segment, ...]]:
         """16 to 240 tokens."""
-        return [self.one(16 + (i * 97) % 225) for i in range(count)]
+        self.latest = [self.one(16 + (i * 97) % 225) for i in range(count)]
+        return self.latest
 
 
 @dataclass(frozen=True)

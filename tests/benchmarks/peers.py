@@ -41,8 +41,8 @@ def generate(model: GroundedModel, segments: Sequence[Segment], tokens: int) -> 
 
 
 class ContinuousBatching:
-    """transformers' `generate_batch`, greedy, in a process of its own: it computes in a thread, and
-    what that leaves behind would slow the others down (OpenMP's helpers, see `workers`)."""
+    """transformers' own, greedy, in a process of its own: it computes in a thread, and what that
+    leaves behind would slow the others down (OpenMP's helpers, see `workers`)."""
 
     def __init__(self, shape: str, dtype: torch.dtype, device: str = "cpu") -> None:
         self._here, there = multiprocessing.get_context("spawn").Pipe()
@@ -65,23 +65,27 @@ class ContinuousBatching:
 
 
 def _serve_batches(pipe: Any, shape: str, dtype: torch.dtype, device: str) -> None:
+    """One manager for all tasks, sized for the first as `generate_batch` sizes its own: that makes
+    one in every call, with its storage and its thread, which is not what is to be timed."""
     from transformers import GenerationConfig
-    from transformers.generation.configuration_utils import ContinuousBatchingConfig
+    from transformers.generation.continuous_batching.utils import WorkloadHints
 
     lm: Any = build(shape, dtype, device).lm
     pipe.send("ready")
-    while (task := pipe.recv()) is not None:
-        inputs, tokens = task
-        config = GenerationConfig(  # type: ignore[no-untyped-call]
-            max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=1
-        )
-        found = lm.generate_batch(
-            inputs=inputs,
-            generation_config=config,
-            continuous_batching_config=ContinuousBatchingConfig(),
-            progress_bar=False,
-        )
-        pipe.send(sum(len(output.generated_tokens) for output in found.values()))
+    if (task := pipe.recv()) is None:
+        return
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False, eos_token_id=-1, pad_token_id=1
+    )
+    hints = WorkloadHints(max(len(ids) for ids in task[0]), task[1], len(task[0]))
+    with lm.continuous_batching_context_manager(config, workload_hints=hints) as manager:
+        while task is not None:
+            inputs, tokens = task
+            manager.add_requests(inputs, max_new_tokens=tokens)
+            found = [manager.get_result() for _ in inputs]
+            assert all(output is not None and output.error is None for output in found)
+            pipe.send(sum(len(output.generated_tokens) for output in found))
+            task = pipe.recv()
 
 
 def ids_of(segments: Sequence[Segment]) -> list[int]:

@@ -63,7 +63,9 @@ def run(args: argparse.Namespace) -> Table:
             online.write_bundle(bundle, args.shape, dtype)
             load = Load(args.clients, online.EACH, online.TOKENS, args.rate)
             if "http" in wanted:
-                online.against_engine(bundle, models, args.dtype, load, args.rounds, table)
+                if args.rate is None:  # arrivals decide how long it takes, not the server
+                    online.against_engine(bundle, models, args.dtype, load, args.rounds, table)
+                    online.with_rets(bundle, args.dtype, load, args.rounds, table)
                 online.against_transformers_serve(
                     bundle, models, args.dtype, load, args.rounds, table
                 )
