@@ -38,7 +38,7 @@ def measure(models: Models, table: Table) -> None:
         told = _told(_decode_step(models, streams))
         table.note(f"A decode step of {streams} streams of about 200 tokens: {told}.")
     told = _told(_first_tokens(models))
-    table.note(f"{STREAMS} prompts of mixed lengths at once, to the last one's first token: {told}.")
+    table.note(f"{STREAMS} prompts of mixed lengths at once, to the last first token: {told}.")
 
 
 def _told(shares: Counter[str]) -> str:
