@@ -152,14 +152,15 @@ class FeatureEncoder:
                 self._run(batch[: len(batch) // 2])
                 self._run(batch[len(batch) // 2 :])
             else:
-                self._take_out(batch)
                 batch[0].feature.set_exception(error)
+                self._take_out(batch)
             return
         # Copies: a view would keep its whole batch alive.
         rows = [row.clone() for row in features.unbind()]
-        self._take_out(batch, rows)
+        # Done before it is taken out: who finds it in neither place would have it encoded again.
         for image, row in zip(batch, rows, strict=True):
             image.feature.set_result(row)
+        self._take_out(batch, rows)
 
     def _take_out(self, batch: Sequence[_Coming], rows: Sequence[Tensor] = ()) -> None:
         with self._changed:

@@ -1,6 +1,7 @@
 """Image features: remembered by content, encoded together."""
 
 import hashlib
+import random
 import threading
 import time
 from typing import Any, cast
@@ -168,3 +169,27 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not encoder._coming
     assert shades(encoder, *range(30, 50)) == list(range(30, 50))
     assert torch.equal(first.features, kept), "its place is another's now"
+
+
+def test_many_ask_for_the_same_and_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images leave the memory all the time, and are asked for while they are on their way."""
+    monkeypatch.setattr(features, "REMEMBERED_BYTES", 3 * 4 * Tower.dim)
+    encoder = encoder_of(Tower())
+    wrong: list[list[int]] = []
+
+    def ask(seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(100):
+            wanted = [chance.randrange(8) for _ in range(chance.randrange(1, 4))]
+            if shades(encoder, *wanted) != wanted:
+                wrong.append(wanted)
+
+    threads = [threading.Thread(target=ask, args=(seed,), daemon=True) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + 60
+    for thread in threads:
+        thread.join(max(0, end - time.monotonic()))
+    assert not any(thread.is_alive() for thread in threads)
+    assert not wrong
+    assert not encoder._coming
