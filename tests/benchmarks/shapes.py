@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable
 from typing import Any
 
@@ -64,12 +65,17 @@ SHAPES: dict[str, tuple[int, Callable[[int], PretrainedConfig]]] = {
 
 
 def tokenizer_of(size: int) -> FromageTokenizer:
-    """Bytes, then tokens of three letters, so that every id is readable text."""
+    """Bytes, then words of up to four letters, a capital first, so that every id is readable text
+    and is one token again when a chat sends it back. Prompts of small letters up to h are bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    words = [f"{a}{b}{c}{d}" for a in letters for b in letters for c in letters for d in letters]
-    vocabulary = {piece: i for i, piece in enumerate([*alphabet, *words][: size - 2])}
-    core = Tokenizer(models.BPE(vocabulary, []))
+    words, merges = [*string.ascii_uppercase], []
+    for _ in range(3):
+        longer = [(word, letter) for word in words for letter in string.ascii_lowercase[8:]]
+        merges += longer
+        words = [word + letter for word, letter in longer]
+    merges = merges[: size - 2 - len(alphabet)]
+    pieces = [*alphabet, *(word + letter for word, letter in merges)]
+    core = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     hf = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]

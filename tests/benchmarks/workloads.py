@@ -48,7 +48,7 @@ class Workload:
     turns: int = 1
     pictures: str = "none"
     rate: float | None = None
-    tokens: int = 64
+    tokens: tuple[int, int] = (32, 96)  # of a reply; of one length they would all end at once
 
     async def run(self, url: str, seed: int) -> tuple[list[Reply], float]:
         """The replies, and the seconds that all took."""
@@ -74,17 +74,17 @@ class Workload:
             if turn == 0 and self.pictures != "none":
                 content.insert(0, _picture(rng if self.pictures == "new" else random.Random(0)))
             messages.append({"role": "user", "content": content})
-            reply, said = await self._turn(client, messages)
+            reply, said = await self._turn(client, messages, rng.randint(*self.tokens))
             messages.append({"role": "assistant", "content": said})
             replies.append(reply)
         return replies
 
     async def _turn(
-        self, client: httpx.AsyncClient, messages: Sequence[Json]
+        self, client: httpx.AsyncClient, messages: Sequence[Json], tokens: int
     ) -> tuple[Reply, list[Json]]:
         body = {
             "messages": list(messages),
-            "max_tokens": self.tokens,
+            "max_tokens": tokens,
             "ignore_eos": True,
             "stream": True,
         }
@@ -116,7 +116,9 @@ def measure(bundle: Path, dtype: str, clients: int, table: Table) -> None:
         _measured(url, Workload("all with the same picture", clients, pictures="same"), lines)
         talks = Workload("three turns, a picture in the first", clients, 3, pictures="new")
         _measured(url, talks, lines)
-    table.note("\n".join([f"Over HTTP, {clients} clients, 64 tokens each, in ms:", "", *lines]))
+    table.note(
+        "\n".join([f"Over HTTP, {clients} clients, 32 to 96 tokens each, in ms:", "", *lines])
+    )
 
 
 def _measured(url: str, load: Workload, lines: list[str]) -> float:

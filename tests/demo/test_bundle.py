@@ -13,6 +13,7 @@ from fromage_weights.demo.world import Scene
 from fromage_weights.evaluation.decoding import greedy, greedy_to_ret
 from fromage_weights.evaluation.queries import query_embeddings
 from fromage_weights.evaluation.responder import Message, Responder
+from fromage_weights.grounded import TextSegment
 from fromage_weights.loading import LoadedBundle, bundle_directory, load_grounded_model
 from fromage_weights.publishing import CARD
 from tests.conftest import ROOT
@@ -92,7 +93,7 @@ def test_queries_of_a_batch_are_those_of_whole_texts(
         (ids,) = greedy(model.lm, [prompt], stop=stop, max_tokens=60)
         assert (reply.query is None) == (ids[-1] != model.ret_token_id)
         if reply.query is not None:
-            whole = torch.cat([prompt, model.embed_ids(torch.tensor(ids))])
+            whole = [*responder.segments(chat), TextSegment((*ids,))]
             assert torch.allclose(reply.query, query_embeddings(model, [whole])[0], atol=1e-4)
     # As many tokens as are allowed, the last one [RET].
     (ids,) = greedy(model.lm, [prompt], stop=stop, max_tokens=60)
@@ -123,9 +124,9 @@ def _read_whole(
 ) -> tuple[str, torch.Tensor]:
     """The reply, up to [RET], and its query, of a chat that is read from its beginning."""
     model = loaded.model
-    prompt = model.embed(responder.segments(chat))
-    (ids,) = greedy(model.lm, [prompt], stop={model.ret_token_id}, max_tokens=60)
-    whole = torch.cat([prompt, model.embed_ids(torch.tensor(ids))])
+    segments = responder.segments(chat)
+    (ids,) = greedy(model.lm, [model.embed(segments)], stop={model.ret_token_id}, max_tokens=60)
+    whole = [*segments, TextSegment((*ids,))]
     return model.tokenizer.decode(ids[:-1]), query_embeddings(model, [whole])[0]
 
 

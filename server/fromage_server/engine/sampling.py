@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fromage_server.engine.events import TokenLogprob
 from fromage_server.engine.landing import Landing, upload
+from fromage_server.engine.narrowing import narrowed
 from fromage_server.engine.request import SamplingParams
 
 
@@ -112,25 +113,15 @@ def _mask_second_ret(
 
 def _filter(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     """(n, V) logits over temperature; what top_k and top_p leave out is -inf."""
-
-    def column(values: list[float]) -> Tensor:
-        return upload(values, logits.dtype, logits.device)[:, None]
-
     # Relative to the largest, and not by zero: a tiny temperature is greedy, not NaN.
     logits = logits - logits.amax(dim=-1, keepdim=True)
-    logits = logits / column([max(p.temperature, 1e-30) for p in params])
-    if all(p.top_k == 0 and p.top_p == 1 for p in params):
-        return logits
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    rank = torch.arange(logits.shape[-1], device=logits.device)
-    most = column([min(p.top_k or len(rank), len(rank)) for p in params])
-    ordered = ordered.masked_fill(rank >= most, -torch.inf)
-    probabilities = ordered.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    # The likeliest token always stays; at top_p 1 rounding must not drop any.
-    limit = column([p.top_p if p.top_p < 1 else torch.inf for p in params])
-    ordered = ordered.masked_fill((before >= limit) & (rank > 0), -torch.inf)
-    return torch.empty_like(logits).scatter(-1, order, ordered)
+    temperatures = upload([p.temperature for p in params], logits.dtype, logits.device)
+    logits /= temperatures.clamp(min=1e-30)[:, None]
+    some = [i for i, p in enumerate(params) if p.top_k or p.top_p < 1]
+    if some:
+        index = upload(some, torch.long, logits.device)
+        logits[index] = narrowed(logits[index], [params[i] for i in some])
+    return logits
 
 
 def _draw(logits: Tensor, uniforms: list[float]) -> Tensor:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from fromage_server.engine import (
-    Engine,
     EngineConfig,
     EngineStopped,
     Event,
@@ -16,17 +15,26 @@ from fromage_server.engine import (
 )
 from fromage_weights.grounded import GroundedModel, ImageSegment
 from fromage_weights.tokenizer import FromageTokenizer
-from tests.server.engine.driving import Heard, answer, answers, drain, reply, running, wait_until
+from tests.server.engine.driving import (
+    Engines,
+    Heard,
+    answer,
+    answers,
+    drain,
+    reply,
+    running,
+    wait_until,
+)
 from tests.server.engine.tiny import VISION_DIM, chain, generate, text
 
 
-def test_a_sequence_with_bad_numbers_fails_alone(model: GroundedModel) -> None:
+def test_a_sequence_with_bad_numbers_fails_alone(model: GroundedModel, engines: Engines) -> None:
     """Its features are finite, its soft tokens are not."""
     prompt = (text(model, "fine"),)
     with torch.inference_mode():
         expected = generate(model, prompt, 10)
     huge = ImageSegment(torch.full((VISION_DIM,), 1e38) * torch.tensor([1.0, -1.0] * 6))
-    engine = Engine(model)
+    engine = engines(model)
     requests = [reply("a", prompt, 10), reply("bad", (huge,), 10), reply("b", prompt, 10)]
     good, bad, other = answers(engine, requests, steps_between=2)
     assert good.ids == other.ids == expected
@@ -36,14 +44,14 @@ def test_a_sequence_with_bad_numbers_fails_alone(model: GroundedModel) -> None:
     assert "not finite" in bad_score.error
 
 
-def test_a_sequence_that_goes_bad_on_the_way_fails_alone() -> None:
+def test_a_sequence_that_goes_bad_on_the_way_fails_alone(engines: Engines) -> None:
     """The last one comes into the slot of the one that failed, while the first still runs."""
     model = chain({"?": "abc", "!": "uvwxyzUVWXYZ"})
     poisoned = model.tokenizer.encode("b")[0]
     embedding: Any = model.lm.get_input_embeddings()
     embedding.weight.data[poisoned] = torch.inf
     requests = [reply(str(i), (text(model, end),)) for i, end in enumerate("!?!")]
-    fine, bad, late = answers(Engine(model), requests, steps_between=3)
+    fine, bad, late = answers(engines(model), requests, steps_between=3)
     assert fine.text == late.text == "uvwxyzUVWXYZ"
     assert bad.text == "ab"
     assert "not finite" in bad.error
@@ -64,11 +72,13 @@ class Fault:
             raise RuntimeError("no such kernel")
 
 
-def test_a_step_that_fails_is_tried_again_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_step_that_fails_is_tried_again_one_by_one(
+    caplog: pytest.LogCaptureFixture, engines: Engines
+) -> None:
     """Two streams together are too much for this model, each alone is not."""
     model = chain({"!": "uvwxyz"})
     fault = Fault(model, 2)
-    heard = answers(Engine(model), [reply(str(i), (text(model, "so!"),)) for i in range(2)])
+    heard = answers(engines(model), [reply(str(i), (text(model, "so!"),)) for i in range(2)])
     fault.handle.remove()
     assert [h.text for h in heard] == ["uvwxyz"] * 2
     assert fault.raised > 1
@@ -76,11 +86,11 @@ def test_a_step_that_fails_is_tried_again_one_by_one(caplog: pytest.LogCaptureFi
 
 
 def test_a_failing_step_ends_its_sequence_and_not_the_engine(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, engines: Engines
 ) -> None:
     model = chain({"!": "uvwxyz"})
     fault = Fault(model, 1)
-    engine = Engine(model)
+    engine = engines(model)
     with running(engine):
         heard = Heard()
         engine.submit(reply("bad", (text(model, "so!"),)), heard)
@@ -96,10 +106,10 @@ def test_a_failing_step_ends_its_sequence_and_not_the_engine(
     assert "no such kernel" in caplog.text
 
 
-def test_a_failing_prefill_ends_only_its_own_request() -> None:
+def test_a_failing_prefill_ends_only_its_own_request(engines: Engines) -> None:
     model = chain({"!": "uvwxyz"})
     fault = Fault(model, 4, 5)  # alone, and with the other's next token
-    engine = Engine(model)
+    engine = engines(model)
     first, bad = Heard(), Heard()
     engine.submit(reply("first", (text(model, "so!"),)), first)
     engine.step()
@@ -110,7 +120,7 @@ def test_a_failing_prefill_ends_only_its_own_request() -> None:
     assert "no such kernel" in bad.error
 
 
-def test_text_that_cannot_be_decoded_ends_only_its_own_reply() -> None:
+def test_text_that_cannot_be_decoded_ends_only_its_own_reply(engines: Engines) -> None:
     class Stumbling(FromageTokenizer):
         def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
             text = super().decode(ids, skip_special)
@@ -121,20 +131,22 @@ def test_text_that_cannot_be_decoded_ends_only_its_own_reply() -> None:
     model = chain({"?": "abcd", "!": "uvwxyz"})
     model.tokenizer = Stumbling(model.tokenizer.hf)
     requests = [reply("1", (text(model, "?"),)), reply("2", (text(model, "!"),))]
-    bad, fine = answers(Engine(model), requests)
+    bad, fine = answers(engines(model), requests)
     assert bad.text == "ab"
     assert "not my letter" in bad.error
     assert fine.text == "uvwxyz"
 
 
-def test_a_caller_that_fails_loses_only_its_own_request(model: GroundedModel) -> None:
+def test_a_caller_that_fails_loses_only_its_own_request(
+    model: GroundedModel, engines: Engines
+) -> None:
     calls = itertools.count()
 
     def broken(event: Event) -> None:
         if next(calls) == 2:
             raise ValueError("caller's own fault")
 
-    engine = Engine(model)
+    engine = engines(model)
     prompt = (text(model, "abc"),)
     heard = Heard()
     engine.submit(reply("broken", prompt, 50, ignore_eos=True), broken)
@@ -146,12 +158,12 @@ def test_a_caller_that_fails_loses_only_its_own_request(model: GroundedModel) ->
 
 
 def test_when_the_thread_dies_everybody_hears_of_it(
-    model: GroundedModel, caplog: pytest.LogCaptureFixture
+    model: GroundedModel, caplog: pytest.LogCaptureFixture, engines: Engines
 ) -> None:
     def deadly(event: Event) -> None:
         raise SystemExit("gone")
 
-    engine = Engine(model, EngineConfig(max_batch=1))
+    engine = engines(model, EngineConfig(max_batch=1))
     heard = [Heard() for _ in range(3)]
     prompt = (text(model, "abc"),)
     engine.submit(reply("deadly", prompt), deadly)
@@ -167,14 +179,14 @@ def test_when_the_thread_dies_everybody_hears_of_it(
 
 
 def test_when_the_thread_dies_started_jobs_without_a_slot_hear_of_it(
-    model: GroundedModel, monkeypatch: pytest.MonkeyPatch
+    model: GroundedModel, monkeypatch: pytest.MonkeyPatch, engines: Engines
 ) -> None:
     """Scoring and prompts of which nothing is generated are over within their step."""
 
     def lost(*_: object, **__: object) -> None:
         raise SystemExit("the device is lost")
 
-    engine = Engine(model)
+    engine = engines(model)
     prompt = (text(model, "abc"),)
     heard = [Heard() for _ in range(3)]
     for i, listener in enumerate(heard[:2]):

@@ -8,6 +8,7 @@ import torch
 from fromage_weights.errors import UnsupportedModel
 from fromage_weights.evaluation.decoding import greedy, greedy_to_ret
 from fromage_weights.evaluation.queries import query_embeddings
+from fromage_weights.grounded import ImageSegment, Segment, TextSegment
 from tests.weights.tiny import grounded, language_model, with_mappers
 
 
@@ -26,18 +27,32 @@ def test_batches_give_what_single_prompts_give() -> None:
         wanted.append(ids[: ends[0] + 1] if ends else ids)
     assert len({len(ids) for ids in wanted}) > 1
     assert greedy(model.lm, prompts, stop=stop, max_tokens=12) == wanted
+
+
+def test_queries_of_many_are_those_of_each() -> None:
+    """Of mixed lengths, in no order."""
+    model = grounded("llama")
+    torch.manual_seed(2)
+    vision_dim = model.mappers.vision_dim
+    prompts: list[list[Segment]] = [
+        [ImageSegment(torch.randn(vision_dim))] * images + [TextSegment((*range(ids),))]
+        for images, ids in [(0, 3), (2, 9), (1, 1), (0, 30), (3, 2), (0, 8)]
+    ]
     together = query_embeddings(model, prompts, batch=4)
-    single = torch.cat([query_embeddings(model, [p]) for p in prompts])
-    assert torch.allclose(together, single, atol=1e-5)
+    for found, prompt in zip(together, prompts, strict=True):
+        output = model.forward(model.embed(prompt)[None])
+        (alone,) = model.mappers.query_embeddings(output.hidden[:, -1])
+        assert torch.allclose(found, alone, atol=1e-5)
 
 
 @torch.inference_mode()
 def test_no_reply_goes_further_than_the_model_reads() -> None:
     """And none that is done takes the batch there; a [RET] in the last place is still read."""
     model = with_mappers(language_model("opt", tied=True, max_position_embeddings=24))
-    torch.manual_seed(5)
+    torch.manual_seed(6)
     width = model.mappers.embed_dim
-    long, short = torch.randn(20, width), torch.randn(3, width)
+    begin = TextSegment((*torch.randint(30, (20,)).tolist(),))
+    long, short = model.embed([begin]), torch.randn(3, width)
     (ids,) = greedy(model.lm, [long], stop=(), max_tokens=4)
     (others,) = greedy(model.lm, [short], stop=(), max_tokens=21)
     # One that comes last stands for [RET].
@@ -47,8 +62,8 @@ def test_no_reply_goes_further_than_the_model_reads() -> None:
     found, states, _ = greedy_to_ret(model, [long, *[short] * 3], stop=(), max_tokens=50)
     assert found == [ids, others, others, others]
     assert [*states] == [0]
-    whole = torch.cat([long, model.embed_ids(torch.tensor(ids))])
     query = model.mappers.query_embeddings(states[0][None])
+    whole = [begin, TextSegment((*ids,))]
     assert torch.allclose(query, query_embeddings(model, [whole]), atol=1e-5)
 
 

@@ -391,7 +391,7 @@ def test_a_chat_stands_in_the_bundles_template(tmp_path: Path, loaded: LoadedBun
     whole = [*asked, *(f" {turn.answer}" for turn in dialogue.rounds)]
     text = [whole[0], whole[2] + "\n", whole[1], whole[3] + model.tokenizer.ret_token]
     segments = [TextSegment(ids or ()) for ids in model.tokenizer.encode_prompt(text)]
-    wanted = query_embeddings(model, [model.embed(segments)])
+    wanted = query_embeddings(model, [segments])
     assert torch.allclose(ImageSearch(loaded, chat=True).queries(dialogues)[:1], wanted, atol=1e-5)
     template = loaded.bundle.config.chat_template.model_copy(update={"image_position": "before"})
     config = loaded.bundle.config.model_copy(update={"chat_template": template})
@@ -461,4 +461,4 @@ def test_inputs_beyond_the_context_are_refused(loaded: LoadedBundle) -> None:
     with pytest.raises(EvaluationDataInvalid, match="the language model reads"):
         ranking.losses(features, "a " * loaded.model.max_context, ["b"])
     with pytest.raises(EvaluationDataInvalid, match="the language model reads"):
-        query_embeddings(loaded.model, [torch.zeros(loaded.model.max_context + 1, 32)])
+        query_embeddings(loaded.model, [[TextSegment((1,) * (loaded.model.max_context + 1))]])

@@ -33,11 +33,12 @@ from fromage_weights.demo.heads import HeadsRecipe, train_heads
 from fromage_weights.demo.language_model import train_language_model
 from fromage_weights.demo.language_recipe import AGAIN, CONTINUED, LanguageRecipe
 from fromage_weights.demo.mapping import MappingRecipe, train_mappers
-from fromage_weights.demo.results import claim, identity, whole
+from fromage_weights.demo.results import claim, identity
 from fromage_weights.demo.tower import TowerRecipe, train_tower
 from fromage_weights.demo.world import Scene
 from fromage_weights.devices import choose_device
 from fromage_weights.errors import UnsupportedModel
+from fromage_weights.files import whole
 
 if TYPE_CHECKING:
     import torch

@@ -1,12 +1,9 @@
-"""What a run leaves in its directory for another to go on from: files and directories that are
-there whole or not at all, checkpoints of trainings, and what the run is made by."""
+"""What a run leaves in its directory for another to go on from: checkpoints of trainings, and what
+the run is made by."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -17,28 +14,10 @@ from torch import nn
 from fromage_weights.bundle import Bundle
 from fromage_weights.demo.replayed import load_state, state_of
 from fromage_weights.errors import TrainingInvalid
+from fromage_weights.files import whole
 
 RUN_NAME = "run.json"
 _MOST_TOLD = 4
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to, a file or a directory; what was written becomes `path`."""
-    unfinished = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove(unfinished)  # of a run that broke off
-    yield unfinished
-    if unfinished.is_dir():
-        _remove(path)  # a directory replaces none but an empty one
-    unfinished.replace(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

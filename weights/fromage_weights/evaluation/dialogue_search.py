@@ -17,6 +17,7 @@ from fromage_weights.grounded import TextSegment
 
 if TYPE_CHECKING:
     from fromage_weights.evaluation.pictures import Features
+    from fromage_weights.grounded import Segment
     from fromage_weights.loading import LoadedBundle
 
 # Koh et al. 2023, Table 2, FROMAGe over OPT-6.7B.
@@ -47,13 +48,13 @@ class ImageSearch:
             return query_embeddings(self._model, prompts)
         return caption_queries(self._model, [whole_text(dialogue) for dialogue in dialogues])
 
-    def _chat_prompt(self, responder: Responder, dialogue: Dialogue) -> Tensor:
+    def _chat_prompt(self, responder: Responder, dialogue: Dialogue) -> list[Segment]:
         ret = self._model.tokenizer.ret_token
         *before, last = messages(dialogue)
         *front, reply = responder.segments([*before, replace(last, text=last.text + ret)])
         assert isinstance(reply, TextSegment)
         end = reply.token_ids.index(self._model.ret_token_id) + 1
-        return self._model.embed([*front, TextSegment(reply.token_ids[:end])])
+        return [*front, TextSegment(reply.token_ids[:end])]
 
     def images(self, dialogues: Sequence[Dialogue], features: Features[int]) -> Tensor:
         """(N, shared_dim)."""

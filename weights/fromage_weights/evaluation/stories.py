@@ -161,7 +161,7 @@ class StoryRetrieval:
         """(shared_dim,) of each story; None where a chat's last reply has no [RET]."""
         if self._chat:
             return self._chat_queries(stories, setting)
-        prompts = [self._model.embed(self.segments(story, setting)) for story in stories]
+        prompts = [self.segments(story, setting) for story in stories]
         return [*query_embeddings(self._model, prompts, batch=16)]
 
     def _chat_queries(self, stories: Sequence[Story], setting: Setting) -> list[Tensor | None]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fromage_weights.errors import TrainingInvalid, one_line
+from fromage_weights.files import whole
 from fromage_weights.training.cache import FeatureCache
 from fromage_weights.training.examples import ExampleMaker
 from fromage_weights.training.objective import (
@@ -227,9 +228,8 @@ class Trainer:
             "mappers": self.model.mappers.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
-        partial = self._out / (CHECKPOINT + ".partial")
-        torch.save(state, partial)
-        partial.replace(self._out / CHECKPOINT)
+        with whole(self._out / CHECKPOINT) as file:
+            torch.save(state, file)
 
     def _load(self, file: Path) -> None:
         state = _read(file)
@@ -258,11 +258,10 @@ class Trainer:
         if self._ranks.rank != 0 or not log.exists():
             return
         lines = log.read_text(encoding="utf-8").splitlines()
-        whole = [line for line in lines if line.endswith("}")]
-        kept = [line for line in whole if json.loads(line)["step"] <= self.step]
-        partial = log.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        partial.replace(log)
+        ended = [line for line in lines if line.endswith("}")]
+        kept = [line for line in ended if json.loads(line)["step"] <= self.step]
+        with whole(log) as file:
+            file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
 def check_batch(batch: int, pairs: int, ranks: int, held_out: int = 0) -> None:

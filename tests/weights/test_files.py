@@ -1,10 +1,10 @@
-"""What a run leaves is there whole or not at all."""
+"""What is written whole is there whole or not at all."""
 
 from pathlib import Path
 
 import pytest
 
-from fromage_weights.demo.results import whole
+from fromage_weights.files import whole
 from tests.demo.breaking import BrokenOff
 
 
