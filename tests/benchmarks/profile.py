@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, partialmethod
 from typing import Any
 from unittest.mock import patch
 
@@ -16,6 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from fromage_server.engine import few_rows, greedy_head, panels
+from fromage_server.engine.many_queries import PromptKernel
 from fromage_server.engine.single_queries import Kernel
 from tests.benchmarks.measure import Table
 from tests.benchmarks.offline import STREAMS
@@ -80,7 +81,8 @@ def _shares(models: Models, steps: Callable[[], None]) -> Counter[str]:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     multiply, many, choose = few_rows._call(), panels._call(), greedy_head._call()
     with (
-        patch.object(Kernel, "__call__", _marked),
+        patch.object(Kernel, "__call__", partialmethod(_marked, Kernel.__call__)),
+        patch.object(PromptKernel, "__call__", partialmethod(_marked, PromptKernel.__call__)),
         patch.object(few_rows, "_call", lambda: partial(_named, "compiled linear", multiply)),
         patch.object(panels, "_call", lambda: partial(_named, "compiled linear", many)),
         patch.object(greedy_head, "_call", lambda: partial(_named, "greedy head", choose)),
@@ -99,13 +101,10 @@ def _shares(models: Models, steps: Callable[[], None]) -> Counter[str]:
     return Counter({name: time / whole for name, time in spent.items()})
 
 
-_call = Kernel.__call__
-
-
 # They are no operations of torch's, so the profiler has to be told.
-def _marked(*args: Any) -> None:
+def _marked(kernel: object, call: Callable[..., None], *args: Any) -> None:
     with torch.profiler.record_function("compiled attention"):
-        _call(*args)
+        call(kernel, *args)
 
 
 def _named(name: str, call: Callable[..., None], *args: Any) -> None:

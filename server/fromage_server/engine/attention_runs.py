@@ -1,9 +1,10 @@
 """Attention on a CPU: each sequence reads its past in place, neighbouring blocks at a time.
 
 Every layer's storage is (2, heads, positions, head_dim), so what neighbouring blocks hold is one
-matrix per head. New tokens attend among themselves and to each run of their past; the parts are
-joined by their log-sum-exp, as in FlashAttention (Dao et al. 2022, section 3.1). Where
-``single_queries`` could be built, sequences with one new token go through it, all in one call.
+matrix per head. Where they could be built, two kernels read it: ``single_queries`` for all
+sequences with one new token, in one call, and ``many_queries`` for those with more. What they don't
+take goes through torch: new tokens attend among themselves and to each run of their past; the parts
+are joined by their log-sum-exp, as in FlashAttention (Dao et al. 2022, section 3.1).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from fromage_server.engine.attention import BLOCK_SIZE, Layout, Scores, Span
 from fromage_server.engine.blocks import runs_of
 from fromage_server.engine.kv_cache import KVShape
+from fromage_server.engine.many_queries import PromptKernel, Prompts, takes_prompts
 from fromage_server.engine.single_queries import Kernel, Queries
 
 Part = tuple[Tensor, Tensor]  # what was attended to (H, Q, D), and its log-sum-exp (H, Q)
@@ -26,10 +28,16 @@ Runs = Sequence[tuple[int, int]]  # [first, last) places in the storage
 
 class RunsBackend:
     """``whole``: a sequence's past is copied together first, so that what comes out does not depend
-    on where its blocks lie. ``kernel`` None: in plain torch."""
+    on where its blocks lie. ``kernel``, of single queries, and ``prompts`` None: in plain torch."""
 
-    def __init__(self, *, whole: bool = False, kernel: Kernel | None = None) -> None:
-        self._whole, self._kernel = whole, kernel
+    def __init__(
+        self,
+        *,
+        whole: bool = False,
+        kernel: Kernel | None = None,
+        prompts: PromptKernel | None = None,
+    ) -> None:
+        self._whole, self._kernel, self._prompts = whole, kernel, prompts
 
     def allocate(self, shape: KVShape, blocks: int, device: torch.device) -> Tensor:
         size = (shape.layers, 2, shape.heads, blocks * BLOCK_SIZE, shape.head_dim)
@@ -73,6 +81,9 @@ class RunsBackend:
         keys, values = stored.unbind(0)
         query, key, value = (states[:, :count].to(stored.dtype) for states in (query, key, value))
         self._store(layout, stored, key, value, with_singles=not apart)
+        if self._prompts is not None and takes_prompts(stored, query, scores.softcap):
+            self._attend_prompts(self._prompts, layout, stored, query, out, scores)
+            spans = [(span, runs) for span, runs in spans if span.count == 1]
         attend = _Attend(scores)
         for span, runs in spans:
             rows = slice(span.start, span.stop)
@@ -95,6 +106,30 @@ class RunsBackend:
                 parts.append(attend.all(q, key[:, rows], value[:, rows], causal=True))
             out[rows] = _joined(parts).transpose(0, 1)
         return out
+
+    def _attend_prompts(
+        self,
+        kernel: PromptKernel,
+        layout: Layout,
+        stored: Tensor,
+        query: Tensor,
+        out: Tensor,
+        scores: Scores,
+    ) -> None:
+        """Their rows of ``out``; keys and values are stored."""
+        keys, values = stored.unbind(0)
+        found = out if out.dtype == query.dtype else torch.empty_like(out, dtype=query.dtype)
+        told = scores.scale, scores.window
+        spans, prompts = _prompts(layout)
+        if not self._whole:
+            kernel(prompts, keys, values, query, found, *told)
+        for span in spans:
+            if self._whole:
+                runs = places_of(span.blocks, span.length)
+                k, v = _together([(keys[:, a:b], values[:, a:b]) for a, b in runs])
+                kernel(Prompts([span], [[(0, span.length)]]), k, v, query, found, *told)
+            if found is not out:
+                out[span.start : span.stop] = found[span.start : span.stop]
 
     def _gathered(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         return [_together(pairs)] if self._whole else pairs
@@ -164,6 +199,16 @@ def _singles(layout: Layout, window: int) -> Queries:
         )
     queries: Queries = layout.scratch[name]
     return queries
+
+
+def _prompts(layout: Layout) -> tuple[list[Span], Prompts]:
+    """Sequences with several new tokens, for the kernel."""
+    if "prompts" not in layout.scratch:
+        spans = [span for span in layout.spans if span.count > 1]
+        seen = [places_of(span.blocks, span.length) for span in spans]
+        layout.scratch["prompts"] = spans, Prompts(spans, seen)
+    found: tuple[list[Span], Prompts] = layout.scratch["prompts"]
+    return found
 
 
 def places_of(blocks: Sequence[int], length: int) -> list[tuple[int, int]]:

@@ -17,17 +17,19 @@ typedef float Floats16 __attribute__((vector_size(64)));
 typedef float Floats8 __attribute__((vector_size(32)));
 typedef float Floats4 __attribute__((vector_size(16)));
 
-// The same number of bfloat16, and of bits.
+// The same number of bfloat16, of bits, and of whole numbers.
 template <typename Floats>
 struct Like;
 template <>
 struct Like<Floats16> {
   typedef std::uint32_t Bits __attribute__((vector_size(64)));
+  typedef std::int32_t Signed __attribute__((vector_size(64)));
   typedef std::uint16_t Halves __attribute__((vector_size(32)));
 };
 template <>
 struct Like<Floats8> {
   typedef std::uint32_t Bits __attribute__((vector_size(32)));
+  typedef std::int32_t Signed __attribute__((vector_size(32)));
   typedef std::uint16_t Halves __attribute__((vector_size(16)));
 };
 

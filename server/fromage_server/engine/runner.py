@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fromage_server.engine import single_queries
+from fromage_server.engine import many_queries, single_queries
 from fromage_server.engine.attention import BLOCK_SIZE, Backend, Layout, Paged, Span
 from fromage_server.engine.attention_pages import PagesBackend
 from fromage_server.engine.attention_runs import RunsBackend
@@ -214,4 +214,4 @@ class Runner:
 def _backend_for(device: torch.device, *, whole: bool) -> Backend:
     if device.type == "cuda":
         return PagesBackend(whole=whole)
-    return RunsBackend(whole=whole, kernel=single_queries.kernel())
+    return RunsBackend(whole=whole, kernel=single_queries.kernel(), prompts=many_queries.kernel())

@@ -4,21 +4,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from fromage_server.engine import single_queries
+from fromage_server.engine import many_queries, single_queries
 from fromage_server.engine.attention import BLOCK_SIZE, Layout, Scores, Span
 from fromage_server.engine.attention_runs import RunsBackend
 from fromage_server.engine.kv_cache import KVShape
+from fromage_server.engine.many_queries import PromptKernel
 from fromage_server.engine.single_queries import Kernel
 from tests.server.engine.compiling import skip_without_compiler
 
 HEADS, SHARED, DIM = 4, 2, 8
 
 
-def built() -> Kernel:
-    kernel = single_queries.kernel()
+def built() -> tuple[Kernel, PromptKernel]:
+    kernel, prompts = single_queries.kernel(), many_queries.kernel()
     skip_without_compiler(kernel)
     assert kernel is not None
-    return kernel
+    assert prompts is not None
+    return kernel, prompts
 
 
 # Neighbours, in two places, one block; two single tokens and a piece of a prompt.
@@ -66,8 +68,9 @@ def test_every_span_reads_its_own_past(
     compiled: bool,
 ) -> None:
     torch.manual_seed(0)
-    kernel = built() if compiled else None
-    backend, scores = RunsBackend(whole=whole, kernel=kernel), Scores(0.5, window, softcap)
+    kernel, prompts = built() if compiled else (None, None)
+    backend = RunsBackend(whole=whole, kernel=kernel, prompts=prompts)
+    scores = Scores(0.5, window, softcap)
     stored = backend.allocate(KVShape(1, SHARED, DIM, kept), 10, torch.device("cpu"))[0]
     stored.normal_()
     layout = Layout.of(SPANS, torch.device("cpu"))
