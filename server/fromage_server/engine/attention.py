@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from fromage_server.engine.blocks import runs_of
 from fromage_server.engine.landing import upload
 from fromage_server.engine.opaque import opaque
 
@@ -46,6 +47,18 @@ class Span:
     @property
     def length(self) -> int:
         return self.past + self.count
+
+
+def places_of(blocks: Sequence[int], length: int) -> list[tuple[int, int]]:
+    """Where the first ``length`` positions of ``blocks`` lie: [first, last) of neighbours."""
+    found: list[tuple[int, int]] = []
+    for first, count in runs_of(blocks):
+        size = min(count * BLOCK_SIZE, length)
+        if size <= 0:
+            break
+        found.append((first * BLOCK_SIZE, first * BLOCK_SIZE + size))
+        length -= size
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromage_server.engine.attention import BLOCK_SIZE, Layout, Scores, Span
-from fromage_server.engine.blocks import runs_of
+from fromage_server.engine.attention import BLOCK_SIZE, Layout, Scores, Span, places_of
 from fromage_server.engine.kv_cache import KVShape
-from fromage_server.engine.many_queries import PromptKernel, Prompts, takes_prompts
+from fromage_server.engine.many_queries import PromptKernel, takes_prompts
 from fromage_server.engine.single_queries import Kernel, Queries
 
 Part = tuple[Tensor, Tensor]  # what was attended to (H, Q, D), and its log-sum-exp (H, Q)
@@ -82,7 +81,7 @@ class RunsBackend:
         query, key, value = (states[:, :count].to(stored.dtype) for states in (query, key, value))
         self._store(layout, stored, key, value, with_singles=not apart)
         if self._prompts is not None and takes_prompts(stored, query, scores.softcap):
-            self._attend_prompts(self._prompts, layout, stored, query, out, scores)
+            self._prompts.attend(layout, stored, query, out, scores, whole=self._whole)
             spans = [(span, runs) for span, runs in spans if span.count == 1]
         attend = _Attend(scores)
         for span, runs in spans:
@@ -106,30 +105,6 @@ class RunsBackend:
                 parts.append(attend.all(q, key[:, rows], value[:, rows], causal=True))
             out[rows] = _joined(parts).transpose(0, 1)
         return out
-
-    def _attend_prompts(
-        self,
-        kernel: PromptKernel,
-        layout: Layout,
-        stored: Tensor,
-        query: Tensor,
-        out: Tensor,
-        scores: Scores,
-    ) -> None:
-        """Their rows of ``out``; keys and values are stored."""
-        keys, values = stored.unbind(0)
-        found = out if out.dtype == query.dtype else torch.empty_like(out, dtype=query.dtype)
-        told = scores.scale, scores.window
-        spans, prompts = _prompts(layout)
-        if not self._whole:
-            kernel(prompts, keys, values, query, found, *told)
-        for span in spans:
-            if self._whole:
-                runs = places_of(span.blocks, span.length)
-                k, v = _together([(keys[:, a:b], values[:, a:b]) for a, b in runs])
-                kernel(Prompts([span], [[(0, span.length)]]), k, v, query, found, *told)
-            if found is not out:
-                out[span.start : span.stop] = found[span.start : span.stop]
 
     def _gathered(self, pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         return [_together(pairs)] if self._whole else pairs
@@ -199,28 +174,6 @@ def _singles(layout: Layout, window: int) -> Queries:
         )
     queries: Queries = layout.scratch[name]
     return queries
-
-
-def _prompts(layout: Layout) -> tuple[list[Span], Prompts]:
-    """Sequences with several new tokens, for the kernel."""
-    if "prompts" not in layout.scratch:
-        spans = [span for span in layout.spans if span.count > 1]
-        seen = [places_of(span.blocks, span.length) for span in spans]
-        layout.scratch["prompts"] = spans, Prompts(spans, seen)
-    found: tuple[list[Span], Prompts] = layout.scratch["prompts"]
-    return found
-
-
-def places_of(blocks: Sequence[int], length: int) -> list[tuple[int, int]]:
-    """Where the first ``length`` positions of ``blocks`` lie."""
-    found: list[tuple[int, int]] = []
-    for first, count in runs_of(blocks):
-        size = min(count * BLOCK_SIZE, length)
-        if size <= 0:
-            break
-        found.append((first * BLOCK_SIZE, first * BLOCK_SIZE + size))
-        length -= size
-    return found
 
 
 class _Attend:

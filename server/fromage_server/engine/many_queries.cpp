@@ -1,34 +1,34 @@
-// Attention of a prompt's new tokens over keys and values that lie in blocks, on a CPU: each sees its
+// Attention of prompts' new tokens over keys and values that lie in blocks, on a CPU: each sees its
 // past and those before it. `many_queries.py` builds and calls it.
 //
 // A thread takes some queries of the heads that share keys, and turns them, so that a column is a
-// query: scores are a few keys times the columns of two vectors, maxima and sums of a query's scores
-// lie in one place of vectors, and what the scores weigh is a few queries times two vectors of values.
-// Pieces of keys are joined as in FlashAttention (Dao et al. 2022, algorithm 1): what was summed so far
-// is scaled when a larger score comes.
+// query: scores are a few keys times two vectors of columns, maxima and sums of a query's scores
+// lie in one place of vectors, and what the scores weigh is a few queries times two vectors of
+// values. Pieces of keys are joined as in FlashAttention (Dao et al. 2022, algorithm 1): what was
+// summed so far is scaled when a larger score comes.
 
 #include <omp.h>
 
 #include <algorithm>
 #include <cmath>
 
-#include "rows.h"
+#include "tiles.h"
 
 namespace {
 
 constexpr std::int64_t kKeys = 64;      // of a piece; with their values they fill a part of a cache
 constexpr std::int64_t kQueries = 128;  // that a thread takes at a time, those of a group together
-constexpr float kNone = -1e30f;         // less than any score; a difference of two is still a number
+constexpr float kNone = -1e30f;         // less than any score; what differs from it is a number
 
-struct Spans {
-  std::int64_t token, count;           // packed tokens of one sequence
-  std::int64_t past;                   // the first one's position
-  std::int64_t range, last_range;      // where its positions lie
+struct Span {
+  std::int64_t token, count;       // packed tokens of one sequence
+  std::int64_t past;               // the first one's position
+  std::int64_t range, last_range;  // where its positions lie
 };
 
 struct Attention {
   std::int64_t count, heads, groups, dim;
-  const Spans* spans;          // (count)
+  const Span* spans;           // (count)
   const std::int64_t* ranges;  // pairs: [first, last) places in the storage
   const float *keys, *values;  // (heads, places, dim), a head `storage_head` behind the one before
   std::int64_t storage_head;
@@ -41,71 +41,14 @@ struct Attention {
 
 // Some queries of a span, of one head of the storage.
 struct Share {
-  const Spans* span;
+  const Span* span;
   std::int64_t head, first, count;
-};
-
-// Numbers that begin with a cache line.
-class Room {
- public:
-  float* of(std::int64_t count) {
-    if (std::int64_t(room_.size()) < count + kLine) room_.resize(count + kLine);
-    void* start = room_.data();
-    std::size_t bytes = room_.size() * sizeof(float);
-    return static_cast<float*>(std::align(kLine * sizeof(float), count * sizeof(float), start, bytes));
-  }
-
- private:
-  std::vector<float> room_;
 };
 
 struct Rooms {
   Room turned, values, scores, sums, largest, totals;
   std::vector<std::int64_t> positions;
 };
-
-template <typename Floats>
-INLINE void store(const Floats& numbers, float* to) {
-  std::memcpy(to, &numbers, sizeof numbers);
-}
-
-// exp(x) for x <= 0 (Cephes' polynomial), 0 where it is tiny.
-template <typename Floats>
-INLINE void exponential(Floats& x) {
-  typedef typename Like<Floats>::Signed Signed;
-  const Floats least = Floats{} - 87.0f, y = x < least ? least : x;  // NaN stays NaN
-  const Signed whole = __builtin_convertvector(y * 1.44269504088896341f - 0.5f, Signed);
-  const Floats power = __builtin_convertvector(whole, Floats);
-  const Floats rest = y - power * 0.69314718056f;
-  Floats sum = rest * 1.9875691500e-4f + 1.3981999507e-3f;
-  sum = sum * rest + 8.3334519073e-3f;
-  sum = sum * rest + 4.1665795894e-2f;
-  sum = sum * rest + 1.6666665459e-1f;
-  sum = sum * rest + 5.0000001201e-1f;
-  sum = sum * rest * rest + rest + 1.0f;
-  const Signed bits = (whole + 127) << 23;
-  Floats scale;
-  std::memcpy(&scale, &bits, sizeof scale);
-  x = x < least ? Floats{} : sum * scale;
-}
-
-// Numbers (count, rows) of `x` times two vectors of each of `count` rows of `matrix`: added to `sums`,
-// each in the order of the rows. A number's neighbours are `row` and `step` away.
-template <typename Floats, int rows>
-INLINE void product(const float* x, std::int64_t row, std::int64_t step, const float* matrix,
-                    std::int64_t stride, std::int64_t count, Floats (&sums)[rows][2]) {
-  for (std::int64_t i = 0; i < count; ++i) {
-    Floats column[2];
-    load(matrix + i * stride, column[0]);
-    load(matrix + i * stride + lanes<Floats>, column[1]);
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-      const float number = x[r * row + i * step];
-      sums[r][0] += number * column[0];
-      sums[r][1] += number * column[1];
-    }
-  }
-}
 
 template <typename Floats, int most>
 class Part {
@@ -126,7 +69,7 @@ class Part {
 
   INLINE void compute() {
     begin();
-    const Spans& span = *share_.span;
+    const Span& span = *share_.span;
     const std::int64_t at = positions_.front(), last = at + share_.count - 1;
     std::int64_t position = 0;  // of a piece's first key
     for (std::int64_t r = span.range; r < span.last_range; ++r) {
@@ -297,7 +240,8 @@ class Part {
 
   const Attention& task_;
   const Share& share_;
-  std::int64_t rows_, columns_, padded_;  // queries, those filled up to tiles; a head's numbers, too
+  std::int64_t rows_, columns_;  // queries, and filled up to tiles
+  std::int64_t padded_;          // a head's numbers, filled up
   float *turned_, *copied_, *scores_, *sums_, *largest_, *totals_;
   std::vector<std::int64_t>& positions_;  // of the rows
 };
@@ -332,7 +276,7 @@ extern "C" void fromage_many_queries(const Attention* task) {
   const std::int64_t each = std::max<std::int64_t>(1, kQueries / task->groups);
   std::vector<Share> shares;
   for (std::int64_t s = 0; s < task->count; ++s) {
-    const Spans& span = task->spans[s];
+    const Span& span = task->spans[s];
     // The last queries of a span see most: whoever comes late to the end should have little to do.
     for (std::int64_t first = (span.count - 1) / each * each; first >= 0; first -= each)
       for (std::int64_t head = 0; head < task->heads; ++head)

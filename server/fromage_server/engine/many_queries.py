@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromage_server.engine.attention import Span
+from fromage_server.engine.attention import Layout, Scores, Span, places_of
 from fromage_server.engine.compiled import function_of
 
 
@@ -65,6 +65,33 @@ class PromptKernel:
         self._call = call
         call.argtypes, call.restype = (POINTER(_Attention),), None
 
+    def attend(
+        self,
+        layout: Layout,
+        stored: Tensor,
+        query: Tensor,
+        out: Tensor,
+        scores: Scores,
+        *,
+        whole: bool,
+    ) -> None:
+        """The rows of ``out`` (N, H, D), float32 or bfloat16, of sequences with several new tokens,
+        whose keys and values are in ``stored`` (2, K, P, D). ``whole``: these are copied together
+        first, so that what comes out does not depend on where they lie."""
+        keys, values = stored.unbind(0)
+        found = out if out.dtype == query.dtype else torch.empty_like(out, dtype=query.dtype)
+        told = scores.scale, scores.window
+        spans, prompts = _prompts(layout)
+        if not whole:
+            self(prompts, keys, values, query, found, *told)
+        for span in spans:
+            if whole:
+                runs = places_of(span.blocks, span.length)
+                k, v = (torch.cat([one[:, a:b] for a, b in runs], 1) for one in (keys, values))
+                self(Prompts([span], [[(0, span.length)]]), k, v, query, found, *told)
+            if found is not out:
+                out[span.start : span.stop] = found[span.start : span.stop]
+
     def __call__(
         self,
         prompts: Prompts,
@@ -90,6 +117,15 @@ class PromptKernel:
             out.data_ptr(), window, scale,
         )  # fmt: skip
         self._call(ctypes.byref(task))
+
+
+def _prompts(layout: Layout) -> tuple[list[Span], Prompts]:
+    if "prompts" not in layout.scratch:
+        spans = [span for span in layout.spans if span.count > 1]
+        seen = [places_of(span.blocks, span.length) for span in spans]
+        layout.scratch["prompts"] = spans, Prompts(spans, seen)
+    found: tuple[list[Span], Prompts] = layout.scratch["prompts"]
+    return found
 
 
 @cache

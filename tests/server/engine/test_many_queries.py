@@ -46,7 +46,8 @@ def written_out(stored: Tensor, query: Tensor, past: int, seen: Ranges, window: 
     at = torch.arange(past, past + query.shape[1])[:, None]
     key = torch.arange(keys.shape[1])[None]
     hidden = (key > at) | ((key <= at - window) if window else torch.tensor(False))
-    return (scores.masked_fill(hidden, -torch.inf).softmax(-1) @ values).transpose(0, 1)
+    found: Tensor = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ values
+    return found.transpose(0, 1)
 
 
 # More queries than a thread takes at a time, and fewer than a vector; a piece's keys and one more
