@@ -22,6 +22,7 @@ BESIDE: Final = _HERE / "built"  # for a server that will have no compiler
 _FLAGS: Final = (
     "-std=c++17", "-O3", "-shared", "-fPIC", "-fopenmp",
     "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math",
+    "-falign-loops=64",  # else chance decides: a twentieth more or less of products' speed
 )  # fmt: skip
 _PATIENCE: Final = 120.0
 

@@ -2,12 +2,12 @@
 //
 // A panel holds the weights of as many outputs as two vectors have numbers, column by column. A
 // tile, a few rows times a panel, keeps its sums in registers: for every column it reads two vectors
-// of weights and one number of each row. What a tile needs is taken in such pieces that rows stay in
-// the second cache while panels pass by.
+// of weights and one number of each row. A piece of a panel stays in the first caches while all rows
+// pass by; only where these are more than the last cache holds, panels pass by some of the rows.
 //
-// Memory is asked for weights before they are needed. Where many rows meet a panel, a little is
-// enough; a few rows are done with it before the next one could come, which is therefore asked for
-// all the while.
+// Memory is asked for weights before they are needed: while a few rows meet a piece of a panel, for
+// the next piece; while many meet some panels, for the next panels. Both are spread over all that is
+// computed meanwhile.
 
 #include <omp.h>
 
@@ -17,10 +17,10 @@
 
 namespace {
 
-constexpr std::int64_t kColumns = 384;  // of a piece
-constexpr std::int64_t kRows = 48;      // of a piece; with `kColumns` they fill a part of a cache
-constexpr std::int64_t kPanels = 3;     // that such rows meet before the next ones are read
-constexpr std::int64_t kAhead = 2048;   // bytes of weights that many rows ask for beforehand
+constexpr std::int64_t kRun = 384;           // columns that are summed in one
+constexpr std::int64_t kFew = 96;            // rows that stay in the second cache
+constexpr std::int64_t kCached = 2'000'000;  // numbers of rows that stay in the last one
+constexpr std::int64_t kBlock = 48;          // rows that are not divided between threads
 
 // The weights of a panel's outputs in one column.
 template <typename Floats>
@@ -39,24 +39,10 @@ INLINE void load_column(const bfloat16* from, Floats (&out)[2]) {
   std::memcpy(&out[1], &second, sizeof second);
 }
 
-// A panel's columns in their order, and its own weights asked for a little ahead.
+// A panel's columns in their order. Meanwhile the weights that follow are asked for: one column of
+// them for every `step` of these, and each tile goes on where the last one stopped.
 template <int bytes>
-struct Same {
-  const char* weight;  // its columns have `bytes` each
-
-  template <typename Use>
-  INLINE void each(std::int64_t columns, const Use& use) const {
-    for (std::int64_t i = 0; i < columns; ++i) {
-      __builtin_prefetch(weight + i * bytes + kAhead);
-      use(i);
-    }
-  }
-};
-
-// A panel's columns in their order. Meanwhile the weights of the next piece are asked for: one column
-// of them for every `step` of these, and each tile goes on where the last one stopped.
-template <int bytes>
-struct Next {
+struct Ahead {
   const char* weight;
   std::int64_t step;
 
@@ -70,12 +56,12 @@ struct Next {
   }
 };
 
-// `rows` rows of `x` times `columns` columns of a panel, added to what `out` holds. Each sum is made
-// in the order of the columns, whatever it is computed beside, and pieces are summed by themselves:
-// a long sum in one would lose more to rounding.
-template <typename Floats, int rows, typename Number, typename Ahead>
-INLINE void tile(const Number* weight, const float* x, std::int64_t columns, std::int64_t width,
-                 float* out, std::int64_t outputs, Ahead& ahead) {
+// `rows` rows of `x` times `columns` columns of a panel, added to `out`, whose rows are `apart` numbers
+// from each other. Each sum is made in the order of the columns, whatever it is computed beside.
+template <typename Floats, int rows, typename Number>
+INLINE void add_products(const Number* weight, const float* x, std::int64_t columns,
+                         std::int64_t width, float* out, std::int64_t apart,
+                         Ahead<2 * lanes<Floats> * sizeof(Number)>& ahead) {
   Floats sums[rows][2] = {};
   // Not inlined, it would be compiled for any processor.
   ahead.each(columns, [&](std::int64_t i) __attribute__((always_inline)) {
@@ -90,13 +76,34 @@ INLINE void tile(const Number* weight, const float* x, std::int64_t columns, std
   });
 #pragma GCC unroll 16
   for (int r = 0; r < rows; ++r) {
-    Floats before[2];
-    load_column(out + r * outputs, before);
-    before[0] += sums[r][0];
-    before[1] += sums[r][1];
-    std::memcpy(out + r * outputs, before, sizeof before);
+    float* to = out + r * apart;
+    Floats first, second;
+    load(to, first);
+    load(to + lanes<Floats>, second);
+    first += sums[r][0];
+    second += sums[r][1];
+    std::memcpy(to, &first, sizeof first);
+    std::memcpy(to + lanes<Floats>, &second, sizeof second);
   }
 }
+
+// How a task is cut: a thread takes so many panels at a time; so many rows meet so many columns of
+// each of them before the others' turn comes.
+struct Cut {
+  std::int64_t panels, rows, columns;
+};
+
+inline Cut cut_of(const Task& task) {
+  if (task.rows <= kFew) return {3, kFew, kRun};
+  if (task.rows * task.width <= kCached) return {1, task.rows, task.width};
+  return {8, kFew, 2 * kRun};
+}
+
+struct Range {
+  std::int64_t first, last;
+
+  INLINE std::int64_t count() const { return last - first; }
+};
 
 // What a thread takes at a time: some panels of a matrix, and some rows.
 struct Share {
@@ -116,16 +123,18 @@ class Part {
         out_(static_cast<float*>(task.out)) {}
 
   INLINE void compute(const Share& share) const {
-    for (std::int64_t row = share.row; row < share.last_row; row += kRows) {
-      const std::int64_t last = std::min(row + kRows, share.last_row);
-      for (std::int64_t column = 0; column < task_.width; column += kColumns) {
+    const Cut cut = cut_of(task_);
+    Ahead<kBytes> panels{bytes_at(share.next_panel, 0), tiles(share.last_row - share.row)};
+    for (std::int64_t row = share.row; row < share.last_row; row += cut.rows) {
+      const std::int64_t last = std::min(row + cut.rows, share.last_row);
+      for (std::int64_t column = 0; column < task_.width; column += cut.columns) {
+        const Range columns{column, std::min(column + cut.columns, task_.width)};
         for (std::int64_t panel = share.panel; panel < share.last_panel; ++panel) {
-          if (task_.rows > kRows) {
-            Same<kBytes> ahead{bytes_at(panel, column)};
-            piece(panel, row, last, column, ahead);
+          if (task_.rows > kFew) {
+            piece(panel, row, last, columns, panels);
           } else {
-            Next<kBytes> ahead{after(share, panel, column), tiles(last - row)};
-            piece(panel, row, last, column, ahead);
+            Ahead<kBytes> pieces{after(share, panel, columns), tiles(last - row)};
+            piece(panel, row, last, columns, pieces);
           }
         }
       }
@@ -143,9 +152,9 @@ class Part {
     return reinterpret_cast<const char*>(weight_at(panel, column));
   }
   // What is read after a piece of this share.
-  INLINE const char* after(const Share& share, std::int64_t panel, std::int64_t column) const {
-    if (panel + 1 < share.last_panel) return bytes_at(panel + 1, column);
-    if (column + kColumns < task_.width) return bytes_at(share.panel, column + kColumns);
+  INLINE const char* after(const Share& share, std::int64_t panel, const Range& columns) const {
+    if (panel + 1 < share.last_panel) return bytes_at(panel + 1, columns.first);
+    if (columns.last < task_.width) return bytes_at(share.panel, columns.last);
     return bytes_at(share.next_panel, 0);  // asked for, not read: there may be no such panel
   }
 
@@ -159,40 +168,45 @@ class Part {
     return whole + (most > 4 ? rest / 4 : 0) + rest % 4 / 2 + rest % 2;
   }
 
-  template <typename Ahead>
-  INLINE void piece(std::int64_t panel, std::int64_t row, std::int64_t last, std::int64_t column,
-                    Ahead& ahead) const {
+  INLINE void piece(std::int64_t panel, std::int64_t row, std::int64_t last, const Range& columns,
+                    Ahead<kBytes>& ahead) const {
     for (std::int64_t whole = whole_tiles(last - row); whole > 0; --whole, row += most)
-      rows_of<most>(panel, row, column, ahead);
+      rows_of<most>(panel, row, columns, ahead);
     if (most > 4)
-      for (; row + 4 <= last; row += 4) rows_of<4>(panel, row, column, ahead);
-    if (row + 2 <= last) rows_of<2>(panel, row, column, ahead), row += 2;
-    if (row < last) rows_of<1>(panel, row, column, ahead);
+      for (; row + 4 <= last; row += 4) rows_of<4>(panel, row, columns, ahead);
+    if (row + 2 <= last) rows_of<2>(panel, row, columns, ahead), row += 2;
+    if (row < last) rows_of<1>(panel, row, columns, ahead);
   }
 
-  template <int rows, typename Ahead>
-  INLINE void rows_of(std::int64_t panel, std::int64_t row, std::int64_t column,
-                      Ahead& ahead) const {
-    const std::int64_t at = panel * kOutputs, columns = std::min(kColumns, task_.width - column);
-    const Number* weight = weight_at(panel, column);
-    const float* x = x_ + row * task_.width + column;
-    float* out = out_ + row * task_.outputs + at;
-    const std::int64_t count = std::min(kOutputs, task_.outputs - at);
-    if (column == 0) {
+  template <int rows>
+  INLINE void rows_of(std::int64_t panel, std::int64_t row, const Range& columns,
+                      Ahead<kBytes>& ahead) const {
+    const Number* weight = weight_at(panel, columns.first);
+    const float* x = x_ + row * task_.width + columns.first;
+    const std::int64_t output = panel * kOutputs;
+    float* out = out_ + row * task_.outputs + output;
+    const std::int64_t count = std::min(kOutputs, task_.outputs - output);
+    if (columns.first == 0) {
       for (int r = 0; r < rows; ++r)
         for (std::int64_t o = 0; o < count; ++o)
-          out[r * task_.outputs + o] = bias_ ? bias_[at + o] : 0;
+          out[r * task_.outputs + o] = bias_ ? bias_[output + o] : 0;
     }
-    if (count == kOutputs) {
-      tile<Floats, rows>(weight, x, columns, task_.width, out, task_.outputs, ahead);
-      return;
+    float place[rows * kOutputs];  // the last panel's rest is nobody's
+    float* sums = out;
+    std::int64_t apart = task_.outputs;
+    if (count < kOutputs) {
+      sums = place, apart = kOutputs;
+      std::fill_n(place, rows * kOutputs, 0.0f);
+      for (int r = 0; r < rows; ++r)
+        std::copy_n(out + r * task_.outputs, count, place + r * kOutputs);
     }
-    float whole[rows * kOutputs] = {};  // the last panel's rest is nobody's
-    for (int r = 0; r < rows; ++r)
-      std::copy_n(out + r * task_.outputs, count, whole + r * kOutputs);
-    tile<Floats, rows>(weight, x, columns, task_.width, whole, kOutputs, ahead);
-    for (int r = 0; r < rows; ++r)
-      std::copy_n(whole + r * kOutputs, count, out + r * task_.outputs);
+    // A long sum in one would lose more to rounding.
+    for (std::int64_t i = 0; i < columns.count(); i += kRun)
+      add_products<Floats, rows>(weight + i * kOutputs, x + i, std::min(kRun, columns.count() - i),
+                                 task_.width, sums, apart, ahead);
+    if (count < kOutputs)
+      for (int r = 0; r < rows; ++r)
+        std::copy_n(place + r * kOutputs, count, out + r * task_.outputs);
   }
 
   const Task& task_;
@@ -243,18 +257,19 @@ extern "C" void fromage_panels(const Task* task, int is_bfloat16) {
   static const Compute of_float = chosen_part<float>(), of_bfloat16 = chosen_part<bfloat16>();
   const Compute compute = is_bfloat16 ? of_bfloat16 : of_float;
   const std::int64_t size = outputs_of_a_panel(), panels = (task->outputs + size - 1) / size;
-  const std::int64_t groups = (panels + kPanels - 1) / kPanels;
+  const Cut cut = cut_of(*task);
+  const std::int64_t groups = (panels + cut.panels - 1) / cut.panels;
   // Rows are divided, too, where there are more threads than groups of panels.
-  const std::int64_t blocks = (task->rows + kRows - 1) / kRows;
+  const std::int64_t blocks = (task->rows + kBlock - 1) / kBlock;
   const std::int64_t parts = std::min(blocks, (omp_get_max_threads() + groups - 1) / groups);
-  const std::int64_t rows = parts ? (blocks + parts - 1) / parts * kRows : 0;
+  const std::int64_t rows = parts ? (blocks + parts - 1) / parts * kBlock : 0;
   const bool together = task->rows * task->outputs * task->width > kSmall;
 #pragma omp parallel for collapse(2) schedule(dynamic) if (together)
   for (std::int64_t part = 0; part < parts; ++part)
     for (std::int64_t group = 0; group < groups; ++group) {
-      const std::int64_t panel = group * kPanels, row = part * rows;
-      compute(*task, {panel, std::min(panel + kPanels, panels),  //
-                      row, std::min(row + rows, task->rows),     //
-                      panel + omp_get_num_threads() * kPanels});
+      const std::int64_t panel = group * cut.panels, row = part * rows;
+      compute(*task, {panel, std::min(panel + cut.panels, panels),  //
+                      row, std::min(row + rows, task->rows),        //
+                      panel + omp_get_num_threads() * cut.panels});
     }
 }
