@@ -1,13 +1,13 @@
 // Many rows times a matrix that lies in panels, on a CPU: `panels.py` builds and calls it.
 //
 // A panel holds the weights of as many outputs as two vectors have numbers, column by column. A
-// tile, a few rows times a panel, keeps its sums in registers: for every column it reads two vectors
-// of weights and one number of each row. A piece of a panel stays in the first caches while all rows
-// pass by; only where these are more than the last cache holds, panels pass by some of the rows.
+// tile, a few rows times a panel, keeps its sums in registers: for every column it reads two
+// vectors of weights and one number of each row. A piece of a panel stays in the first caches while
+// all rows pass by; only where these are more than the last cache holds, panels pass by some of them.
 //
 // Memory is asked for weights before they are needed: while a few rows meet a piece of a panel, for
-// the next piece; while many meet some panels, for the next panels. Both are spread over all that is
-// computed meanwhile.
+// the next piece; while many meet some panels, for the next panels. Both are spread over all that
+// is computed meanwhile.
 
 #include <omp.h>
 
@@ -56,8 +56,9 @@ struct Ahead {
   }
 };
 
-// `rows` rows of `x` times `columns` columns of a panel, added to `out`, whose rows are `apart` numbers
-// from each other. Each sum is made in the order of the columns, whatever it is computed beside.
+// `rows` rows of `x` times `columns` columns of a panel, added to `out`, whose rows are `apart`
+// numbers from each other. Each sum is made in the order of the columns, whatever it is computed
+// beside.
 template <typename Floats, int rows, typename Number>
 INLINE void add_products(const Number* weight, const float* x, std::int64_t columns,
                          std::int64_t width, float* out, std::int64_t apart,
