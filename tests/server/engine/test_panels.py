@@ -54,13 +54,8 @@ def test_it_multiplies_as_a_linear_layer(
 def test_a_row_is_the_same_to_the_bit_whatever_it_is_computed_beside(rows: int) -> None:
     x, weight, bias = inputs(150, 1537, rows)
     packed = in_panels(weight)
-    together = product(x, packed, bias, 150)[0]
-    exact = functional.linear(x.double(), weight.double(), bias.double())[0]
-    torch.testing.assert_close(together.double(), exact, rtol=1e-6, atol=2e-6 * math.sqrt(1537))
-    for row in {0, 11, 95, 96, rows // 2, rows - 1} & set(range(rows)):
-        torch.testing.assert_close(
-            together[row], product(x[:, row : row + 1], packed, bias, 150)[0, 0], rtol=0, atol=0
-        )
+    parts = [product(part, packed, bias, 150) for part in x.split(7, dim=1)]
+    assert torch.equal(product(x, packed, bias, 150), torch.cat(parts, dim=1))
 
 
 def test_numbers_that_are_none_are_not_hidden() -> None:
