@@ -54,7 +54,7 @@ def test_it_multiplies_as_a_linear_layer(
 def test_a_row_is_the_same_to_the_bit_whatever_it_is_computed_beside(rows: int) -> None:
     x, weight, bias = inputs(150, 1537, rows)
     packed = in_panels(weight)
-    parts = [product(part, packed, bias, 150) for part in x.split(7, dim=1)]
+    parts = [product(part, packed, bias, 150) for part in torch.split(x, 7, dim=1)]
     assert torch.equal(product(x, packed, bias, 150), torch.cat(parts, dim=1))
 
 
