@@ -152,8 +152,9 @@ class FeatureEncoder:
                 self._run(batch[: len(batch) // 2])
                 self._run(batch[len(batch) // 2 :])
             else:
-                batch[0].feature.set_exception(error)
+                # Taken out before anybody hears of it: who asks again is not given this failure.
                 self._take_out(batch)
+                batch[0].feature.set_exception(error)
             return
         # Copies: a view would keep its whole batch alive.
         rows = [row.clone() for row in features.unbind()]

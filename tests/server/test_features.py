@@ -166,9 +166,10 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = first.features.clone()
     assert shades(encoder, *range(1, 50)) == list(range(1, 50))
     assert len(encoder._cache) == 10
-    assert not encoder._coming
     assert shades(encoder, *range(30, 50)) == list(range(30, 50))
     assert torch.equal(first.features, kept), "its place is another's now"
+    encoder.close()
+    assert not encoder._coming
 
 
 def test_many_ask_for_the_same_and_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
