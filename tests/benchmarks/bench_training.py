@@ -29,7 +29,8 @@ from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 from fromage_weights.grounded import GroundedModel
 from fromage_weights.mappers import Mappers
 from fromage_weights.tokenizer import FromageTokenizer
-from fromage_weights.training.cache import FeatureCache, build_cache
+from fromage_weights.training.cache import FeatureCache
+from fromage_weights.training.cache_builder import build_cache
 from fromage_weights.training.recipe import TrainingRecipe
 from fromage_weights.training.sources import open_source
 from fromage_weights.training.trainer import Trainer

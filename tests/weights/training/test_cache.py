@@ -10,7 +10,8 @@ import pytest
 
 from fromage_weights.errors import TrainingDataInvalid
 from fromage_weights.fingerprint import digest_of_rows
-from fromage_weights.training.cache import FeatureCache, build_cache
+from fromage_weights.training.cache import FeatureCache
+from fromage_weights.training.cache_builder import build_cache
 from fromage_weights.training.sources import open_source
 from fromage_weights.vision import VisionEncoder
 from tests.weights.training.world import encoded, plain_features, write_tower, write_tsv

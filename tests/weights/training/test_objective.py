@@ -109,7 +109,7 @@ class Recorded(Trainer):
 
     def __init__(self, run: RecordedRun, cache: Path, recipe: TrainingRecipe) -> None:
         info = CacheInfo(
-            "recorded", "recorded", len(run.batch[0].features), len(run.batch), "float32"
+            "recorded", "recorded", len(run.batch[0].features), len(run.batch), "float32", 8192
         )
         (cache / "cache.json").write_text(json.dumps(asdict(info)))
         np.save(cache / "shard-00000.npy", torch.stack([e.features for e in run.batch]).numpy())

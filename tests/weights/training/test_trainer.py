@@ -18,13 +18,15 @@ from fromage_weights.grounded import GroundedModel
 from fromage_weights.language import input_embedding, load_language_model, weight_of
 from fromage_weights.tokenizer import load_tokenizer
 from fromage_weights.training import examples
-from fromage_weights.training.cache import FeatureCache, build_cache
+from fromage_weights.training.cache import FeatureCache
+from fromage_weights.training.cache_builder import build_cache
+from fromage_weights.training.checkpoint import CHECKPOINT
 from fromage_weights.training.examples import ExampleMaker
 from fromage_weights.training.objective import Example, renormalise_ret
-from fromage_weights.training.recipe import TrainingRecipe
+from fromage_weights.training.recipe import TrainingRecipe, check_batch
 from fromage_weights.training.setup import Setup, new_mappers
 from fromage_weights.training.sources import open_source
-from fromage_weights.training.trainer import CHECKPOINT, LOG, Trainer, check_batch
+from fromage_weights.training.trainer import LOG, Trainer
 from fromage_weights.training.validation import split, validate
 from fromage_weights.vision import VisionEncoder
 from tests.weights.training.world import write_world

@@ -9,7 +9,7 @@ one, and only [RET] itself, the last token, is differentiated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from fromage_weights.errors import TrainingInvalid, UnsupportedModel
 from fromage_weights.language import input_embedding, output_head, weight_of
 from fromage_weights.training.head_loss import frozen_head_cross_entropy
 from fromage_weights.training.parallel import Alone, Ranks
+from fromage_weights.training.ret_states import ids_on, reader
 
 if TYPE_CHECKING:
     from fromage_weights.grounded import GroundedModel
@@ -69,21 +70,13 @@ class Objective:
         self._model, self._mappers = model, model.mappers
         self._ranks, self._weights = ranks or Alone(), weights or Weights()
         self._lm: Any = model.lm
-        self._embedding = input_embedding(model.lm)
-        self._table = weight_of(self._embedding).detach()
         head = output_head(model.lm)
         self._head = weight_of(head).detach()
         bias = getattr(head, "bias", None)
         self._bias = None if bias is None else bias.detach()
         self._softcap = getattr(model.lm.config.get_text_config(), "final_logit_softcapping", None)
-        self._layers = _hidden_layers(model)
         self._check_head()
-        self._in_one = not self._agrees(self._read_apart)
-        if self._in_one and not self._agrees(self._read_in_one):
-            raise UnsupportedModel(
-                f"{type(model.lm).__name__}: what stands behind a caption changes how it is read; "
-                "training takes causal language models"
-            )
+        self._read = reader(model)
 
     def losses(self, batch: Sequence[Example], *, concatenate: bool) -> Losses:
         """Both passes. ``concatenate``: captioning reads examples 2i and 2i + 1 in a row."""
@@ -146,10 +139,10 @@ class Objective:
         learnt word's predecessor, which is the same sum.
         """
         soft = self._mappers.soft_tokens(features).to(self._model.dtype)
-        ids = [_ids((*e.prompt, *e.words), soft.device) for e in batch]
+        ids = [ids_on((*e.prompt, *e.words), soft.device) for e in batch]
         rows, targets = [], []
         for i, (example, own) in enumerate(zip(batch, ids, strict=True)):
-            before = self._model.embed_ids(_ids(example.before, soft.device))
+            before = self._model.embed_ids(ids_on(example.before, soft.device))
             rows.append(torch.cat([before, soft[i], self._model.embed_ids(own)]))
             given = len(before) + soft.shape[1] + len(example.prompt)
             unlearnt = torch.full((given,), -100, device=soft.device)
@@ -168,78 +161,12 @@ class Objective:
     def _retrieval(self, batch: Sequence[Example]) -> tuple[Tensor, int, Tensor]:
         """Summed next-token loss, its number of tokens, and (B, L, H) the states at [RET]."""
         device = self._model.device
-        words = [_ids(e.query[:-1], device) for e in batch]
-        hidden, states = (self._read_in_one if self._in_one else self._read_apart)(words)
-        ret = _ids((self._model.ret_token_id,), device)
+        words = [ids_on(e.query[:-1], device) for e in batch]
+        hidden, states = self._read(words)
+        ret = ids_on((self._model.ret_token_id,), device)
         following = torch.cat([row for own in words for row in (own[1:], ret[: len(own)])])
         before = torch.cat([hidden[i, : len(own)] for i, own in enumerate(words)])
         return self._cross_entropy(before, following), len(following), states
-
-    def _read_apart(self, words: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """(B, T, H) before the head, behind each of the words, and (B, L, H) the states at the
-        [RET] that follows them.
-
-        Only [RET] is learnt, so the words are read without gradients and [RET] from a cache.
-        """
-        from transformers import DynamicCache
-
-        lengths = torch.tensor([len(own) for own in words], device=self._model.device)
-        ids = torch.nn.utils.rnn.pad_sequence(list(words), batch_first=True)
-        cache = DynamicCache(config=self._lm.config)
-        with torch.no_grad():
-            # Padding stands to the right of everything that is read: no mask is needed.
-            hidden = self._lm.base_model(
-                inputs_embeds=self._model.embed_ids(ids), past_key_values=cache, use_cache=True
-            )[0]
-        inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-        seen = torch.cat([inside, torch.ones_like(inside[:, :1])], dim=1)
-        output = self._lm.base_model(
-            inputs_embeds=self._ret_input.expand(len(words), 1, -1),
-            attention_mask=seen.long(),
-            position_ids=lengths[:, None],
-            past_key_values=cache,
-            use_cache=True,
-            output_hidden_states=any(layer is not None for layer in self._layers),
-        )
-        return hidden, self._states(output, torch.zeros_like(lengths))
-
-    def _read_in_one(self, words: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The same in one pass, which costs more: for families whose caches cannot leave padding
-        out (ALiBi that goes by places in the cache, recurrent layers), or that have none."""
-        rows = [torch.cat([self._model.embed_ids(own), self._ret_input]) for own in words]
-        output = self._lm.base_model(
-            inputs_embeds=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True),
-            use_cache=False,
-            output_hidden_states=any(layer is not None for layer in self._layers),
-        )
-        lengths = torch.tensor([len(own) for own in words], device=self._model.device)
-        return output[0], self._states(output, lengths)
-
-    @property
-    def _ret_input(self) -> Tensor:
-        """(1, D): what the first layer gets for [RET]."""
-        scale = getattr(self._embedding, "embed_scale", 1.0)
-        return (self._mappers.ret_embedding * scale).to(self._model.dtype)
-
-    def _states(self, output: Any, places: Tensor) -> Tensor:
-        """(B, L, H) of the mapped layers, at one place of each row."""
-        rows = torch.arange(len(places), device=places.device)
-        layers = [output[0] if n is None else output.hidden_states[n] for n in self._layers]
-        return torch.stack([layer[rows, places] for layer in layers], dim=1)
-
-    @torch.no_grad()
-    def _agrees(self, read: Callable[[Sequence[Tensor]], tuple[Tensor, Tensor]]) -> bool:
-        """Whether a short and a long caption, together, are read as each of them alone."""
-        device, known = self._model.device, self._model.ret_token_id
-        words = [_ids([(7 * i + 3) % known for i in range(n)], device) for n in (2, 13)]
-        expected = torch.cat([self._read_in_one([own])[1] for own in words]).float()
-        try:
-            found = read(words)[1].float()
-        except (AttributeError, RuntimeError, TypeError, ValueError):  # it has no cache, say
-            return False
-        tolerance = 1e-3 if self._model.dtype == torch.float32 else 3e-2
-        apart = (found - expected).norm(dim=-1)
-        return bool((apart <= tolerance * expected.norm(dim=-1)).all())
 
     def _contrast(self, states: Tensor, features: Tensor) -> tuple[Tensor, Tensor, float]:
         """InfoNCE both ways over the images and texts of all ranks, and R@1."""
@@ -271,17 +198,6 @@ class Objective:
                 f"{type(self._model.lm).__name__} does more to its logits than a linear head and "
                 "a soft cap; training does not know how"
             )
-
-
-def _ids(ids: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(ids, dtype=torch.long, device=device)
-
-
-def _hidden_layers(model: GroundedModel) -> list[int | None]:
-    """None for the head's input, as ``GroundedModel`` counts."""
-    count = int(model.lm.config.get_text_config().num_hidden_layers)
-    found = [layer % (count + 1) for layer in model.config.text_emb_layers]
-    return [None if layer == count else layer for layer in found]
 
 
 @torch.no_grad()

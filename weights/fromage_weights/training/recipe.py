@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from fromage_weights.errors import TrainingInvalid
+
 Schedule = Literal["constant", "cosine"]
 
 
@@ -43,3 +45,28 @@ class TrainingRecipe:
             return self.learning_rate
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def check_batch(batch: int, pairs: int, ranks: int, held_out: int = 0) -> None:
+    """Raises TrainingInvalid for a batch that so many pairs, less those ``held_out``, don't fill,
+    or that so many ranks cannot share in pairs of examples."""
+    unit, pairs = 2 * ranks, pairs - held_out
+    there_are = f"there are {pairs}"
+    if held_out:
+        there_are += f" beside the {held_out} held out (--validation)"
+    if pairs < unit:
+        raise TrainingInvalid(
+            f"training takes {unit} readable pairs at least (two on each rank); {there_are}"
+        )
+    if batch > pairs:
+        raise TrainingInvalid(
+            f"a batch of {batch} needs as many pairs; {there_are}: "
+            f"try --batch {pairs - pairs % unit}"
+        )
+    if batch < 2 or batch % unit:
+        below = batch - batch % unit
+        would = [b for b in (below, below + unit) if 0 < b <= pairs]
+        raise TrainingInvalid(
+            f"the batch is {batch}; expected a multiple of {unit} (pairs of examples on each of "
+            f"{ranks} ranks): try --batch {' or '.join(map(str, would))}"
+        )

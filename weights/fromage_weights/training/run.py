@@ -17,8 +17,11 @@ from fromage_weights.errors import TrainingInvalid
 from fromage_weights.grounded import GroundedModel
 from fromage_weights.loading import bundle_directory
 from fromage_weights.training.board import Board
-from fromage_weights.training.cache import FeatureCache, build_cache, wait_for_features
+from fromage_weights.training.cache import FeatureCache
+from fromage_weights.training.cache_builder import build_cache, wait_for_features
+from fromage_weights.training.checkpoint import CHECKPOINT
 from fromage_weights.training.parallel import Alone, ProcessGroup, Ranks
+from fromage_weights.training.recipe import check_batch
 from fromage_weights.training.setup import (
     Setup,
     load_encoder,
@@ -27,7 +30,7 @@ from fromage_weights.training.setup import (
     write_bundle,
 )
 from fromage_weights.training.sources import CaptionSource
-from fromage_weights.training.trainer import CHECKPOINT, Step, Trainer, check_batch
+from fromage_weights.training.trainer import Step, Trainer
 from fromage_weights.training.validation import Validation, split, validate
 from fromage_weights.vision import VisionEncoder
 

@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fromage_weights.errors import TrainingInvalid, one_line
+from fromage_weights.errors import TrainingInvalid
 from fromage_weights.files import whole
 from fromage_weights.training.cache import FeatureCache
+from fromage_weights.training.checkpoint import CHECKPOINT, changed_settings, read_checkpoint
 from fromage_weights.training.examples import ExampleMaker
 from fromage_weights.training.objective import (
     Example,
@@ -31,17 +32,14 @@ from fromage_weights.training.objective import (
     renormalise_ret,
 )
 from fromage_weights.training.parallel import Alone, Ranks
-from fromage_weights.training.recipe import TrainingRecipe
+from fromage_weights.training.recipe import TrainingRecipe, check_batch
 from fromage_weights.training.setup import CHAT
 
 if TYPE_CHECKING:
     from fromage_weights.chat import ChatTemplate
     from fromage_weights.grounded import GroundedModel
 
-CHECKPOINT = "checkpoint.pt"
 LOG = "losses.jsonl"
-# What depends on more than what was typed: "auto" is another dtype on another device.
-_OPTIONS = {"dtype": "dtype (--dtype)"}
 
 
 @dataclass(frozen=True)
@@ -220,10 +218,7 @@ class Trainer:
         if self._out is None or self._ranks.rank != 0:
             return
         state = {
-            "recipe": asdict(self.recipe),
-            "cache": asdict(self._cache.info),
-            "model": self._model_facts,
-            "data": {"pairs": len(self._rows)},
+            **self._settings(),
             "step": self.step,
             "mappers": self.model.mappers.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -232,19 +227,10 @@ class Trainer:
             torch.save(state, file)
 
     def _load(self, file: Path) -> None:
-        state = _read(file)
-        wanted = {"recipe": asdict(self.recipe), "cache": asdict(self._cache.info)}
-        wanted |= {"model": self._model_facts, "data": {"pairs": len(self._rows)}}
-        changed = []
-        for part, now in wanted.items():
-            # A run may be made longer, if its rates don't depend on its length.
-            free = ("steps",) if self.recipe.schedule == "constant" else ()
-            changed += [
-                f"{_OPTIONS.get(name, name)} was {state[part].get(name)}, now {value}"
-                for name, value in now.items()
-                if name not in free and state[part].get(name) != value
-            ]
-        if changed:
+        state = read_checkpoint(file)
+        # A run may be made longer, if its rates don't depend on its length.
+        free = ("steps",) if self.recipe.schedule == "constant" else ()
+        if changed := changed_settings(state, self._settings(), free):
             raise TrainingInvalid(
                 f"{file}: a run with other settings ({', '.join(changed)}); say the old ones, or "
                 f"name another --out (--cache {self._cache.directory} keeps the features)"
@@ -252,6 +238,15 @@ class Trainer:
         self.model.mappers.load_state_dict(state["mappers"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step = int(state["step"])
+
+    def _settings(self) -> dict[str, dict[str, Any]]:
+        """What a run that goes on must have in common with the one before."""
+        return {
+            "recipe": asdict(self.recipe),
+            "cache": asdict(self._cache.info),
+            "model": self._model_facts,
+            "data": {"pairs": len(self._rows)},
+        }
 
     def _forget_later_lines(self, log: Path) -> None:
         """A run that was killed has logged steps after its last checkpoint; they come again."""
@@ -264,31 +259,6 @@ class Trainer:
             file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
-def check_batch(batch: int, pairs: int, ranks: int, held_out: int = 0) -> None:
-    """Raises TrainingInvalid for a batch that so many pairs, less those ``held_out``, don't fill,
-    or that so many ranks cannot share in pairs of examples."""
-    unit, pairs = 2 * ranks, pairs - held_out
-    there_are = f"there are {pairs}"
-    if held_out:
-        there_are += f" beside the {held_out} held out (--validation)"
-    if pairs < unit:
-        raise TrainingInvalid(
-            f"training takes {unit} readable pairs at least (two on each rank); {there_are}"
-        )
-    if batch > pairs:
-        raise TrainingInvalid(
-            f"a batch of {batch} needs as many pairs; {there_are}: "
-            f"try --batch {pairs - pairs % unit}"
-        )
-    if batch < 2 or batch % unit:
-        below = batch - batch % unit
-        would = [b for b in (below, below + unit) if 0 < b <= pairs]
-        raise TrainingInvalid(
-            f"the batch is {batch}; expected a multiple of {unit} (pairs of examples on each of "
-            f"{ranks} ranks): try --batch {' or '.join(map(str, would))}"
-        )
-
-
 def _facts(model: GroundedModel) -> dict[str, str]:
     """What mappers must agree in to stand in each other's place, in a user's words."""
     mappers = model.mappers
@@ -298,17 +268,3 @@ def _facts(model: GroundedModel) -> dict[str, str]:
         "layers": " ".join(map(str, mappers.text_emb_layers)),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(file, weights_only=True, map_location="cpu")
-        if not {"recipe", "cache", "model", "data", "mappers", "optimizer", "step"} <= set(state):
-            raise ValueError("parts are missing")
-    except Exception as error:  # torch raises whatever its zip reader and unpickler do
-        raise TrainingInvalid(
-            f"{file}: not a checkpoint of this version, or damaged ({one_line(error)}); remove it "
-            "to begin anew, or name another --out"
-        ) from error
-    found: dict[str, Any] = state
-    return found
