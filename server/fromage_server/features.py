@@ -85,8 +85,10 @@ class FeatureEncoder:
         on_gpu = vision.device.type == "cuda"
         make_stream: Any = torch.cuda.Stream
         self._stream = make_stream(vision.device) if on_gpu else None
-        self._changed = threading.Condition()  # guards the two below
+        self._lock = threading.Lock()  # for the four below
         self._coming: dict[str, _Coming] = {}  # by digest, not yet encoded
+        self._decoding = 0  # images whose pixels are being made
+        self._room_made: Future[None] | None = None  # for those who wait for fewer of them
         self._cache = _Remembered(max(1, REMEMBERED_BYTES // (4 * vision.dim)))
         self._tower = Batches[_Coming](
             "fromage-vision", self._run, lambda batch: len(batch) < self._batch, compute_alone
@@ -112,41 +114,76 @@ class FeatureEncoder:
             digest: feature for digest in unique if (feature := self._recall(digest)) is not None
         }
         missing = [image for digest, image in unique.items() if digest not in found]
-        decoded = [
-            self._coming.get(image.digest) or _Coming(image.digest, self._pixels(image))
-            for image in missing
-        ]
-        for coming in self._enqueued(decoded):
-            yield coming.feature
-            found[coming.digest] = coming.feature.result()
+        while missing and (room := self._room(len(missing))) is not None:
+            yield room
+        for digest, image in self._begun(missing).items():
+            yield image.feature
+            found[digest] = image.feature.result()
         return [ImageSegment(found[i.digest], key=bytes.fromhex(i.digest)) for i in images]
 
     def close(self) -> None:
         """What has been asked for is done first, unless it takes very long."""
         self._tower.close(_STOP_S)
+        with self._lock:
+            self._give_room()
 
-    def _enqueued(self, images: Sequence[_Coming]) -> list[_Coming]:
-        """Each of ``images``, or the same one that came before it. Waits where very many are on
-        their way: their pixels are large."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._coming) < _BACKLOG)
-            fresh = [
-                image
+    def _room(self, count: int) -> Future[None] | None:
+        """None: so many may be decoded. Else what to wait for: pixels are large, and those of very
+        many images are here."""
+        with self._lock:
+            if self._is_room():
+                self._decoding += count
+                return None
+            self._room_made = self._room_made or Future()
+            return self._room_made
+
+    def _is_room(self) -> bool:
+        return self._decoding + len(self._coming) < _BACKLOG or self._tower.closed
+
+    def _give_room(self) -> None:
+        if self._room_made is not None and self._is_room():
+            self._room_made.set_result(None)
+            self._room_made = None
+
+    def _begun(self, images: Sequence[SourceImage]) -> dict[str, _Coming]:
+        """Each of them by its digest, on its way; for as many as there was ``_room`` for."""
+        try:
+            with self._lock:
+                coming = {
+                    image.digest: self._coming[image.digest]
+                    for image in images
+                    if image.digest in self._coming
+                }
+            decoded = [
+                _Coming(image.digest, self._pixels(image))
                 for image in images
-                if image.digest not in self._coming and not image.feature.done()
+                if image.digest not in coming
             ]
+            return coming | self._enqueued(decoded)
+        finally:
+            with self._lock:
+                self._decoding -= len(images)
+                self._give_room()
+
+    def _enqueued(self, images: Sequence[_Coming]) -> dict[str, _Coming]:
+        """Each of ``images``, or the same one where that came before it."""
+        with self._lock:
+            fresh = []
+            for image in images:
+                if (row := self._cache.get(image.digest)) is not None:
+                    image.feature.set_result(row)
+                elif image.digest not in self._coming:
+                    fresh.append(image)
             if fresh and not self._tower.put(*fresh):
                 raise RuntimeError("the server is stopping")
             self._coming |= {image.digest: image for image in fresh}
-            return [self._coming.get(image.digest, image) for image in images]
+            return {image.digest: self._coming.get(image.digest, image) for image in images}
 
     def _run(self, batch: Sequence[_Coming]) -> None:
         """One pass; where it fails, each half by itself, so that nobody fails for others."""
-        import torch
-
         try:
-            with torch.cuda.stream(self._stream):
-                features = self._vision.encode(torch.stack([image.pixels for image in batch]))
+            rows = self._features(batch)
+            self._remember(batch, rows)
         except Exception as error:
             if len(batch) > 1:
                 self._run(batch[: len(batch) // 2])
@@ -156,23 +193,31 @@ class FeatureEncoder:
                 self._take_out(batch)
                 batch[0].feature.set_exception(error)
             return
-        # Copies: a view would keep its whole batch alive.
-        rows = [row.clone() for row in features.unbind()]
-        # Done before it is taken out: who finds it in neither place would have it encoded again.
+        self._take_out(batch)
         for image, row in zip(batch, rows, strict=True):
             image.feature.set_result(row)
-        self._take_out(batch, rows)
 
-    def _take_out(self, batch: Sequence[_Coming], rows: Sequence[Tensor] = ()) -> None:
-        with self._changed:
-            for image, row in zip(batch, rows, strict=False):
+    def _features(self, batch: Sequence[_Coming]) -> list[Tensor]:
+        import torch
+
+        with torch.cuda.stream(self._stream):
+            features = self._vision.encode(torch.stack([image.pixels for image in batch]))
+            # Copies: a view would keep its whole batch alive.
+            return [row.clone() for row in features.unbind()]
+
+    def _remember(self, batch: Sequence[_Coming], rows: Sequence[Tensor]) -> None:
+        with self._lock:
+            for image, row in zip(batch, rows, strict=True):
                 self._cache.put(image.digest, row)
+
+    def _take_out(self, batch: Sequence[_Coming]) -> None:
+        with self._lock:
             for image in batch:
                 del self._coming[image.digest]
-            self._changed.notify_all()
+            self._give_room()
 
     def _recall(self, digest: str) -> Tensor | None:
-        with self._changed:
+        with self._lock:
             return self._cache.get(digest)
 
     def _pixels(self, image: SourceImage) -> Tensor:

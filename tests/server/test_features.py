@@ -2,8 +2,10 @@
 
 import hashlib
 import random
+import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
@@ -147,6 +149,50 @@ def test_many_wait_with_little_in_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sum(tower.batches) == 8
 
 
+def test_who_waits_for_room_takes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_BACKLOG", 2)
+    tower = Tower()
+    encoder = encoder_of(tower)
+    tower.gate.clear()
+    first = encoder.encode([picture(1), picture(2)])
+    feature = next(first)
+    waiting = [encoder.encode([picture(shade)]) for shade in (3, 4)]
+    rooms = [next(work) for work in waiting]
+    assert not any(room.done() for room in rooms)
+    assert completed(encoder.encode([])) == [], "nobody waits who brings no image"
+    tower.gate.set()
+    assert feature.result(30) is not None
+    for work, room, shade in zip(waiting, rooms, (3, 4), strict=True):
+        room.result(30)
+        (segment,) = completed(work)
+        assert int(segment.features[0]) == shade
+
+
+def test_who_waits_for_room_hears_of_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_BACKLOG", 1)
+    monkeypatch.setattr(features, "_STOP_S", 0.01)
+    tower = Tower()
+    encoder = encoder_of(tower)
+    tower.gate.clear()
+    next(encoder.encode([picture(1)]))
+    waiting = encoder.encode([picture(2)])
+    room = next(waiting)
+    encoder.close()
+    assert room.done()
+    with pytest.raises(RuntimeError, match="stopping"):
+        completed(waiting)
+    tower.gate.set()
+
+
+def test_a_refused_image_leaves_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_BACKLOG", 1)
+    encoder = encoder_of(Tower())
+    for _ in range(2):
+        with pytest.raises(ApiError):
+            encoded_by(encoder, SourceImage(b"no picture", "00", "image"))
+    assert shades(encoder, 1) == [1]
+
+
 def test_what_is_no_picture_is_refused_by_name() -> None:
     tower = Tower()
     encoder = encoder_of(tower)
@@ -194,4 +240,99 @@ def test_many_ask_for_the_same_and_nobody_waits_for_ever(monkeypatch: pytest.Mon
     assert not any(thread.is_alive() for thread in threads)
     assert not wrong
     encoder.close()  # a result is there a moment before its image is taken out
+    assert not encoder._coming
+
+
+def test_who_found_an_image_on_its_way_hears_of_its_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And does not have it run again under the same name: told twice, the tower's thread would
+    end, and those behind it would wait for ever."""
+
+    class Slow(Tower):
+        def preprocess(self, image: Image.Image, mode: str) -> Tensor:
+            found = super().preprocess(image, mode)
+            if found[0] == 2:
+                decoding.set()
+                assert failed.wait(30)
+            return found
+
+    decoding, failed = threading.Event(), threading.Event()
+    tower = Slow()
+    encoder = encoder_of(tower)
+    take_out = encoder._take_out
+
+    def take_out_and_wait(batch: Any) -> None:
+        """Nobody has been told yet: just then another one comes."""
+        take_out(batch)
+        if not failed.is_set():
+            tower.error = None
+            failed.set()
+            while len(encoder._coming) < 1:
+                time.sleep(0.001)
+
+    monkeypatch.setattr(encoder, "_take_out", take_out_and_wait)
+    tower.gate.clear()
+    tower.error = RuntimeError("no memory")
+    first = next(encoder.encode([picture(1)]))
+    heard: list[str] = []
+
+    def ask() -> None:
+        try:
+            shades(encoder, 1, 2)
+        except RuntimeError as error:
+            heard.append(str(error))
+
+    other = threading.Thread(target=ask, daemon=True)
+    other.start()
+    assert decoding.wait(30)  # it has found the first one's image
+    tower.gate.set()
+    with pytest.raises(RuntimeError, match="no memory"):
+        first.result(30)
+    other.join(30)
+    assert heard == ["no memory"]
+    work = encoder.encode([picture(1), picture(2)])
+    with suppress(StopIteration):
+        while True:
+            next(work).result(30)
+    encoder.close()
+    assert not encoder._coming
+
+
+def test_nobody_waits_for_ever_beside_a_tower_that_fails() -> None:
+    """Whoever found an image on its way hears of its failure, and does not have it run again
+    under the same name: told twice, the tower's thread would end."""
+
+    class Failing(Tower):
+        def encode(self, pixels: Tensor) -> Tensor:
+            if luck.random() < 0.5:
+                raise RuntimeError("no memory")
+            return pixels
+
+    luck = random.Random(0)
+    encoder = encoder_of(Failing())
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    wrong: list[list[int]] = []
+
+    def ask(seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(100):
+            wanted = [chance.randrange(8) for _ in range(chance.randrange(1, 4))]
+            with suppress(RuntimeError):
+                if shades(encoder, *wanted) != wanted:
+                    wrong.append(wanted)
+
+    threads = [threading.Thread(target=ask, args=(seed,), daemon=True) for seed in range(8)]
+    try:
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 60
+        for thread in threads:
+            thread.join(max(0, end - time.monotonic()))
+    finally:
+        sys.setswitchinterval(before)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not wrong
+    encoder.close()
     assert not encoder._coming
