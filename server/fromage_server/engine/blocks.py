@@ -121,6 +121,10 @@ class BlockPool:
             found.append(block)
         return found
 
+    def held(self, blocks: Sequence[int]) -> int:
+        """How many of ``blocks`` somebody holds."""
+        return int(np.count_nonzero(self._holders[list(blocks)]))
+
     def share(self, blocks: Sequence[int]) -> None:
         """One more holder for each of ``blocks``."""
         for block in blocks:
@@ -194,11 +198,22 @@ def _cheapest(costs: np.ndarray, wanted: int) -> tuple[int, int]:
     where there is no such window."""
     size = min(wanted, len(costs))
     while True:
-        dearest = np.lib.stride_tricks.sliding_window_view(costs, size).max(axis=1)
+        dearest = _dearest(costs, size)
         start = int(dearest.argmin())
         if dearest[start] < _CLAIMED or (size == 1 and dearest[start] < _IN_USE):
             return start, size
         size = max(1, size // 2)
+
+
+def _dearest(costs: np.ndarray, size: int) -> np.ndarray:
+    """The largest of every ``size`` neighbours: of windows of one, of two, of four, and then two
+    that overlap."""
+    width = 1
+    while 2 * width <= size:
+        costs = np.maximum(costs[:-width], costs[width:])
+        width *= 2
+    rest = size - width
+    return np.maximum(costs[:-rest], costs[rest:]) if rest else costs
 
 
 def runs_of(blocks: Sequence[int]) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -68,7 +69,11 @@ def build(name: str, into: Path) -> Path:
         partial = Path(folder) / made.name
         arguments = [*_FLAGS, str(_source(name)), "-o", str(partial), *bundled[:1]]
         subprocess.run(  # noqa: S603
-            [command, *arguments], check=True, capture_output=True, text=True, timeout=_PATIENCE
+            [*shlex.split(command), *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
         )
         partial.replace(made)  # at once: others may be building it, too
     return made

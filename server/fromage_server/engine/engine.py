@@ -207,10 +207,11 @@ class Engine:
     def _schedule(self) -> Plan:
         with self._changed:
             cancelled = self._scheduler.take_cancelled()
-            plan = self._scheduler.schedule()
         for job in cancelled:
             self._delivery.end(job, job.finish_event("cancelled"))
             self._counts.cancelled += 1
+        with self._changed:
+            plan = self._scheduler.schedule()
         self._counts.steps += not plan.is_empty
         self._counts.preempted += len(plan.preempted)
         return plan

@@ -36,6 +36,7 @@ def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What ``nn.Linear`` makes of ``x`` (…, in); ``weight`` (out, in) and ``bias`` (out,) are
     contiguous, and all are float32 or all bfloat16."""
     outputs, width = weight.shape
+    assert x.dtype == weight.dtype, (x.dtype, weight.dtype)
     x = x.contiguous()
     out = x.new_empty((*x.shape[:-1], outputs))
     task = Task(
@@ -43,7 +44,7 @@ def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x.data_ptr(),
         None if bias is None else bias.data_ptr(),
         out.data_ptr(),
-        x.numel() // width,
+        x.shape[:-1].numel(),
         outputs,
         width,
     )

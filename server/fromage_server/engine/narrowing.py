@@ -35,7 +35,9 @@ def _of_the_likeliest(logits: Tensor, params: Sequence[SamplingParams]) -> tuple
     behind = torch.arange(values.shape[-1]) >= most
     weights = values.exp().masked_fill(behind, 0)
     few = most <= values.shape[-1]
-    total = torch.where(few, weights.sum(-1, True), logits.exp().sum(-1, True))
+    # A sum of so many could be divided among threads in another way where the row is alone.
+    whole = logits.softmax(-1).amax(-1, True).reciprocal()
+    total = torch.where(few, weights.sum(-1, True), whole)
     before = (weights.cumsum(-1) - weights) / total
     kept = ((before < limit) & ~behind).sum(-1, True).clamp(min=1)
     enough = few | ((most == count) & (kept < values.shape[-1]))

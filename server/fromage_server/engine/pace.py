@@ -3,11 +3,13 @@
 _MEMORY = 0.2  # weight of the newest measurement
 _PAUSE = 0.3  # seconds; once, it looks as if a reply thought of its next word
 _LEAST = 16
+_TELLING = 64  # tokens; with fewer, most of a step is what every step costs
 
 
 class Pace:
     """A step that also prefills may last ``stall`` times as long as one that only decodes, as far
-    as the steps before it tell. It takes ``most`` tokens where there are no streams, and where
+    as the steps before it tell. It takes ``most`` tokens where there are no streams or nothing has
+    been measured yet, and where
     several prompts wait for their first token, more than half as many as there are streams:
     sparing those would cost the others more. Else, where a short pause or two are enough for a
     prompt, or others wait behind it, it is cut into pauses: its first token comes sooner, and a gap
@@ -37,10 +39,14 @@ class Pace:
         """A step took so long."""
         if not prefilled:
             self._decode = _blend(self._decode, seconds)
-        elif decoding == 0 or self._decode is not None:
+        elif (decoding == 0 or self._decode is not None) and self._tells(prefilled):
             alone = self._decode or 0.0
-            extra = seconds - alone if decoding else seconds
-            self._token = _blend(self._token, max(extra, 1e-6) / prefilled)
+            # Without streams it may have been shorter than any that only decodes.
+            least = 1e-6 if decoding else seconds / 2
+            self._token = _blend(self._token, max(seconds - alone, least) / prefilled)
+
+    def _tells(self, prefilled: int) -> bool:
+        return prefilled >= _TELLING or self._token is None
 
 
 def _blend(before: float | None, now: float) -> float:

@@ -94,10 +94,14 @@ struct Cut {
   std::int64_t panels, rows, columns;
 };
 
-inline Cut cut_of(const Task& task) {
-  if (task.rows <= kFew) return {3, kFew, kRun};
+// There should be something for every thread, and where panels are taken by eights, for each twice.
+inline Cut cut_of(const Task& task, std::int64_t panels, std::int64_t threads) {
+  const auto shared = [&](std::int64_t shares, std::int64_t most) {
+    return std::clamp<std::int64_t>(panels / shares, 1, most);
+  };
+  if (task.rows <= kFew) return {shared(threads, 3), kFew, kRun};
   if (task.rows * task.width <= kCached) return {1, task.rows, task.width};
-  return {8, kFew, 2 * kRun};
+  return {shared(2 * threads, 8), kFew, 2 * kRun};
 }
 
 struct Range {
@@ -117,19 +121,19 @@ struct Share {
 template <typename Floats, int most, typename Number>
 class Part {
  public:
-  explicit Part(const Task& task)
+  Part(const Task& task, const Cut& cut)
       : task_(task),
+        cut_(cut),
         x_(static_cast<const float*>(task.x)),
         bias_(static_cast<const float*>(task.bias)),
         out_(static_cast<float*>(task.out)) {}
 
   INLINE void compute(const Share& share) const {
-    const Cut cut = cut_of(task_);
     Ahead<kBytes> panels{bytes_at(share.next_panel, 0), tiles(share.last_row - share.row)};
-    for (std::int64_t row = share.row; row < share.last_row; row += cut.rows) {
-      const std::int64_t last = std::min(row + cut.rows, share.last_row);
-      for (std::int64_t column = 0; column < task_.width; column += cut.columns) {
-        const Range columns{column, std::min(column + cut.columns, task_.width)};
+    for (std::int64_t row = share.row; row < share.last_row; row += cut_.rows) {
+      const std::int64_t last = std::min(row + cut_.rows, share.last_row);
+      for (std::int64_t column = 0; column < task_.width; column += cut_.columns) {
+        const Range columns{column, std::min(column + cut_.columns, task_.width)};
         for (std::int64_t panel = share.panel; panel < share.last_panel; ++panel) {
           if (task_.rows > kFew) {
             piece(panel, row, last, columns, panels);
@@ -211,6 +215,7 @@ class Part {
   }
 
   const Task& task_;
+  const Cut& cut_;
   const float *x_, *bias_;
   float* out_;
 };
@@ -218,20 +223,20 @@ class Part {
 // One function for each kind of processor.
 #if defined(__x86_64__)
 template <typename Number>
-FOR_AVX512 void part512(const Task& task, const Share& share) {
-  Part<Floats16, 12, Number>(task).compute(share);
+FOR_AVX512 void part512(const Task& task, const Cut& cut, const Share& share) {
+  Part<Floats16, 12, Number>(task, cut).compute(share);
 }
 template <typename Number>
-FOR_AVX2 void part256(const Task& task, const Share& share) {
-  Part<Floats8, 6, Number>(task).compute(share);
+FOR_AVX2 void part256(const Task& task, const Cut& cut, const Share& share) {
+  Part<Floats8, 6, Number>(task, cut).compute(share);
 }
 #endif
 template <typename Number>
-void part_plain(const Task& task, const Share& share) {
-  Part<Floats8, 2, Number>(task).compute(share);
+void part_plain(const Task& task, const Cut& cut, const Share& share) {
+  Part<Floats8, 2, Number>(task, cut).compute(share);
 }
 
-using Compute = void (*)(const Task&, const Share&);
+using Compute = void (*)(const Task&, const Cut&, const Share&);
 
 template <typename Number>
 Compute chosen_part() {
@@ -258,19 +263,21 @@ extern "C" void fromage_panels(const Task* task, int is_bfloat16) {
   static const Compute of_float = chosen_part<float>(), of_bfloat16 = chosen_part<bfloat16>();
   const Compute compute = is_bfloat16 ? of_bfloat16 : of_float;
   const std::int64_t size = outputs_of_a_panel(), panels = (task->outputs + size - 1) / size;
-  const Cut cut = cut_of(*task);
+  const std::int64_t threads = omp_get_max_threads();
+  const Cut cut = cut_of(*task, panels, threads);
   const std::int64_t groups = (panels + cut.panels - 1) / cut.panels;
   // Rows are divided, too, where there are more threads than groups of panels.
   const std::int64_t blocks = (task->rows + kBlock - 1) / kBlock;
-  const std::int64_t parts = std::min(blocks, (omp_get_max_threads() + groups - 1) / groups);
+  const std::int64_t parts = groups ? std::min(blocks, (threads + groups - 1) / groups) : 0;
   const std::int64_t rows = parts ? (blocks + parts - 1) / parts * kBlock : 0;
   const bool together = task->rows * task->outputs * task->width > kSmall;
 #pragma omp parallel for collapse(2) schedule(dynamic) if (together)
   for (std::int64_t part = 0; part < parts; ++part)
     for (std::int64_t group = 0; group < groups; ++group) {
       const std::int64_t panel = group * cut.panels, row = part * rows;
-      compute(*task, {panel, std::min(panel + cut.panels, panels),  //
-                      row, std::min(row + rows, task->rows),        //
-                      panel + omp_get_num_threads() * cut.panels});
+      compute(*task, cut,
+              {panel, std::min(panel + cut.panels, panels),  //
+               row, std::min(row + rows, task->rows),        //
+               panel + omp_get_num_threads() * cut.panels});
     }
 }

@@ -58,7 +58,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Ten
         numbers.data_ptr(),
         None if bias is None else bias.data_ptr(),
         out.data_ptr(),
-        numbers.numel() // width,
+        numbers.shape[:-1].numel(),
         outputs,
         width,
     )

@@ -35,8 +35,9 @@ struct Like<Floats8> {
 
 // A product, as `few_rows.py` tells both kernels of rows of it.
 struct Task {
-  const void *weight, *x, *bias;  // (outputs, width), (rows, width), (outputs) or null
-  void* out;                      // (rows, outputs)
+  const void* weight;    // as the kernel wants it
+  const void *x, *bias;  // (rows, width), (outputs) or null
+  void* out;             // (rows, outputs)
   std::int64_t rows, outputs, width;
 };
 

@@ -151,6 +151,8 @@ class Scheduler:
         slots, free = self.max_batch - self._slots_taken, self._pool.free - len(self._running)
         for job in self._waiting:
             slots, free = slots - job.needs_slot, free - self._pool.blocks_for(job.length)
+            if free < 0:  # perhaps it needs fewer
+                free += self._pool.held(self._known(job))
             if slots < 0 or free < 0:
                 break
             found.append(job)
@@ -190,19 +192,16 @@ class Scheduler:
         return self._pool.match([job.content(i, size) for i in reusable])
 
     def _admit(self, budget: int, plan: Plan) -> None:
-        blocked: deque[Job] = deque()
         slots = self.max_batch - self._slots_taken
-        while self._waiting and budget > 0:
-            job = self._waiting.popleft()
-            if job.needs_slot and slots <= 0:
-                blocked.append(job)
-            elif self._begin(job):
-                slots -= job.needs_slot
-                budget -= self._plan_prefill(job, budget, plan)
-            else:  # nobody overtakes a prompt that waits for blocks
-                blocked.append(job)
+        for job in list(self._waiting):
+            if budget <= 0:
                 break
-        self._waiting.extendleft(reversed(blocked))
+            if job.needs_slot and slots <= 0:
+                continue
+            if not self._begin(job):  # nobody overtakes a prompt that waits for blocks
+                break
+            slots -= job.needs_slot
+            budget -= self._plan_prefill(job, budget, plan)
 
     def _begin(self, job: Job) -> bool:
         """Give ``job`` blocks for all its known positions, shared ones where its beginning is
@@ -225,6 +224,7 @@ class Scheduler:
         job.chain = pool.prefixes.chain_of(found[-1]) if found else job.chain
         if job.cached_tokens is None:
             job.cached_tokens = job.computed
+        self._waiting.remove(job)
         self._running[job] = None
         return True
 

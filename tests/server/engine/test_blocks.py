@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fromage_server.engine.blocks import BlockPool, runs_of
+from fromage_server.engine.blocks import BlockPool, _dearest, runs_of
 
 A, B, C = (1, 2), (3, 4), (5, 6)  # contents of full blocks of two positions
 
@@ -185,3 +185,12 @@ def test_where_blocks_lie_is_all_the_same_to_a_gpu() -> None:
     assert not pool.take("third", taken, 4, expected=4)
     pool.give_back("third", taken)
     pool.check()
+
+
+def test_the_window_that_is_missed_least() -> None:
+    chance = np.random.default_rng(0)
+    for _ in range(50):
+        costs = chance.integers(0, 50, chance.integers(1, 40))
+        for size in range(1, len(costs) + 1):
+            windows = np.lib.stride_tricks.sliding_window_view(costs, size)
+            assert _dearest(costs, size).tolist() == windows.max(axis=1).tolist()

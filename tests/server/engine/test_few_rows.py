@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fromage_server.engine.compiled import build
 from fromage_server.engine.few_rows import _call, few_rows, kernel
 from tests.server.engine.compiling import skip_without_compiler
 
@@ -48,6 +50,12 @@ def test_it_multiplies_as_a_linear_layer(
     )
 
 
+def test_numbers_of_two_kinds_are_not_read_as_one() -> None:
+    row, weight, bias = inputs(3, 7, torch.float32)
+    with pytest.raises(AssertionError):
+        few_rows(row, weight.bfloat16(), bias)
+
+
 def test_numbers_that_are_none_are_not_hidden() -> None:
     row, weight, bias = inputs(70, 48, torch.float32)
     weight[3, 7], weight[69, 1] = math.nan, math.inf
@@ -75,6 +83,13 @@ def test_a_row_is_the_same_among_others() -> None:
 
 def test_other_numbers_have_none() -> None:
     assert kernel(torch.float16) is None
+
+
+def test_a_compilers_command_may_have_arguments(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CXX", f"{shutil.which('env')} g++ -DNOTHING")
+    assert build("few_rows", tmp_path).stat().st_size
 
 
 def test_without_a_compiler_there_is_none(

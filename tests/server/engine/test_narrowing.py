@@ -80,3 +80,21 @@ def test_numbers_that_have_no_order(bad: float) -> None:
     params = [SamplingParams(1, temperature=1.0, top_k=5, top_p=0.9)] * 3
     found = narrowed(rows, params)
     assert torch.equal(found[::2], narrowed(rows[::2], params[::2]))
+
+
+def test_nothing_about_a_row_depends_on_others() -> None:
+    """Borders that lie where a share ends, and a vocabulary that several threads would divide."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.manual_seed(0)
+        for _ in range(40):
+            rows = 4 * torch.randn(2, 50_000)
+            rows -= rows.amax(-1, keepdim=True)
+            likeliest = rows.topk(_LIKELIEST).values.exp()
+            before = (likeliest.cumsum(-1) - likeliest) / rows.exp().sum(-1, True)
+            params = [SamplingParams(1, top_p=float(before[0, 20])), SamplingParams(1)]
+            together = narrowed(rows, params)[0]
+            assert torch.equal(narrowed(rows[:1], params[:1])[0], together)
+    finally:
+        torch.set_num_threads(usual)

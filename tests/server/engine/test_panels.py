@@ -58,6 +58,26 @@ def test_a_row_is_the_same_to_the_bit_whatever_it_is_computed_beside(rows: int) 
     assert torch.equal(product(x, packed, bias, 150), torch.cat(parts, dim=1))
 
 
+@pytest.mark.parametrize("rows", [20, 97, 1400], ids=["few", "many", "more than a cache holds"])
+def test_a_row_is_the_same_to_the_bit_whoever_computes_it(rows: int) -> None:
+    """With more threads than panels, too."""
+    x, weight, bias = inputs(150, 1537, rows)
+    packed, usual = in_panels(weight), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3, 16):
+            torch.set_num_threads(threads)
+            found.append(product(x, packed, bias, 150))
+    finally:
+        torch.set_num_threads(usual)
+    assert all(torch.equal(found[0], other) for other in found)
+
+
+def test_nothing_times_something_is_nothing() -> None:
+    assert product(torch.ones(0, 5), in_panels(torch.ones(7, 5)), None, 7).shape == (0, 7)
+    assert product(torch.ones(3, 5), in_panels(torch.ones(0, 5)), None, 0).shape == (3, 0)
+
+
 def test_numbers_that_are_none_are_not_hidden() -> None:
     x, weight, bias = inputs(70, 48, rows=7)
     weight[3, 7], weight[69, 1], x[0, 4, 2] = math.nan, math.inf, math.inf

@@ -135,6 +135,15 @@ def test_many_prompts_may_hold_up_few_streams() -> None:
     assert step(tested)[1:] == [(name, 300, 301) for name in "abc"]  # no slot for another one
 
 
+def test_a_prompt_hurries_whose_blocks_are_mostly_another_ones() -> None:
+    pace = paced(alone=0.01, token=0.001)  # 20 tokens are room, 300 a pause
+    tested = Scheduler(9, 9, BlockPool(120, size=4), pace)
+    tested.add(sequence("a", 400))
+    assert step(tested) == [("a", 0, 400)]
+    tested.add(sequence("ab", 430))
+    assert step(tested) == [("a", 400, 401), ("ab", 400, 430)]
+
+
 def test_short_prompts_come_one_after_another() -> None:
     """Each as a whole where one pause is enough for it, and in pauses where two are."""
     pace = paced(0.02, 0.001)
@@ -297,3 +306,17 @@ def test_attention_sinks_are_refused() -> None:
     lm = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     with pytest.raises(UnsupportedModel, match="GptOssForCausalLM has attention sinks"):
         KVShape.of(lm, torch.float32, "cpu")
+
+
+def test_a_short_prompt_does_not_tell_what_a_token_costs() -> None:
+    """Most of its step is what every step costs: 10 ms here, and 1 ms a token."""
+    pace = Pace(1000)
+    pace.measured(0.01, decoding=1, prefilled=0)
+    pace.measured(0.11, decoding=0, prefilled=100)
+    assert pace.pause_tokens == 300
+    for _ in range(50):
+        pace.measured(0.012, decoding=0, prefilled=2)
+        pace.measured(0.012, decoding=3, prefilled=2)
+    assert pace.pause_tokens == 300
+    pace.measured(0.011, decoding=0, prefilled=100)
+    assert pace.pause_tokens > 300
