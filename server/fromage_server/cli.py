@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -13,12 +14,14 @@ from fromage_client.errors import FromageError
 from fromage_index.errors import IndexFailure
 from fromage_server import commands
 from fromage_server.errors import ServiceError, SettingsError
+from fromage_server.threads import heed_quota
 from fromage_weights.errors import WeightsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 where it failed, 2 for wrong usage, 130 when interrupted."""
     args = build_parser().parse_args(argv)
+    heed_quota(os.environ)
     # Where torchao is installed transformers imports it, and torch then warns of torchao's enums.
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     try:
