@@ -136,7 +136,7 @@ class LiveReply(_EngineReply):
                     text = event.text.lstrip() if trim else event.text
                     trim = trim and not text
                     for delta in self._content.text(text):
-                        yield replace(delta, logprobs=self._untold())
+                        yield replace(delta, logprobs=self._untold()) if self._logprobs else delta
                 case RetEvent():
                     trim = False
                     for image in await self._images(event.query, event.ret_index):
