@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fromage_weights.bundle import Bundle
+from fromage_weights.loading import load_grounded_model
 from tests.server.process import COMMAND
 from tests.weights.hub import Hub, running_hub
 from tests.weights.tiny_bundle import write_bundle
@@ -96,6 +97,42 @@ def test_models_that_only_lie_here_are_not_published(
     assert pushed.returncode == 1
     assert "which nobody else has" in pushed.stderr
     assert "me/local" not in hub.files
+
+
+def test_models_that_only_lie_here_can_travel_along(hub: Hub, bundle: Path, tmp_path: Path) -> None:
+    """The bundle here still names the directory; what was pulled names what came with it."""
+    elsewhere = tmp_path / "language"
+    (bundle / "lm").rename(elsewhere)
+    (elsewhere / ".cache").mkdir()
+    (elsewhere / ".cache" / "notes").write_text("of a download")
+    config = json.loads((bundle / "bundle.json").read_text())
+    config["lm"] = {"id": str(elsewhere), "hash": config["lm"]["hash"]}
+    (bundle / "bundle.json").write_text(json.dumps(config))
+    before = (bundle / "bundle.json").read_bytes()
+    pushed = run(hub, tmp_path, "push", bundle, "me/along", "--with-models")
+    assert pushed.returncode == 0, pushed.stderr
+    assert (bundle / "bundle.json").read_bytes() == before
+    pulled = run(hub, tmp_path, "pull", "me/along", tmp_path / "theirs")
+    assert pulled.returncode == 0, pulled.stderr
+    names = {file.name for file in elsewhere.iterdir() if file.is_file()}
+    assert {file.name for file in (tmp_path / "theirs" / "lm").iterdir()} == names
+    elsewhere.rename(tmp_path / "gone")
+    assert load_grounded_model(tmp_path / "theirs", device="cpu").model.ret_token_id
+    again = run(hub, tmp_path, "push", bundle, "me/again", "--with-models")
+    assert again.returncode == 1
+    assert "no files in" in again.stderr
+
+
+def test_a_model_inside_travels_where_its_files_are_not_listed(
+    hub: Hub, bundle: Path, tmp_path: Path
+) -> None:
+    config = json.loads((bundle / "bundle.json").read_text())
+    config["lm"]["files"] = {}
+    (bundle / "bundle.json").write_text(json.dumps(config))
+    pushed = run(hub, tmp_path, "push", bundle, "me/unlisted")
+    assert pushed.returncode == 0, pushed.stderr
+    assert json.loads(hub.files["me/unlisted"]["bundle.json"])["lm"]["files"]
+    assert "lm/model.safetensors" in hub.files["me/unlisted"]
 
 
 def test_a_model_elsewhere_in_the_bundle_is_refused(hub: Hub, bundle: Path, tmp_path: Path) -> None:

@@ -188,17 +188,29 @@ def save_bundle(
             **settings,
         }
     )
-    (path / CONFIG_NAME).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (path / CONFIG_NAME).write_text(json_of(config), encoding="utf-8")
     return Bundle(path, config, mappers)
+
+
+def json_of(config: BundleConfig) -> str:
+    """What stands in ``CONFIG_NAME``."""
+    return config.model_dump_json(indent=2) + "\n"
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files in a model's folder, by their names there; none of hidden ones."""
+    names = [file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {
+        name.as_posix(): file_sha256(folder / name)
+        for name in names
+        if not any(part.startswith(".") for part in name.parts)
+    }
 
 
 def _with_files(path: Path, model: FrozenModel) -> FrozenModel:
     if not model.id.startswith("./"):
         return model
-    folder = path / model.id
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    sums = {file.relative_to(folder).as_posix(): file_sha256(file) for file in files}
-    return model.model_copy(update={"files": sums})
+    return model.model_copy(update={"files": checksums(path / model.id)})
 
 
 def _read_config(path: Path) -> BundleConfig:

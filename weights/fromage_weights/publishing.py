@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from fromage_weights.bundle import CONFIG_NAME, Bundle, FrozenModel
+from fromage_weights.bundle import (
+    CONFIG_NAME,
+    Bundle,
+    BundleConfig,
+    FrozenModel,
+    checksums,
+    json_of,
+)
 from fromage_weights.errors import BundleInvalid, HubFailed, one_line
 from fromage_weights.mappers import FILE_NAME
 
@@ -15,9 +22,18 @@ INSIDE = ("lm", "vision")
 """Where frozen models lie that travel with their bundle."""
 
 
-def push(bundle: Path, repository: str, *, private: bool = False, card: Path | None = None) -> str:
+def push(
+    bundle: Path,
+    repository: str,
+    *,
+    private: bool = False,
+    card: Path | None = None,
+    with_models: bool = False,
+) -> str:
     """Upload a bundle with a model card: ``card``, else the README.md beside it, else one made
-    from what the bundle says. Returns the repository's address.
+    from what the bundle says. ``with_models``: frozen models that it names in this machine's
+    directories, too; what is uploaded names them where they lie in it. Returns the repository's
+    address.
 
     Raises BundleInvalid where others could not find its frozen models, HubFailed where the hub
     refuses or cannot be reached.
@@ -25,16 +41,24 @@ def push(bundle: Path, repository: str, *, private: bool = False, card: Path | N
     from huggingface_hub import CommitOperationAdd, HfApi
 
     loaded = Bundle.load(bundle)
-    for model in (loaded.config.lm, loaded.config.vision):
-        _check_reachable(loaded, model)
-        loaded.check_files(model)
-    text = _card(loaded, repository, card)
+    folders: dict[str, Path] = {}
+    models: dict[str, FrozenModel] = {}
+    for part in INSIDE:
+        model: FrozenModel = getattr(loaded.config, part)
+        _check_reachable(loaded, model, with_models=with_models)
+        models[part], folder = _published(loaded, part, model)
+        if folder is not None:
+            folders[models[part].id] = folder
+    config = loaded.config.model_copy(update=models)
     # What bundle.json lists, and nothing that a training run left beside it.
-    operations = [
-        CommitOperationAdd(file.relative_to(bundle).as_posix(), str(file))
-        for file in (bundle / CONFIG_NAME, bundle / FILE_NAME, *_inner_files(loaded))
-    ]
-    operations.append(CommitOperationAdd(CARD, text.encode()))
+    files = {FILE_NAME: bundle / FILE_NAME} | {
+        str(PurePosixPath(model.id) / name): folders[model.id] / name
+        for model in models.values()
+        for name in model.files
+    }
+    contents = {CONFIG_NAME: json_of(config), CARD: _card(loaded, config, repository, card)}
+    operations = [CommitOperationAdd(name, str(file)) for name, file in files.items()]
+    operations += [CommitOperationAdd(name, text.encode()) for name, text in contents.items()]
     with _told(repository):
         api = HfApi()
         url = api.create_repo(repository, private=private, exist_ok=True)
@@ -42,9 +66,21 @@ def push(bundle: Path, repository: str, *, private: bool = False, card: Path | N
     return str(url)
 
 
-def _inner_files(bundle: Bundle) -> list[Path]:
-    models = (bundle.config.lm, bundle.config.vision)
-    return [bundle.path / model.id / name for model in models for name in model.files]
+def _published(bundle: Bundle, part: str, model: FrozenModel) -> tuple[FrozenModel, Path | None]:
+    """As others will find it, and where its files are here; None where those are on the hub."""
+    if model.files:
+        bundle.check_files(model)
+        return model, bundle.path / model.id
+    if model.id.startswith("./"):
+        folder, named = bundle.path / model.id, model
+    elif Path(model.id).is_absolute():
+        folder, named = Path(model.id), model.model_copy(update={"id": f"./{part}"})
+    else:
+        return model, None
+    listed = named.model_copy(update={"files": checksums(folder)})
+    if not listed.files:
+        raise BundleInvalid(bundle.path / CONFIG_NAME, f"{model.id}: no files in {folder}")
+    return listed, folder
 
 
 def pull(repository: str, out: Path, *, revision: str | None = None) -> Bundle:
@@ -85,28 +121,27 @@ def _told(repository: str) -> Iterator[None]:
         raise HubFailed(f"{repository}: {one_line(error)}") from error
 
 
-def _check_reachable(bundle: Bundle, model: FrozenModel) -> None:
+def _check_reachable(bundle: Bundle, model: FrozenModel, *, with_models: bool) -> None:
     if model.id.startswith("./") and PurePosixPath(model.id).parts[0] not in INSIDE:
         raise BundleInvalid(
             bundle.path / CONFIG_NAME,
             f"{model.id}: models inside a bundle lie in ./lm and ./vision",
         )
-    if not model.id.startswith("./") and Path(model.id).is_absolute():
+    if Path(model.id).is_absolute() and not with_models:
         raise BundleInvalid(
             bundle.path / CONFIG_NAME,
-            f"names {model.id}, which nobody else has: train with a hub id, or put the model "
-            "inside the bundle and name it ./lm or ./vision",
+            f"names {model.id}, which nobody else has: --with-models uploads it, too, if its "
+            "licence allows that",
         )
 
 
-def _card(bundle: Bundle, repository: str, card: Path | None) -> str:
+def _card(bundle: Bundle, config: BundleConfig, repository: str, card: Path | None) -> str:
     file = card if card is not None else bundle.path / CARD
     if card is not None or file.is_file():
         try:
             return file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise HubFailed(f"{file}: {error}") from error
-    config = bundle.config
     named = [m.id for m in (config.lm,) if not m.id.startswith("./")]
     base = "".join(f"base_model: {name}\n" for name in named)
     return f"""---

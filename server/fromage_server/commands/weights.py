@@ -64,6 +64,11 @@ def _register_push(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="FILE",
         help="the model card (default: README.md of the bundle, else one is made)",
     )
+    parser.add_argument(
+        "--with-models",
+        action="store_true",
+        help="upload frozen models that lie in directories of this machine, too",
+    )
     parser.set_defaults(run=run_push)
 
 
@@ -80,7 +85,15 @@ def run_push(args: argparse.Namespace) -> int:
     from fromage_weights.publishing import push
 
     bundle = bundle_directory(args.bundle)
-    print(push(bundle, args.repository, private=args.private, card=args.card))
+    print(
+        push(
+            bundle,
+            args.repository,
+            private=args.private,
+            card=args.card,
+            with_models=args.with_models,
+        )
+    )
     return 0
 
 
