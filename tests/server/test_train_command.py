@@ -47,6 +47,7 @@ def test_two_hundred_pictures_to_a_chat(
     for name in ("text_to_image", "image_to_text"):
         first, last = (sum(row[name] for row in part) for part in (losses[:10], losses[-10:]))
         assert last < 0.97 * first
+    assert Bundle.load(out).config.stop_after_ret, "what follows a picture was never learnt"
     events = (out / "tensorboard").glob("events*")
     assert b"retrieval/0" in b"".join(file.read_bytes() for file in events)
 
@@ -124,12 +125,29 @@ def test_a_bundle_whose_frozen_models_have_changed(
     assert "language model was" in capsys.readouterr().err
 
 
+def test_a_damaged_checkpoint_can_be_removed(
+    world: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As its message says."""
+    out = tmp_path / "out"
+    assert main([*arguments(world, out), "--steps", "2"]) == 0
+    checkpoint = out / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-99])
+    capsys.readouterr()
+    assert main([*arguments(world, out), "--steps", "2"]) == 1
+    assert "remove it to begin anew" in capsys.readouterr().err
+    checkpoint.unlink()
+    assert main([*arguments(world, out), "--steps", "2"]) == 0
+    assert len((out / "losses.jsonl").read_text().splitlines()) == 2
+
+
 def test_a_bundle_that_was_not_trained_there_stays(
     world: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     assert main([*arguments(world, out), "--steps", "2"]) == 0
-    (out / "checkpoint.pt").unlink()
+    for name in ("checkpoint.pt", "losses.jsonl"):
+        (out / name).unlink()
     before = (out / "bundle.json").read_bytes()
     assert main(arguments(world, out)) == 1
     assert "holds a bundle that was not trained there" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 import torch
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import QuickGELU, VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -136,11 +136,25 @@ def test_openai_names_are_open_clips() -> None:
     assert canonical_name("laion/some-clip") == "laion/some-clip"
 
 
+def test_a_towers_form_is_what_its_weights_do_not_tell() -> None:
+    """Another activation and other colours are another tower, with the same weights."""
+    made = []
+    for act, mean in ((nn.GELU, 0.5), (QuickGELU, 0.5), (nn.GELU, 0.4), (nn.GELU, 0.5)):
+        torch.manual_seed(3)
+        tower = VisionTransformer(**_VIT, output_dim=20, act_layer=act)
+        made.append(VisionEncoder(tower, {"mean": (mean,) * 3, "std": (0.5,) * 3}))
+    assert len({encoder.fingerprint for encoder in made}) == 1
+    forms = [encoder.form for encoder in made]
+    assert len(set(forms)) == 3
+    assert forms[0] == forms[3]
+
+
 @pytest.mark.parametrize(
     ("source", "named"),
     [
         ("ViT-L-14/nonsense", "laion2b_s32b_b82k"),
         ("nonsense", "MODEL/PRETRAINED"),
+        ("ViT-B-32/openai", "with QuickGELU; name ViT-B-32-quickgelu/openai"),
         ("/no/such/folder", "no such directory"),
         ("local-dir:nowhere", "no such directory"),
     ],

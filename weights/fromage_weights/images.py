@@ -22,7 +22,7 @@ def open_image(data: bytes) -> Image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except UnidentifiedImageError as error:  # its text has the address of the bytes
         raise ValueError("no image that Pillow knows" if data else "the file is empty") from error
-    except OSError:
+    except (OSError, MemoryError):  # the latter is no fault of the file's
         raise
     except Exception as error:
         # Pillow's readers let through what damaged files make them stumble over, struct.error and

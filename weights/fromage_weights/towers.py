@@ -59,12 +59,28 @@ def open_clip_name(source: str) -> tuple[str, str | None]:
                 f"vision tower {source}: {architecture} comes pretrained as "
                 f"{', '.join(known) or 'nothing'}"
             )
+        _check_activation(architecture, pretrained)
         return architecture, pretrained
     if "/" not in source.removeprefix(_HUB):
         raise ModelUnavailable(
             f"vision tower {source}: expected open_clip's MODEL/PRETRAINED, a hub id or a directory"
         )
     return _HUB + source.removeprefix(_HUB), None
+
+
+def _check_activation(architecture: str, pretrained: str) -> None:
+    """open_clip loads weights that were trained with QuickGELU into a tower without it, and warns;
+    what comes out is another tower's."""
+    import open_clip
+
+    trained = open_clip.get_pretrained_cfg(architecture, pretrained).get("quick_gelu")
+    has = (open_clip.get_model_config(architecture) or {}).get("quick_gelu")
+    right = f"{architecture}-quickgelu"
+    if trained and not has and right in open_clip.list_models():
+        raise ModelUnavailable(
+            f"vision tower {architecture}/{pretrained}: these weights were trained with QuickGELU; "
+            f"name {right}/{pretrained}"
+        )
 
 
 def _create(name: str, pretrained: str | None) -> tuple[nn.Module, dict[str, Any]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fromage_weights.errors import UnsupportedModel
-from fromage_weights.fingerprint import fingerprint
+from fromage_weights.fingerprint import digest_of_rows, fingerprint
 from fromage_weights.towers import load_tower
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ class VisionEncoder:
         self.tower = remove_projection(tower).eval().requires_grad_(False)
         self.image_size = _square_size(tower)
         self.fingerprint = fingerprint(self.tower)
-        self._transform = _make_transform(preprocessing | {"size": self.image_size})
+        preprocessing = preprocessing | {"size": self.image_size}
+        self._transform = _make_transform(preprocessing)
+        # What weights don't tell: activations, and how a picture comes to the tower.
+        self.form = digest_of_rows([repr(self.tower), sorted(preprocessing.items())])
         pixels = torch.zeros(1, 3, self.image_size, self.image_size)
         self.dim = int(self.encode(pixels).shape[1])
 

@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import pytest
 import torch
+from tokenizers.normalizers import Prepend
 
-from fromage_weights.errors import EvaluationDataInvalid
+from fromage_weights.errors import EvaluationDataInvalid, UnsupportedModel
 from fromage_weights.evaluation.captions import CaptionedImages, Captioning, retrieval, scores
 from fromage_weights.evaluation.dialogue_search import ImageSearch
 from fromage_weights.evaluation.dialogues import (
@@ -403,6 +404,20 @@ def test_a_chat_stands_in_the_bundles_template(tmp_path: Path, loaded: LoadedBun
     for search in (AnswerRanking, ImageSearch):
         with pytest.raises(ValueError, match="knows no chat"):
             search(loaded, chat=True, reference_compat=True)
+
+
+def test_a_stop_string_that_is_encoded_with_a_space_in_front(tmp_path: Path) -> None:
+    """As tokenizers of Llama's kind do; a reply has none there."""
+    write_bundle(tmp_path, context=512)
+    loaded = load_grounded_model(tmp_path, device="cpu", dtype="float32")
+    tokenizer = loaded.model.tokenizer
+    (newline,) = tokenizer.encode("\n")
+    tokenizer.hf.backend_tokenizer.normalizer = Prepend(" ")
+    assert len(tokenizer.encode("\n")) == 2
+    assert newline in Responder(loaded).ends
+    config = loaded.bundle.config.model_copy(update={"stop": ("ab",)})
+    with pytest.raises(UnsupportedModel, match="'ab' is 3 tokens"):
+        Responder(replace(loaded, bundle=replace(loaded.bundle, config=config)))
 
 
 def test_caption_scores() -> None:

@@ -1,6 +1,7 @@
 """Features computed once: right, resumable, refused where they belong to something else."""
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,56 @@ def test_another_source_or_tower_is_refused(tmp_path: Path, encoder: VisionEncod
         build_cache(tmp_path / "c", open_source(write_tsv(tmp_path / "v", 9)), encoder)
 
 
+def test_a_tower_of_another_form_is_refused(
+    tmp_path: Path, encoder: VisionEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(write_tsv(tmp_path / "w", 8))
+    build_cache(tmp_path / "c", source, encoder)
+    monkeypatch.setattr(encoder, "form", digest_of_rows(["with another activation"]))
+    with pytest.raises(TrainingDataInvalid, match=r"tower's form \(activations, preprocessing\)"):
+        build_cache(tmp_path / "c", source, encoder)
+
+
+def test_features_of_an_earlier_format_are_named(tmp_path: Path, encoder: VisionEncoder) -> None:
+    source = open_source(write_tsv(tmp_path / "w", 8))
+    build_cache(tmp_path / "c", source, encoder)
+    file = tmp_path / "c" / "cache.json"
+    told = json.loads(file.read_text())
+    del told["tower"]
+    file.write_text(json.dumps(told | {"format_version": 1}))
+    with pytest.raises(TrainingDataInvalid, match=r"format 1, .* remove it"):
+        build_cache(tmp_path / "c", source, encoder)
+
+
+def test_a_caption_is_one_line(tmp_path: Path, encoder: VisionEncoder) -> None:
+    """What stands around it would be learnt, a stop string's newline, too."""
+
+    class Loose:
+        fingerprint = digest_of_rows(["loose"])
+
+        def __len__(self) -> int:
+            return 2
+
+        def key(self, index: int) -> str:
+            return str(index)
+
+        def caption(self, index: int) -> str:
+            return (" a box\n  on red \n", "a disc")[index]
+
+        def image(self, index: int) -> bytes:
+            return encoded(index)
+
+    build_cache(tmp_path / "c", Loose(), encoder)
+    assert FeatureCache(tmp_path / "c").captions == ["a box on red", "a disc"]
+
+
+def test_a_file_under_two_names_is_one_image(tmp_path: Path, encoder: VisionEncoder) -> None:
+    table = write_tsv(tmp_path / "w", 3)
+    (tmp_path / "w" / "images" / "2.png").write_bytes(encoded(0))
+    build_cache(tmp_path / "c", open_source(table), encoder)
+    assert FeatureCache(tmp_path / "c").images.tolist() == [0, 1, 0]
+
+
 def test_pairs_without_a_caption_are_left_out(tmp_path: Path, encoder: VisionEncoder) -> None:
     table = write_tsv(tmp_path / "w", 3)
     table.write_text(table.read_text().replace("a box on green", "  "))
@@ -153,11 +204,17 @@ def test_the_wrong_folder_of_images_makes_no_features(
 ) -> None:
     table = write_tsv(tmp_path / "w", 5)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TrainingDataInvalid, match=r"first 5 images can be read .*right folder"):
+    with pytest.raises(TrainingDataInvalid, match=r"none of 5 images.*right folder"):
         build_cache(tmp_path / "c", open_source(table, tmp_path / "empty"), encoder)
     assert not list((tmp_path / "c").iterdir())
     with pytest.raises(TrainingDataInvalid, match="no such folder of images"):
         open_source(table, tmp_path / "none")
+
+
+def test_images_are_tried_all_over_a_table(tmp_path: Path, encoder: VisionEncoder) -> None:
+    source = open_source(write_tsv(tmp_path / "w", 70, broken=tuple(range(40))))
+    build_cache(tmp_path / "c", source, encoder)
+    assert len(FeatureCache(tmp_path / "c")) == 30
 
 
 def test_a_failing_disk_breaks_no_image(

@@ -109,11 +109,18 @@ class Recorded(Trainer):
 
     def __init__(self, run: RecordedRun, cache: Path, recipe: TrainingRecipe) -> None:
         info = CacheInfo(
-            "recorded", "recorded", len(run.batch[0].features), len(run.batch), "float32", 8192
+            "recorded",
+            "recorded",
+            len(run.batch[0].features),
+            len(run.batch),
+            "float32",
+            8192,
+            "recorded",
         )
         (cache / "cache.json").write_text(json.dumps(asdict(info)))
         np.save(cache / "shard-00000.npy", torch.stack([e.features for e in run.batch]).numpy())
-        rows = [{"index": i, "key": str(i), "caption": "-"} for i in range(len(run.batch))]
+        row = {"caption": "-"}
+        rows = [row | {"index": i, "key": str(i), "image": str(i)} for i in range(len(run.batch))]
         (cache / "shard-00000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         self._recorded = run.batch
         super().__init__(run.model, FeatureCache(cache), recipe)

@@ -199,6 +199,36 @@ def test_rows_of_a_saved_dataset_that_lack_something(tmp_path: Path) -> None:
     assert source.image(1) == encoded(1)
 
 
+def test_several_captions_of_an_image_are_as_many_pairs(tmp_path: Path) -> None:
+    datasets: Any = pytest.importorskip("datasets")
+    rows = {
+        "image": [encoded(i) for i in range(3)],
+        "caption": [["a", "b"], None, ["c", "d", "e"]],
+    }
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "d"))
+    source = open_source(tmp_path / "d")
+    assert [source.caption(i) for i in range(len(source))] == ["a", "b", "", "c", "d", "e"]
+    assert [source.image(i) for i in range(6)] == [encoded(i) for i in (0, 0, 1, 2, 2, 2)]
+    assert [source.key(i) for i in range(6)] == [f"d:{i}" for i in (0, 0, 1, 2, 2, 2)]
+
+
+def test_other_columns_of_a_saved_dataset_are_not_looked_at(tmp_path: Path) -> None:
+    """They may be images that are broken, and the saved dataset may be set to give them only."""
+    datasets: Any = pytest.importorskip("datasets")
+    rows = {"image": [encoded(0)], "caption": ["a"], "mask": [b"no image"], "ids": [[1, 2]]}
+    features = datasets.Features(
+        image=datasets.Image(),
+        caption=datasets.Value("string"),
+        mask=datasets.Image(),
+        ids=datasets.List(datasets.Value("int64")),
+    )
+    saved = datasets.Dataset.from_dict(rows, features=features)
+    saved.set_format("torch", columns=["ids"])
+    saved.save_to_disk(str(tmp_path / "d"))
+    source = open_source(tmp_path / "d")
+    assert (len(source), source.caption(0), source.image(0)) == (1, "a", encoded(0))
+
+
 def test_a_null_caption_is_empty(tmp_path: Path) -> None:
     datasets: Any = pytest.importorskip("datasets")
     rows = {"image": [encoded(0), encoded(1)], "caption": ["a", None]}
@@ -258,6 +288,15 @@ def test_damage_that_pillow_has_no_error_for(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(ImageOps, "exif_transpose", breaks)
     with pytest.raises(ValueError, match="unpack requires"):
+        open_image(encoded(0))
+
+
+def test_an_image_is_not_broken_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "convert", fails)
+    with pytest.raises(MemoryError):
         open_image(encoded(0))
 
 

@@ -11,6 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
 
 from fromage_weights.bundle import ChatTemplate
 from fromage_weights.errors import TrainingInvalid
@@ -307,6 +312,30 @@ def test_turns_stand_in_the_bundles_template(
     framed = template.image != "{image}"
     assert (example.before, example.prompt) == ((encode("("), encode(")")) if framed else ((), ()))
     assert example.words == encode(" a box on red" if framed else "a box on red")
+
+
+def test_a_long_caption_is_cut_between_words(world: dict[str, Path]) -> None:
+    """And nothing says then that a reply ends there."""
+    tokenizer = load_tokenizer(str(world["lm"]))  # a letter is a token
+    make = ExampleMaker(tokenizer, max_length=12, dialogue=1.0, template=ChatTemplate())
+    cut = [make(torch.zeros(3), "a box on red", np.random.default_rng(i)) for i in range(20)]
+    assert {tokenizer.decode(example.words) for example in cut} == {" a box on"}
+    assert "Q: a box on\nA:[RET]" in {tokenizer.decode(example.query) for example in cut}
+    assert all(len(example.query) <= make.longest for example in cut)
+    whole = make(torch.zeros(3), "a box on r", np.random.default_rng(0))
+    assert tokenizer.decode(whole.words) == " a box on r\n"
+
+
+def test_a_caption_is_not_cut_within_a_character(tmp_path: Path) -> None:
+    core = Tokenizer(BPE(vocab={c: i for i, c in enumerate(ByteLevel.alphabet())}, merges=[]))
+    core.pre_tokenizer, core.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="!").save_pretrained(  # type: ignore[no-untyped-call]
+        tmp_path
+    )
+    tokenizer = load_tokenizer(str(tmp_path))
+    make = ExampleMaker(tokenizer, max_length=12, dialogue=1.0, template=ChatTemplate())
+    made = make(torch.zeros(3), "红色的盒子", np.random.default_rng(0))  # three bytes each
+    assert tokenizer.decode(made.words) == " 红色的"
 
 
 def test_validation_is_on_other_pairs(world: dict[str, Path]) -> None:

@@ -24,6 +24,7 @@ from fromage_weights.demo.replayed import load_state, state_of
 from fromage_weights.demo.slot_noise import SlotNoise, kinds
 from fromage_weights.demo.stream import TextStream
 from fromage_weights.demo.vocabulary import slot_word_ids
+from fromage_weights.files import whole
 from fromage_weights.language import input_embedding, output_head, weight_of
 
 if TYPE_CHECKING:
@@ -184,9 +185,8 @@ class LanguageTraining:
             "model": self.lm.state_dict(),
             "optimizers": [state_of(optimizer) for optimizer in self._learn.optimizers],
         }
-        partial = self._path.with_suffix(".tmp")
-        torch.save(state, partial)
-        partial.replace(self._path)
+        with whole(self._path) as unfinished:
+            torch.save(state, unfinished)
 
     def _load(self) -> None:
         state = torch.load(self._path, map_location="cpu", weights_only=True)

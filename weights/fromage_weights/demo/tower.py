@@ -42,6 +42,7 @@ from fromage_weights.demo.tower_model import (
     to_pixels,
 )
 from fromage_weights.demo.world import Scene
+from fromage_weights.files import whole
 
 MAX_LOGIT_SCALE = math.log(15.0)
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -198,9 +199,8 @@ class TowerRun:
             "model": self.model.state_dict(),
             "optimizer": state_of(self._learn.optimizer),
         }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        with whole(path) as unfinished:
+            torch.save(state, unfinished)
 
     def restore(self, path: Path) -> None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

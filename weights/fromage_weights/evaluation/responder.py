@@ -53,14 +53,18 @@ class Responder:
         self._max_tokens = max_tokens
         lm = loaded.model.lm.config.get_text_config()
         self._room = _KEPT // (lm.num_hidden_layers * lm.hidden_size)
-        ends = {text: self._tokenizer.encode(text) for text in loaded.bundle.config.stop}
-        several = [text for text, ids in ends.items() if len(ids) != 1]
-        if several:
+        stops = {self._end(text) for text in loaded.bundle.config.stop}
+        self.ends = stops | set(self._model.eos_token_ids)
+
+    def _end(self, text: str) -> int:
+        """The token of a stop string. Encoded alone, some tokenizers put a space in front."""
+        ids = self._tokenizer.encode(text)
+        if len(ids) != 1 and self._tokenizer.decode(ids[-1:]) != text:
             raise UnsupportedModel(
-                f"the stop string {several[0]!r} is {len(ends[several[0]])} tokens; evaluation in "
-                "a chat knows those of one token only"
+                f"the stop string {text!r} is {len(ids)} tokens; evaluation in a chat knows those "
+                "of one token only"
             )
-        self.ends = {ids[0] for ids in ends.values()} | set(self._model.eos_token_ids)
+        return ids[-1]
 
     def segments(self, messages: Sequence[Message]) -> list[Segment]:
         """A chat in the bundle's template, tokenised item by item, as the server does."""

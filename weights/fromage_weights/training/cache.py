@@ -5,7 +5,8 @@ readable pairs of a fixed range of positions; `cache_builder` makes them.
 
     cache.json             what it was made from; anything else is refused
     shard-00003.npy        (n, vision_dim)
-    shard-00003.jsonl      one line per row: index, key, caption; it says that the shard is whole
+    shard-00003.jsonl      one line per row: index, key, caption, and the SHA-256 of the image's
+                           file; it says that the shard is whole
     shard-00003.broken     images left out, with the reason, where there are any
 """
 
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INFO_NAME = "cache.json"
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """What decides the features."""
+    """What decides the features; ``tower``: VisionEncoder's ``form``."""
 
     source: str
     vision: str
@@ -37,7 +39,8 @@ class CacheInfo:
     pairs: int
     dtype: str
     shard_pairs: int
-    format_version: int = 1
+    tower: str
+    format_version: int = FORMAT
 
     @property
     def shards(self) -> int:
@@ -59,8 +62,14 @@ def shard_name(shard: int) -> str:
 
 def read_info(file: Path) -> CacheInfo:
     try:
-        return CacheInfo(**json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
+        told = json.loads(file.read_text())
+        if told["format_version"] != FORMAT:
+            raise TrainingDataInvalid(
+                f"{file.parent}: features of format {told['format_version']}, this program makes "
+                f"and reads {FORMAT}; remove it, and they are made again"
+            )
+        return CacheInfo(**told)
+    except (ValueError, TypeError, KeyError) as error:
         raise TrainingDataInvalid(
             f"{file}: damaged ({error}); remove {file.parent}, and the features are made again"
         ) from error
@@ -75,7 +84,8 @@ class FeatureCache:
     """A whole cache, read by row; features stay on disk until they are asked for.
 
     ``images`` (N,): which image a row shows; rows of one image have the same number, counted from 0
-    in the order of the rows. ``broken``: the images that were left out.
+    in the order of the rows; one file under two names is one image. ``broken``: the images that
+    were left out.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -90,13 +100,13 @@ class FeatureCache:
         numbers: dict[str, int] = {}
         images: list[int] = []
         for shard in range(self.info.shards):
-            for key in self._open(directory / shard_name(shard)):
-                images.append(numbers.setdefault(key, len(numbers)))
+            for image in self._open(directory / shard_name(shard)):
+                images.append(numbers.setdefault(image, len(numbers)))
         self.images = np.array(images, dtype=np.int64)
         self._starts = np.cumsum([0, *(len(part) for part in self._parts)])
 
     def _open(self, stem: Path) -> list[str]:
-        """The keys of its rows."""
+        """The images of its rows."""
         if not stem.with_suffix(".jsonl").exists():
             raise TrainingDataInvalid(f"{stem}.jsonl is missing: the features are not complete")
         try:
@@ -116,7 +126,7 @@ class FeatureCache:
         self.captions += [line["caption"] for line in lines]
         self.indices += [line["index"] for line in lines]
         self.broken += broken
-        return [line["key"] for line in lines]
+        return [line["image"] for line in lines]
 
     def __len__(self) -> int:
         return len(self.captions)

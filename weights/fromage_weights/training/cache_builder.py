@@ -7,12 +7,14 @@ several processes can each make their share.
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -36,7 +38,12 @@ if TYPE_CHECKING:
 # share, but not so small that a rank loads its tower for next to nothing.
 SHARD_PAIRS, _SMALL_SHARD, _SHARDS = 8192, 512, 64
 DTYPES = {"float32": np.float32, "float16": np.float16}
-_WHAT = {"source": "the hash of the pairs, and of where they are,", "vision": "the tower's hash"}
+_WHAT = {
+    "source": "the hash of the pairs, and of where they are,",
+    "vision": "the tower's hash",
+    "tower": "the hash of the tower's form (activations, preprocessing)",
+}
+_TRIED = 32
 # Of the disk or the process, not of the image.
 _OUTAGE = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN}
 Progress = Callable[[int, int], None]
@@ -58,11 +65,17 @@ def build_cache(
 ) -> CacheInfo:
     """Make what is missing of the shards rank, rank + ranks, …; images are centre-cropped, as the
     reference does in training. Raises TrainingDataInvalid where the cache is another source's, or
-    where the first images cannot be read, none of them."""
+    where none of some images can be read."""
     directory.mkdir(parents=True, exist_ok=True)
     shard_pairs = shard_pairs or _shard_pairs(directory, len(source))
     info = CacheInfo(
-        source.fingerprint, encoder.fingerprint, encoder.dim, len(source), dtype, shard_pairs
+        source.fingerprint,
+        encoder.fingerprint,
+        encoder.dim,
+        len(source),
+        dtype,
+        shard_pairs,
+        encoder.form,
     )
     if not (directory / INFO_NAME).exists():
         _try_some(source)
@@ -72,11 +85,14 @@ def build_cache(
         for shard in range(info.shards):
             span = range(shard * shard_pairs, min((shard + 1) * shard_pairs, len(source)))
             if shard % ranks == rank and not (directory / f"{shard_name(shard)}.jsonl").exists():
-                batches = _ahead(pool, partial(_pixels, source, encoder), span, batch)
+                batches = _ahead(pool, partial(_read, source, encoder), span, batch)
                 _build_shard(
-                    directory / shard_name(shard), source, encoder, batches, info.dtype,
+                    directory / shard_name(shard),
+                    encoder,
+                    batches,
+                    info.dtype,
                     lambda done: say(done, len(source)),
-                )  # fmt: skip
+                )
             say(span.stop, len(source))
     return info
 
@@ -90,7 +106,7 @@ def _shard_pairs(directory: Path, pairs: int) -> int:
 
 def _try_some(source: CaptionSource) -> None:
     """A wrong folder of images would else make a whole cache of nothing."""
-    tried = range(min(len(source), 32))
+    tried = range(0, len(source), max(1, len(source) // _TRIED))[:_TRIED]
     reason = ""
     for index in tried:
         try:
@@ -99,7 +115,8 @@ def _try_some(source: CaptionSource) -> None:
         except (OSError, ValueError) as error:
             reason = reason or f"{source.key(index)}: {error}"
     raise TrainingDataInvalid(
-        f"none of the first {len(tried)} images can be read ({reason}); is it the right folder?"
+        f"none of {len(tried)} images, taken from all of them, can be read ({reason}); is it the "
+        "right folder?"
     )
 
 
@@ -127,25 +144,38 @@ def _claim(directory: Path, info: CacheInfo) -> None:
         )
 
 
-def _pixels(source: CaptionSource, encoder: VisionEncoder, index: int) -> Tensor | Broken:
-    if not source.caption(index).strip():
-        return Broken(index, source.key(index), "its caption is empty")
+@dataclass(frozen=True)
+class _Pair:
+    """Of a shard: (3, S, S), and what is written of it."""
+
+    pixels: Tensor
+    told: dict[str, Any]
+
+
+def _read(source: CaptionSource, encoder: VisionEncoder, index: int) -> _Pair | Broken:
+    # One line, as a reply is: what stands around it would be learnt, too.
+    caption = " ".join(source.caption(index).split())
+    key = source.key(index)
+    if not caption:
+        return Broken(index, key, "its caption is empty")
     try:
-        return encoder.preprocess(open_for_crop(source.image(index)), "crop")
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in _OUTAGE:
+        data = source.image(index)
+        pixels = encoder.preprocess(open_for_crop(data), "crop")
+    except (OSError, ValueError, MemoryError) as error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _OUTAGE:
             # Kept as broken it would be missing for ever.
             raise TrainingDataInvalid(
-                f"{source.key(index)}: {error}; the same command goes on once this is mended"
+                f"{key}: {error}; the same command goes on once this is mended"
             ) from error
-        return Broken(index, source.key(index), str(error))
+        return Broken(index, key, str(error))
+    image = hashlib.sha256(data).hexdigest()
+    return _Pair(pixels, {"index": index, "key": key, "caption": caption, "image": image})
 
 
 def _build_shard(
     stem: Path,
-    source: CaptionSource,
     encoder: VisionEncoder,
-    batches: Iterator[tuple[list[int], list[Tensor | Broken]]],
+    batches: Iterator[tuple[list[int], list[_Pair | Broken]]],
     dtype: str,
     done: Callable[[int], None],
 ) -> None:
@@ -156,26 +186,19 @@ def _build_shard(
     told: list[dict[str, Any]] = []
     broken: list[Broken] = []
     for indices, found in batches:
-        pixels = []
-        for index, item in zip(indices, found, strict=True):
-            if isinstance(item, Broken):
-                broken.append(item)
-                continue
-            pixels.append(item)
-            told.append(
-                {"index": index, "key": source.key(index), "caption": source.caption(index)}
-            )
-        if pixels:
-            rows.append(encoder.encode(torch.stack(pixels)).numpy().astype(DTYPES[dtype]))
+        broken += [item for item in found if isinstance(item, Broken)]
+        pairs = [item for item in found if isinstance(item, _Pair)]
+        told += [pair.told for pair in pairs]
+        if pairs:
+            pixels = torch.stack([pair.pixels for pair in pairs])
+            rows.append(encoder.encode(pixels).numpy().astype(DTYPES[dtype]))
         done(indices[-1] + 1)
     stem.with_suffix(".broken").unlink(missing_ok=True)
     if broken:
         _write(stem.with_suffix(".broken"), _lines([asdict(one) for one in broken]))
-    with (unfinished := stem.with_suffix(".npy.partial")).open("wb") as file:
-        np.save(file, np.concatenate(rows))
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(stem.with_suffix(".npy"))
+    features = io.BytesIO()
+    np.save(features, np.concatenate(rows))
+    _write(stem.with_suffix(".npy"), features.getbuffer())
     # Last: it says that the shard is whole.
     _write(stem.with_suffix(".jsonl"), _lines(told))
 
@@ -187,12 +210,12 @@ def _lines(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, read: Callable[[int], Tensor | Broken], span: range, batch: int
-) -> Iterator[tuple[list[int], list[Tensor | Broken]]]:
+    pool: ThreadPoolExecutor, read: Callable[[int], _Pair | Broken], span: range, batch: int
+) -> Iterator[tuple[list[int], list[_Pair | Broken]]]:
     """Batches in order, decoded while the one before is encoded."""
     indices = iter(span)
 
-    def begin() -> tuple[list[int], list[Future[Tensor | Broken]]]:
+    def begin() -> tuple[list[int], list[Future[_Pair | Broken]]]:
         chosen = list(islice(indices, batch))
         return chosen, [pool.submit(read, index) for index in chosen]
 
@@ -203,8 +226,9 @@ def _ahead(
         waiting = following
 
 
-def _write(file: Path, data: bytes) -> None:
-    # A name of its own: every rank claims the directory, at the same moment.
+def _write(file: Path, data: bytes | memoryview) -> None:
+    # A name of its own: every rank claims the directory, at the same moment, and several runs may
+    # make the same features.
     unfinished = file.with_name(f"{file.name}.{uuid4().hex}.partial")
     with unfinished.open("wb") as out:
         out.write(data)

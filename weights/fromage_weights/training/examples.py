@@ -71,10 +71,10 @@ class ExampleMaker:
         return Example(features, spaced, query, prompt=behind, before=before)
 
     def _turn(self, features: Tensor, caption: str, rng: np.random.Generator) -> Example:
-        short = self._short(caption)
+        short, is_whole = self._short(caption)
         said = REQUESTS[int(rng.integers(len(REQUESTS)))]
         before, behind = self._questions[int(rng.integers(len(QUESTIONS)))]
-        answer, query = self._answer(short), self._query(said, short)
+        answer, query = self._answer(short, is_whole=is_whole), self._query(said, short)
         return Example(features, answer, query, prompt=behind, before=before)
 
     def _query(self, said: tuple[str, str], caption: str) -> tuple[int, ...]:
@@ -85,11 +85,11 @@ class ExampleMaker:
         ids = self._tokenizer.encode_prompt([*request, begun.rstrip()])
         return (*(i for one in ids for i in one or ()), self._tokenizer.ret_token_id)
 
-    def _answer(self, caption: str) -> tuple[int, ...]:
-        """As it is generated: the caption, and then what ends a reply."""
+    def _answer(self, caption: str, *, is_whole: bool = True) -> tuple[int, ...]:
+        """As it is generated: the caption, and then what ends a reply, if it is ``is_whole``."""
         before, _, behind = self._template.assistant.partition("{content}")
         encode = self._tokenizer.encode
-        return (*encode(before + caption), *encode(behind))
+        return (*encode(before + caption), *(encode(behind) if is_whole else ()))
 
     def _question(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """What stands before the image, and behind it."""
@@ -103,11 +103,23 @@ class ExampleMaker:
         before, behind = ids[:place], ids[place + 1 :]
         return _flat(before), _flat(behind)
 
-    def _short(self, caption: str) -> str:
-        """At most ``max_length`` - 2 tokens of it."""
-        ids = self._tokenizer.encode(caption)
+    def _short(self, caption: str) -> tuple[str, bool]:
+        """At most ``max_length`` - 2 tokens of it, whole words where it has several, and whether
+        that is all of it."""
+        encode, decode = self._tokenizer.encode, self._tokenizer.decode
+        ids = encode(caption)
         room = self._max_length - 2
-        return caption if len(ids) <= room else self._tokenizer.decode(ids[:room])
+        if len(ids) <= room:
+            return caption, True
+        for count in range(room, 0, -1):
+            begun = decode(ids[:count]).rstrip("\ufffd")  # of a character, some of its bytes
+            words = begun.split(" ")
+            if len(words) > 1 and words[-1] not in caption.split(" "):
+                begun = " ".join(words[:-1])
+            # Cut there, it may be other tokens, and more of them.
+            if len(encode(begun)) <= room:
+                return begun, False
+        return "", False
 
     def _encode(self, text: str) -> tuple[int, ...]:
         """With the begin token, where there is one."""

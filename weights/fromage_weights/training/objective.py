@@ -9,6 +9,7 @@ one, and only [RET] itself, the last token, is differentiated.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -104,7 +105,9 @@ class Objective:
 
     def alone(self) -> Objective:
         """The same losses over this rank's batch only."""
-        return Objective(self._model, weights=self._weights)
+        found = copy.copy(self)  # what was found out about the model is known
+        found._ranks = Alone()
+        return found
 
     @torch.no_grad()
     def embeddings(self, batch: Sequence[Example]) -> tuple[Tensor, Tensor]:

@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 
 from fromage_weights.bundle import CONFIG_NAME, Bundle, ChatTemplate
-from fromage_weights.devices import choose_device, full_float32_precision
+from fromage_weights.devices import choose_device, choose_dtype, full_float32_precision
 from fromage_weights.errors import TrainingInvalid
 from fromage_weights.grounded import GroundedModel
 from fromage_weights.loading import bundle_directory
@@ -30,9 +31,12 @@ from fromage_weights.training.setup import (
     write_bundle,
 )
 from fromage_weights.training.sources import CaptionSource
-from fromage_weights.training.trainer import Step, Trainer
+from fromage_weights.training.trainer import LOG, Step, Trainer
 from fromage_weights.training.validation import Validation, split, validate
 from fromage_weights.vision import VisionEncoder
+
+# While one process validates, the others wait in a collective.
+_PATIENCE = timedelta(days=1)
 
 
 def train(setup: Setup, source: CaptionSource) -> Bundle | None:
@@ -45,8 +49,10 @@ def train(setup: Setup, source: CaptionSource) -> Bundle | None:
         _check_place(setup)
         check_batch(setup.recipe.batch, len(source), ranks.size, _held_out(setup, len(source)))
         start = Bundle.load(bundle_directory(setup.start)) if setup.start else None
+        # First: it may have to keep the CPU from what it only says it can do.
+        dtype = choose_dtype(setup.dtype, device)
         encoder = load_encoder(setup, start).to(device)
-        model, lm_hash = load_model(setup, start, encoder.dim, device)
+        model, lm_hash = load_model(setup, start, encoder.dim, device, dtype)
         cache = _features(setup, source, encoder, ranks)
         origin = {"language model": lm_hash, "bundle gone on from": start.hash if start else "none"}
         _steps(setup, source, cache, model, ranks, origin, template_of(start))
@@ -55,7 +61,8 @@ def train(setup: Setup, source: CaptionSource) -> Bundle | None:
 
 def _check_place(setup: Setup) -> None:
     """Another's bundle is not written over."""
-    if (setup.out / CONFIG_NAME).exists() and not (setup.out / CHECKPOINT).exists():
+    trained = any((setup.out / name).exists() for name in (CHECKPOINT, LOG))
+    if (setup.out / CONFIG_NAME).exists() and not trained:
         raise TrainingInvalid(
             f"{setup.out}: holds a bundle that was not trained there; name another --out"
         )
@@ -72,7 +79,7 @@ def _ranks(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield ProcessGroup(device), device
     finally:

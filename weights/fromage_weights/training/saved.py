@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fromage_weights.errors import TrainingDataInvalid, one_line
 from fromage_weights.fingerprint import digest_of_rows
 
@@ -13,12 +15,12 @@ _CAPTION_KEYS = ("caption", "text", "txt", "sentence", "captions")
 
 class HubDataset:
     """The column of images is the one of that type (or named `image`: bytes, or paths), the
-    captions' the first of caption, text, sentence … that is there; a list of captions gives its
-    first."""
+    captions' the first of caption, text, sentence … that is there; a list of captions makes as many
+    pairs."""
 
     def __init__(self, directory: Path) -> None:
         loaded = _load(directory)
-        from datasets import Dataset, Image
+        from datasets import Dataset, Image, Value
 
         if not isinstance(loaded, Dataset):
             raise TrainingDataInvalid(
@@ -34,32 +36,49 @@ class HubDataset:
                 f"{', '.join(_CAPTION_KEYS)}; found {len(loaded):,} of {', '.join(columns)}"
             )
         self._image, self._caption, self._directory = image, caption, directory
-        self._rows: Any = loaded.cast_column(image, Image(decode=False)) if typed else loaded
-        self._captions: Any = loaded.select_columns([caption])
-        self.fingerprint = digest_of_rows([str(loaded._fingerprint), len(loaded)])
+        # Other columns are not read, and not in the way in which they may have been set to be.
+        images = loaded.with_format(None).select_columns([image])
+        self._rows: Any = images.cast_column(image, Image(decode=False)) if typed else images
+        self._captions: Any = loaded.with_format(None).select_columns([caption])
+        single = isinstance(loaded.features[caption], Value)
+        self._starts = np.cumsum([0, *([1] * len(loaded) if single else self._counts())])
+        self.fingerprint = digest_of_rows([str(loaded._fingerprint), len(self)])
+
+    def _counts(self) -> list[int]:
+        """How many pairs each row of several captions makes: without any, one that cannot be
+        read."""
+        parts = self._captions.iter(batch_size=1000)
+        return [max(1, len(found or ())) for part in parts for found in part[self._caption]]
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return int(self._starts[-1])
 
     def key(self, index: int) -> str:
-        return f"{self._directory.name}:{index}"  # paths in it may be missing, or all the same
+        # Paths in it may be missing, or all the same.
+        return f"{self._directory.name}:{self._place(index)[0]}"
 
     def caption(self, index: int) -> str:
-        found = self._captions[index][self._caption]
+        row, number = self._place(index)
+        found = self._captions[row][self._caption]
         if isinstance(found, list):
-            found = found[0] if found else None
+            found = found[number] if found else None
         return "" if found is None else str(found)
 
     def image(self, index: int) -> bytes:
-        value = self._value(index)
+        value = self._value(self._place(index)[0])
         if value.get("bytes") is not None:
             return bytes(value["bytes"])
         if value.get("path") is None:
             raise OSError("its row has no image")
         return Path(value["path"]).read_bytes()
 
-    def _value(self, index: int) -> dict[str, Any]:
-        value = self._rows[index][self._image]
+    def _place(self, index: int) -> tuple[int, int]:
+        """The row, and which of its captions."""
+        row = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return row, index - int(self._starts[row])
+
+    def _value(self, row: int) -> dict[str, Any]:
+        value = self._rows[row][self._image]
         if isinstance(value, dict):
             return value
         return {"path": value} if isinstance(value, str) else {"bytes": value}

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fromage_weights.bundle import Bundle, ChatTemplate, FrozenModel, save_bundle
-from fromage_weights.devices import choose_dtype
 from fromage_weights.errors import BundleMismatch, TrainingInvalid, UnsupportedModel
 from fromage_weights.fingerprint import fingerprint
 from fromage_weights.grounded import GroundedModel
@@ -93,10 +92,13 @@ def _vision_source(setup: Setup, start: Bundle | None) -> str:
 
 
 def load_model(
-    setup: Setup, start: Bundle | None, vision_dim: int, device: torch.device
+    setup: Setup,
+    start: Bundle | None,
+    vision_dim: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[GroundedModel, str]:
     """The model, and the fingerprint that its LM has before it gets a [RET] row."""
-    dtype = choose_dtype(setup.dtype, device)
     if start is not None:
         source = setup.lm or start.frozen_source(start.config.lm)
         config, mappers = start.config, start.mappers
@@ -176,7 +178,13 @@ def write_bundle(
     if start is not None:
         kept: dict[str, Any] = start.config.model_dump(include=_KEPT)
     else:
-        kept = {"chat_template": CHAT, "stop": ("\n",), "prompt_image": "crop"}
+        kept = {
+            "chat_template": CHAT,
+            "stop": ("\n",),
+            # Replies of its dialogues end with their picture; what would follow was never learnt.
+            "stop_after_ret": setup.recipe.dialogue > 0,
+            "prompt_image": "crop",
+        }
     lm_source = setup.lm or (start.frozen_source(start.config.lm) if start else "")
     return save_bundle(
         setup.out,

@@ -189,8 +189,9 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self._parameters, recipe.clip)
         if not bool(torch.isfinite(norm)):
             raise TrainingInvalid(
-                f"step {step}: the gradients are not finite; try a lower --learning-rate or "
-                "--dtype float32"
+                f"step {step}: the gradients are not finite; begin again in another --out, with a "
+                f"lower --learning-rate or --dtype float32 (--cache {self._cache.directory} keeps "
+                "the features)"
             )
         rate = recipe.rate(step)
         for group in self._optimizer.param_groups:
