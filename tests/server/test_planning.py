@@ -130,7 +130,7 @@ def opt_6_7b(path: Path) -> Path:
     shutil.rmtree(path / "lm")
     config.architectures = ["OPTForCausalLM"]
     config.save_pretrained(path / "lm")
-    tower = bundle.config.vision.model_copy(update={"id": "ViT-L-14/openai", "files": {}})
+    tower = bundle.config.vision.model_copy(update={"id": "ViT-L-14-quickgelu/openai", "files": {}})
     changed = bundle.config.model_copy(update={"vision": tower})
     (path / "bundle.json").write_text(changed.model_dump_json())
     return path
