@@ -3,7 +3,7 @@
 _MEMORY = 0.2  # weight of the newest measurement
 _PAUSE = 0.3  # seconds; once, it looks as if a reply thought of its next word
 _LEAST = 16
-_TELLING = 64  # tokens; with fewer, most of a step is what every step costs
+_TELLING = 64  # tokens; of fewer, without streams, most is what every step costs
 
 
 class Pace:
@@ -39,14 +39,12 @@ class Pace:
         """A step took so long."""
         if not prefilled:
             self._decode = _blend(self._decode, seconds)
-        elif (decoding == 0 or self._decode is not None) and self._tells(prefilled):
-            alone = self._decode or 0.0
-            # Without streams it may have been shorter than any that only decodes.
-            least = 1e-6 if decoding else seconds / 2
-            self._token = _blend(self._token, max(seconds - alone, least) / prefilled)
-
-    def _tells(self, prefilled: int) -> bool:
-        return prefilled >= _TELLING or self._token is None
+        elif decoding and self._decode is not None:
+            self._token = _blend(self._token, max(seconds - self._decode, 1e-6) / prefilled)
+        elif not decoding and (prefilled >= _TELLING or self._token is None):
+            # It may have been shorter than any that only decodes.
+            extra = max(seconds - (self._decode or 0.0), seconds / 2)
+            self._token = _blend(self._token, extra / prefilled)
 
 
 def _blend(before: float | None, now: float) -> float:
