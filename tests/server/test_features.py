@@ -268,7 +268,8 @@ def test_who_found_an_image_on_its_way_hears_of_its_failure(
         if not failed.is_set():
             tower.error = None
             failed.set()
-            while len(encoder._coming) < 1:
+            end = time.monotonic() + 30
+            while not encoder._coming and time.monotonic() < end:
                 time.sleep(0.001)
 
     monkeypatch.setattr(encoder, "_take_out", take_out_and_wait)

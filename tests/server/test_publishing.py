@@ -43,6 +43,13 @@ def run(hub: Hub, tmp_path: Path, *arguments: object) -> subprocess.CompletedPro
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
+def name_elsewhere(bundle: Path, lm: Path) -> None:
+    """As `fromage train` does where the language model is a directory."""
+    config = json.loads((bundle / "bundle.json").read_text())
+    config["lm"] = {"id": str(lm), "hash": config["lm"]["hash"]}
+    (bundle / "bundle.json").write_text(json.dumps(config))
+
+
 def test_there_and_back(hub: Hub, bundle: Path, tmp_path: Path) -> None:
     pushed = run(hub, tmp_path, "push", bundle, NAME, "--private")
     assert pushed.returncode == 0, pushed.stderr
@@ -90,9 +97,7 @@ def test_a_damaged_download_is_refused(hub: Hub, bundle: Path, tmp_path: Path) -
 def test_models_that_only_lie_here_are_not_published(
     hub: Hub, bundle: Path, tmp_path: Path
 ) -> None:
-    config = json.loads((bundle / "bundle.json").read_text())
-    config["lm"] = {"id": str(bundle / "lm"), "hash": config["lm"]["hash"]}
-    (bundle / "bundle.json").write_text(json.dumps(config))
+    name_elsewhere(bundle, bundle / "lm")
     pushed = run(hub, tmp_path, "push", bundle, "me/local")
     assert pushed.returncode == 1
     assert "which nobody else has" in pushed.stderr
@@ -105,9 +110,7 @@ def test_models_that_only_lie_here_can_travel_along(hub: Hub, bundle: Path, tmp_
     (bundle / "lm").rename(elsewhere)
     (elsewhere / ".cache").mkdir()
     (elsewhere / ".cache" / "notes").write_text("of a download")
-    config = json.loads((bundle / "bundle.json").read_text())
-    config["lm"] = {"id": str(elsewhere), "hash": config["lm"]["hash"]}
-    (bundle / "bundle.json").write_text(json.dumps(config))
+    name_elsewhere(bundle, elsewhere)
     before = (bundle / "bundle.json").read_bytes()
     pushed = run(hub, tmp_path, "push", bundle, "me/along", "--with-models")
     assert pushed.returncode == 0, pushed.stderr

@@ -142,6 +142,11 @@ class Delivery:
         self._counts.finished += 1
         self.end(job, job.finish_event(reason))
 
+    def end_cancelled(self, jobs: Seq[Job]) -> None:
+        for job in jobs:
+            self._counts.cancelled += 1
+            self.end(job, job.finish_event("cancelled"))
+
     def fail_all(self, jobs: Seq[Job], error: Exception) -> None:
         logger.error("the model failed on %s", [job.id for job in jobs], exc_info=error)
         for job in jobs:

@@ -207,9 +207,7 @@ class Engine:
     def _schedule(self) -> Plan:
         with self._changed:
             cancelled = self._scheduler.take_cancelled()
-        for job in cancelled:
-            self._delivery.end(job, job.finish_event("cancelled"))
-            self._counts.cancelled += 1
+        self._delivery.end_cancelled(cancelled)
         with self._changed:
             plan = self._scheduler.schedule()
         self._counts.steps += not plan.is_empty
