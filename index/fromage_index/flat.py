@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fromage_index import faiss_build
 from fromage_index.errors import FaissInstallation
 from fromage_index.segment import Float32
 
@@ -39,15 +39,12 @@ class FlatIndex:
     ) -> None:
         """`like` is another index on the same device: they share its working memory, and on a
         GPU its lock. Raises FaissInstallation."""
-        if like is None:
-            faiss_build.check()
         import faiss
 
         index: Any = faiss.IndexFlatIP(dim)
         for part in parts:
             index.add(np.ascontiguousarray(part))
-        self.on_gpu = _use_gpu(faiss, device)
-        self._omp = (faiss.omp_get_max_threads, faiss.omp_set_num_threads)
+        self.on_gpu = on_gpu(device)
         self._lock: threading.Lock = like._lock if like is not None else threading.Lock()
         if not self.on_gpu:
             faiss.cvar.distance_compute_blas_threshold = _blas_from(dim)
@@ -62,15 +59,22 @@ class FlatIndex:
             with self._lock:
                 scores, rows = self._index.search(queries, fetch)
         else:
-            # FAISS shares queries out, not vectors: for a few of them its threads only cost.
-            threads, set_threads = self._omp
-            usual = threads()
-            set_threads(1 if len(queries) < _FEW else usual)
-            try:
+            with few_at_once(len(queries)):
                 scores, rows = self._index.search(queries, fetch)
-            finally:
-                set_threads(usual)
         return scores, rows
+
+
+@contextmanager
+def few_at_once(queries: int) -> Iterator[None]:
+    """FAISS shares queries out, not vectors: for a few of them its threads only cost."""
+    import faiss
+
+    usual = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1 if queries < _FEW else usual)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(usual)
 
 
 def _blas_from(dim: int) -> int:
@@ -92,7 +96,10 @@ def _number(device: Device) -> int:
     return int(device.partition(":")[2] or 0)
 
 
-def _use_gpu(faiss: Any, device: Device) -> bool:
+def on_gpu(device: Device) -> bool:
+    """Whether an index for this device is on a GPU. Raises FaissInstallation where it cannot be."""
+    import faiss
+
     available = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
     if device.startswith("cuda") and not available:
         raise FaissInstallation(

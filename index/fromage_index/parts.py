@@ -7,12 +7,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fromage_index.flat import Device, FlatIndex
+from fromage_index import faiss_build
+from fromage_index.coded import CodedIndex, is_worth_it, pays
+from fromage_index.flat import Device, FlatIndex, on_gpu
 from fromage_index.segment import Float32, Segment
 from fromage_index.store import Rows, Store
 
 # A segment's index is built again without its removed rows when it has so many of them.
 MAX_REMOVED = 256
+# How many rows more than are wanted are fetched, where scores are exact and where they are not: so
+# many tell a random collection's best from all others.
+_SLACK, _SLACK_CODED = 16, 112
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class _Part:
     is how many of those must be passed over."""
 
     segment: Segment
-    index: FlatIndex
+    index: FlatIndex | CodedIndex
     places: Rows | None
     size: int
     removed: int
@@ -33,6 +38,10 @@ class PartedIndex:
     def __init__(
         self, store: Store, device: Device = "auto", earlier: PartedIndex | None = None
     ) -> None:
+        """`earlier` is one over an earlier state of the store, whose parts are used again. Raises
+        FaissInstallation."""
+        if earlier is None:
+            faiss_build.check()
         self._store = store
         self._device = device
         self._first: FlatIndex | None = earlier._first if earlier is not None else None
@@ -41,8 +50,15 @@ class PartedIndex:
             self._part(n, known.get(store.segments[n])) for n in range(len(store.segments))
         ]
 
+    @property
+    def slack(self) -> int:
+        """How many more than are wanted are best fetched."""
+        coded = any(isinstance(part.index, CodedIndex) for part in self._parts)
+        return _SLACK_CODED if coded else _SLACK
+
     def search(self, queries: Float32, fetch: int) -> tuple[Float32, NDArray[np.int64]]:
-        """(Q, E) to the `fetch` best scores (Q, fetch), descending, and their rows.
+        """(Q, E) to the `fetch` rows that may score best (Q, fetch), and before them what their
+        scores are at most, descending. No other row scores more than the last.
 
         There must be as many images. On a GPU `fetch` can be MAX_FETCH - MAX_REMOVED at most.
         """
@@ -79,6 +95,12 @@ class PartedIndex:
             return replace(known, removed=known.size - live)
         places = None if live == segment.rows else np.flatnonzero(alive)
         vectors = segment.vectors if places is None else segment.vectors[places]
-        index = FlatIndex(self._store.manifest.dim, [vectors], self._device, like=self._first)
+        return _Part(segment, self._index_of(vectors), places, live, 0)
+
+    def _index_of(self, vectors: Float32) -> FlatIndex | CodedIndex:
+        dim = self._store.manifest.dim
+        if not on_gpu(self._device) and is_worth_it(len(vectors), dim) and pays():
+            return CodedIndex(dim, vectors)
+        index = FlatIndex(dim, [vectors], self._device, like=self._first)
         self._first = self._first or index
-        return _Part(segment, index, places, live, 0)
+        return index

@@ -1,7 +1,8 @@
 """Ranked rows for a query: exact, and the same on every run.
 
-FAISS proposes candidates; their scores are computed again in float64, row by row, so that equal
-vectors get equal scores whatever the batch, and ties fall by row.
+FAISS proposes candidates and says what all others score at most; the candidates' scores are
+computed again in float64, row by row, so that equal vectors get equal scores whatever the batch,
+and ties fall by row.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ Ranked = list[tuple[int, float]]
 
 # Float32 inner products of unit vectors differ by less than this between summation orders.
 _NOISE = 1e-5
-_SLACK = 16
 _SCAN_ROWS = 65_536
 
 
@@ -25,22 +25,33 @@ def rank(
     store: Store, index: PartedIndex, queries: Float32, k: int, *, without: set[int]
 ) -> list[Ranked]:
     """The `k` best (row, cosine) for each of (Q, E) unit queries, leaving out some rows."""
-    fetch = min(len(store), k + len(without) + _SLACK)
-    if fetch == 0:
+    if len(store) == 0:
         return [[] for _ in queries]
-    if fetch > MAX_FETCH - MAX_REMOVED:
-        return scan(store, queries, k, _all_but(store, without))
-    scores, found = index.search(queries, fetch)
-    results = []
-    for query, candidates, floor in zip(queries, found, scores[:, -1], strict=True):
-        kept = candidates[~np.isin(candidates, list(without))]
-        ranked = _order(store, query, kept)[:k]
-        whole = fetch == len(store)
-        if whole or ranked[-1][1] > float(floor) + _NOISE:
-            results.append(ranked)
-        else:  # more rows tie with the last place than were fetched
-            results.extend(scan(store, query[None], k, _all_but(store, without)))
-    return results
+    results: dict[int, Ranked] = {}
+    left = list(range(len(queries)))
+    few = k + len(without) + index.slack
+    for fetch in _fetches(few, len(store)):
+        if not left:
+            break
+        at_most, found = index.search(queries[left], fetch)
+        for place, candidates, floor in zip(left, found, at_most[:, -1], strict=True):
+            kept = candidates[~np.isin(candidates, list(without))]
+            ranked = _order(store, queries[place], kept)[:k]
+            # Else rows that were not fetched may be as good.
+            if fetch == len(store) or ranked[-1][1] > float(floor) + _NOISE:
+                results[place] = ranked
+        left = [place for place in left if place not in results]
+    if left:
+        rows = _all_but(store, without)
+        results.update(zip(left, scan(store, queries[left], k, rows), strict=True))
+    return [results[place] for place in range(len(queries))]
+
+
+def _fetches(few: int, size: int) -> list[int]:
+    """How many of all rows are fetched, at first and where those do not suffice."""
+    most = min(size, MAX_FETCH - MAX_REMOVED)
+    few = min(size, few)
+    return sorted({few, most}) if few <= most else []
 
 
 def scan(store: Store, queries: Float32, k: int, rows: Rows) -> list[Ranked]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch.cuda import device_count
 
+from fromage_index.coded import held_bytes
 from fromage_index.manifest import read_manifest
 from fromage_server.amounts import count, size
 from fromage_server.engine.attention import BLOCK_SIZE
@@ -135,7 +136,7 @@ class _Parts:
         others = (
             Item("vision encoder", f"{count(tower)} parameters, float32", tower * _FLOAT32),
             Item("mappers", "float32", mappers),
-            *(_collection(name, path) for name, path in settings.collections.items()),
+            *(_collection(n, p, device.type) for n, p in settings.collections.items()),
         )
         world = settings.tensor_parallel
         division = Division.of(lm, world) if world > 1 else None
@@ -223,10 +224,11 @@ class _Parts:
         return found
 
 
-def _collection(name: str, path: Path) -> Item:
+def _collection(name: str, path: Path, device: str) -> Item:
     manifest = read_manifest(path)
     what = f"{manifest.rows:,} images, {manifest.dim} numbers each"
-    return Item(f"collection {name}", what, manifest.rows * manifest.dim * _FLOAT32)
+    held = sum(held_bytes(segment.rows, manifest.dim, device) for segment in manifest.segments)
+    return Item(f"collection {name}", what, held)
 
 
 def _remedies(

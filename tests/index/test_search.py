@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fromage_index import parts
+from fromage_index.coded import CodedIndex, is_worth_it, pays
 from fromage_index.collection import Collection, Hit
 from fromage_index.errors import BadFilter, BadQuery, DimensionMismatch
 from fromage_index.filter import Filter
@@ -31,6 +33,13 @@ def naive(
 def assert_same(hits: list[Hit], want: list[tuple[int, float]]) -> None:
     assert [hit.row for hit in hits] == [row for row, _ in want]
     np.testing.assert_allclose([hit.score for hit in hits], [s for _, s in want], atol=1e-6)
+
+
+@pytest.fixture(params=["flat", "coded"], autouse=True)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes are held of large collections only."""
+    monkeypatch.setattr(parts, "is_worth_it", lambda rows, dim: request.param == "coded")
+    monkeypatch.setattr(parts, "pays", lambda: True)
 
 
 @pytest.fixture
@@ -166,14 +175,27 @@ def test_bad_queries(
         collection.search(**arguments)
 
 
-def test_one_query_leaves_faiss_its_threads() -> None:
+@pytest.mark.parametrize("rows", [400, 2500])
+def test_many_that_are_nearly_as_good(make_collection: MakeCollection, rows: int) -> None:
+    """More than are fetched, then more than FAISS returns, differ by less than codes can tell."""
+    vectors = unit_rows(1, DIM) + 1e-4 * unit_rows(rows, DIM, seed=7)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    collection = make_collection(vectors, segment_rows=999)
+    (query,) = unit_rows(1, DIM, seed=1)
+    hits = collection.search(query[None], 5)[0]
+    assert_same(hits, naive(vectors, query, 5, list(range(rows))))
+
+
+@pytest.mark.parametrize("kind_of_index", [FlatIndex, CodedIndex])
+def test_one_query_leaves_faiss_its_threads(kind_of_index: Any) -> None:
     import faiss
 
     usual = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(2)
     try:
-        index = FlatIndex(4, [np.eye(4, dtype=np.float32)], "cpu")
-        index.search(np.eye(4, dtype=np.float32)[:1], 1)
+        eye = np.eye(4, dtype=np.float32)
+        index = FlatIndex(4, [eye], "cpu") if kind_of_index is FlatIndex else CodedIndex(4, eye)
+        index.search(eye[:1], 1)
         assert faiss.omp_get_max_threads() == 2
     finally:
         faiss.omp_set_num_threads(usual)
@@ -186,3 +208,39 @@ def test_few_queries_are_multiplied_by_blas_where_faiss_has_cores_in_mind() -> N
     FlatIndex(256, [np.zeros((1, 256), dtype=np.float32)], "cpu")
     expected = {20: 4, 128_000: 4 * 256}.get(usual, usual)
     assert faiss.cvar.distance_compute_blas_threshold == expected
+
+
+def _spiky(rows: int, dim: int) -> NDArray[np.float32]:
+    """Nearly all in one component, as features of pictures can be."""
+    vectors = unit_rows(rows, dim, seed=8)
+    vectors[:, 1] += np.where(np.arange(rows) % 2, 5.0, -5.0)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+@pytest.mark.parametrize("make", [unit_rows, _spiky, lambda rows, dim: np.eye(dim, dtype="f4")])
+@pytest.mark.parametrize("dim", [3, 32, 100, 256])
+def test_no_score_is_more_than_codes_say(make: Any, dim: int) -> None:
+    vectors = make(500, dim)
+    queries = np.concatenate([unit_rows(20, dim, seed=9), vectors[:20]])
+    index = CodedIndex(dim, vectors)
+    exact = queries.astype(np.float64) @ vectors.T.astype(np.float64)
+    fetch = min(40, len(vectors))
+    at_most, rows = index.search(queries, fetch)
+    assert (np.take_along_axis(exact, rows, 1) <= at_most).all()
+    others = exact.copy()
+    np.put_along_axis(others, rows, -1.0, 1)
+    assert (others <= at_most[:, -1:]).all()
+    assert (np.diff(at_most, axis=1) <= 0).all()
+    # Nor are they so far away that they say nothing.
+    assert (at_most - np.take_along_axis(exact, rows, 1)).max() < 0.06
+
+
+def test_codes_are_held_of_large_collections(
+    make_collection: MakeCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "is_worth_it", is_worth_it)
+    large = make_collection(unit_rows(9000, 256), segment_rows=8500)
+    kinds = [type(part.index) for part in large._index._parts]
+    assert kinds == [CodedIndex, FlatIndex]
+    assert isinstance(pays(), bool)
