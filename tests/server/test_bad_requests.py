@@ -50,6 +50,7 @@ def with_ref(**ref: str) -> Json:
         (b'"hello"', "the body"),
         (b"null", "the body"),
         (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "content"),
+        (b'{"messages": [{"role": "user", "content": 7}]}', "text or a list of parts; it is 7"),
     ],
 )
 def test_malformed_bodies(server: httpx.Client, body: bytes, told: str) -> None:

@@ -95,7 +95,11 @@ Part = Annotated[TextPart | ImageUrlPart | ImagePart, Field(discriminator="type"
 
 
 def _as_parts(value: object) -> object:
-    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return [{"type": "text", "text": value}]
+    if not isinstance(value, list | tuple):
+        raise ValueError("should be text or a list of parts")
+    return value
 
 
 MAX_PARTS = 4096
